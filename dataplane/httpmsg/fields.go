@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package httpmsg holds HTTP messages in a version-neutral form: a Head is a set of header fields plus pseudo-headers, kept as spans into
+// one byte arena that belongs to the exchange. Nothing here allocates once an arena has grown to its working size.
+package httpmsg
+
+// Arena is the storage that spans point into. It only grows while a message lives; Reset reuses it. Owner: one exchange (worker).
+// Bound: the codec's max_request_headers_kb plus what header mutations add.
+type Arena struct{ b []byte }
+
+// Span is a piece of an Arena. The zero Span is empty.
+type Span struct{ Off, Len uint32 }
+
+// Reset forgets all spans but keeps the memory; an arena that grew over keep bytes is dropped, so that one large head does not pin memory.
+func (a *Arena) Reset(keep int) {
+	if cap(a.b) > keep {
+		a.b = nil
+		return
+	}
+	a.b = a.b[:0]
+}
+
+// Put copies p into the arena.
+func (a *Arena) Put(p []byte) Span {
+	o := len(a.b)
+	a.b = append(a.b, p...)
+	return Span{uint32(o), uint32(len(p))}
+}
+
+// PutString copies s into the arena.
+func (a *Arena) PutString(s string) Span {
+	o := len(a.b)
+	a.b = append(a.b, s...)
+	return Span{uint32(o), uint32(len(s))}
+}
+
+// Bytes returns the bytes of s: a view, valid until Reset; a later Put may move the arena, but old views stay readable.
+func (a *Arena) Bytes(s Span) []byte { return a.b[s.Off : s.Off+s.Len : s.Off+s.Len] }
+
+// Tail returns the whole arena for append-style building: b = append(a.Tail(), ...); span := a.Take(b).
+func (a *Arena) Tail() []byte { return a.b }
+
+// Take adopts b, which must be the result of appending to Tail(), and returns the span of what was appended.
+func (a *Arena) Take(b []byte) Span {
+	o := len(a.b)
+	a.b = b
+	return Span{uint32(o), uint32(len(b) - o)}
+}
+
+// Len is the number of bytes in use.
+func (a *Arena) Len() int { return len(a.b) }
+
+// Field is one header line. Names are lower case (Envoy lower-cases all names; the spelling as received is only kept for
+// header_key_format preserve_case, in Raw).
+type Field struct {
+	Name, Value Span
+	Raw         Span // name as received; empty unless the codec keeps it
+	ID          ID   // well-known name or IDOther
+	Dead        bool // removed; iteration skips it
+}
+
+// Fields is an ordered multi-map of header lines over an Arena.
+type Fields struct {
+	A    *Arena
+	List []Field
+}
+
+// Reset empties the list and binds the arena.
+func (f *Fields) Reset(a *Arena) { f.A = a; f.List = f.List[:0] }
+
+// Name and Value return the bytes of field i (views).
+func (f *Fields) Name(i int) []byte  { return f.A.Bytes(f.List[i].Name) }
+func (f *Fields) Value(i int) []byte { return f.A.Bytes(f.List[i].Value) }
+
+// Find returns the index of the first live field with the well-known id at or after from, or -1. id must not be IDOther.
+func (f *Fields) Find(id ID, from int) int {
+	for i := from; i < len(f.List); i++ {
+		if f.List[i].ID == id && !f.List[i].Dead {
+			return i
+		}
+	}
+	return -1
+}
+
+// FindName is Find for any lower-case name; it uses the id when name is well known.
+func (f *Fields) FindName(name string, from int) int {
+	if id := Lookup(name); id != IDOther {
+		return f.Find(id, from)
+	}
+	for i := from; i < len(f.List); i++ {
+		l := &f.List[i]
+		if l.ID == IDOther && !l.Dead && int(l.Name.Len) == len(name) && string(f.A.Bytes(l.Name)) == name {
+			return i
+		}
+	}
+	return -1
+}
+
+// FindKey is FindName with the Lookup done beforehand (compile time): key.ID == Lookup(key.Name).
+func (f *Fields) FindKey(k Key, from int) int {
+	if k.ID != IDOther {
+		return f.Find(k.ID, from)
+	}
+	for i := from; i < len(f.List); i++ {
+		l := &f.List[i]
+		if l.ID == IDOther && !l.Dead && int(l.Name.Len) == len(k.Name) && string(f.A.Bytes(l.Name)) == k.Name {
+			return i
+		}
+	}
+	return -1
+}
+
+// Get returns the first value of id, or nil.
+func (f *Fields) Get(id ID) []byte {
+	if i := f.Find(id, 0); i >= 0 {
+		return f.Value(i)
+	}
+	return nil
+}
+
+// GetKey returns the first value of k and whether the field is there.
+func (f *Fields) GetKey(k Key) ([]byte, bool) {
+	if i := f.FindKey(k, 0); i >= 0 {
+		return f.Value(i), true
+	}
+	return nil, false
+}
+
+// Add appends a field; name must be lower case.
+func (f *Fields) Add(k Key, value []byte) {
+	n := f.A.PutString(k.Name)
+	f.List = append(f.List, Field{Name: n, Value: f.A.Put(value), ID: k.ID})
+}
+
+// AddString is Add for a string value.
+func (f *Fields) AddString(k Key, value string) {
+	n := f.A.PutString(k.Name)
+	f.List = append(f.List, Field{Name: n, Value: f.A.PutString(value), ID: k.ID})
+}
+
+// AddSpan is Add for a value that is already in the arena.
+func (f *Fields) AddSpan(k Key, v Span) {
+	f.List = append(f.List, Field{Name: f.A.PutString(k.Name), Value: v, ID: k.ID})
+}
+
+// Set replaces the first field k and removes the others, or adds it.
+func (f *Fields) Set(k Key, value []byte) { f.SetSpan(k, f.A.Put(value)) }
+
+// SetString is Set for a string value.
+func (f *Fields) SetString(k Key, value string) { f.SetSpan(k, f.A.PutString(value)) }
+
+// SetSpan is Set for a value that is already in the arena.
+func (f *Fields) SetSpan(k Key, v Span) {
+	i := f.FindKey(k, 0)
+	if i < 0 {
+		f.AddSpan(k, v)
+		return
+	}
+	f.List[i].Value = v
+	for j := f.FindKey(k, i+1); j >= 0; j = f.FindKey(k, j+1) {
+		f.List[j].Dead = true
+	}
+}
+
+// Remove removes every field k and reports how many there were.
+func (f *Fields) Remove(k Key) int {
+	n := 0
+	for i := f.FindKey(k, 0); i >= 0; i = f.FindKey(k, i+1) {
+		f.List[i].Dead = true
+		n++
+	}
+	return n
+}
+
+// Live is the number of fields that are not removed.
+func (f *Fields) Live() int {
+	n := 0
+	for i := range f.List {
+		if !f.List[i].Dead {
+			n++
+		}
+	}
+	return n
+}
+
+// CopyFrom makes f a deep copy of src in arena a (explicit clone, for retries and mirrors).
+func (f *Fields) CopyFrom(src *Fields, a *Arena) {
+	f.Reset(a)
+	for i := range src.List {
+		l := &src.List[i]
+		if l.Dead {
+			continue
+		}
+		nf := Field{Name: a.Put(src.A.Bytes(l.Name)), ID: l.ID}
+		nf.Value = a.Put(src.A.Bytes(l.Value))
+		if l.Raw.Len > 0 {
+			nf.Raw = a.Put(src.A.Bytes(l.Raw))
+		}
+		f.List = append(f.List, nf)
+	}
+}
