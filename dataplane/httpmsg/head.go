@@ -105,8 +105,8 @@ func (h *Head) MethodBytes() []byte { return h.A.Bytes(h.MethodName) }
 func (h *Head) SchemeBytes() []byte { return h.A.Bytes(h.Scheme) }
 
 // SetPath, SetHost, SetScheme and SetMethod replace a pseudo-header.
-func (h *Head) SetPath(p []byte)  { h.Target = h.A.Put(p) }
-func (h *Head) SetHost(p []byte)  { h.Authority = h.A.Put(p) }
+func (h *Head) SetPath(p []byte)   { h.Target = h.A.Put(p) }
+func (h *Head) SetHost(p []byte)   { h.Authority = h.A.Put(p) }
 func (h *Head) SetScheme(s string) { h.Scheme = h.A.PutString(s) }
 func (h *Head) SetMethod(m string) {
 	h.MethodName = h.A.PutString(m)

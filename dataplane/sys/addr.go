@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package sys is the only door to the kernel: the Kernel interface, its Linux implementation, and the plain values that cross it (file
+// descriptors, errnos, addresses, nanoseconds). internal/simsys implements the same interface for the deterministic simulation.
+package sys
+
+import (
+	"net/netip"
+	"strconv"
+)
+
+// Nanos is a point on, or a length of, the monotonic clock in nanoseconds.
+type Nanos int64
+
+// Common lengths.
+const (
+	Millisecond Nanos = 1e6
+	Second      Nanos = 1e9
+)
+
+// FD is a file descriptor; -1 is none.
+type FD int32
+
+// Addr is a socket address: TCP (IP valid) or Unix (Path not empty; a leading '@' means the abstract namespace). Comparable; usable as a
+// map key. The zero Addr is none.
+type Addr struct {
+	IP   netip.AddrPort
+	Path string
+}
+
+// AddrOf makes a TCP address.
+func AddrOf(ip netip.AddrPort) Addr { return Addr{IP: ip} }
+
+// IsUnix tells whether a is a Unix socket address.
+func (a Addr) IsUnix() bool { return a.Path != "" }
+
+// IsZero tells whether a is no address.
+func (a Addr) IsZero() bool { return a.Path == "" && !a.IP.IsValid() }
+
+// Append appends Envoy's text form: "1.2.3.4:80", "[::1]:80", or the path ("@/name" for abstract sockets).
+func (a Addr) Append(b []byte) []byte {
+	if a.Path != "" {
+		return append(b, a.Path...)
+	}
+	if !a.IP.IsValid() {
+		return b
+	}
+	return a.IP.AppendTo(b)
+}
+
+// AppendIP appends the address without the port.
+func (a Addr) AppendIP(b []byte) []byte {
+	if a.Path != "" {
+		return append(b, a.Path...)
+	}
+	if !a.IP.IsValid() {
+		return b
+	}
+	return a.IP.Addr().AppendTo(b)
+}
+
+// AppendPort appends the port; nothing for Unix addresses.
+func (a Addr) AppendPort(b []byte) []byte {
+	if a.Path != "" || !a.IP.IsValid() {
+		return b
+	}
+	return strconv.AppendUint(b, uint64(a.IP.Port()), 10)
+}
+
+// String is Append as a string; for logs and admin, not for the request path.
+func (a Addr) String() string { return string(a.Append(nil)) }

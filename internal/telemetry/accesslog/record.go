@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package accesslog turns the facts of one request or connection (a Record) into text or JSON by a format compiled to op-codes. It is also
+// what Envoy calls the substitution formatter: header mutations and local replies use the same operators.
+package accesslog
+
+import (
+	"sidecar/dataplane/fault"
+	"sidecar/dataplane/httpmsg"
+	"sidecar/dataplane/sys"
+)
+
+// ConnInfo is what is known of the downstream connection. Owner: the connection; it outlives every Record that points to it.
+type ConnInfo struct {
+	ID               uint64
+	Remote           sys.Addr // after PROXY protocol / original source
+	DirectRemote     sys.Addr // the socket's peer
+	Local            sys.Addr // after original destination
+	DirectLocal      sys.Addr
+	SNI              string   // requested_server_name
+	ALPN             []string // as sniffed
+	Start            int64    // Unix nanoseconds
+	Listener         string
+	FilterChain      string
+	RequestedDst     sys.Addr // original destination if restored
+	Termination      string   // CONNECTION_TERMINATION_DETAILS
+	TransportFailure string
+	JA3              string
+	ListenerMeta     map[string]any // listener metadata: filter_metadata
+	Transport        string         // detected transport: "raw_buffer", "tls"
+}
+
+// Unset marks a time that did not happen.
+const Unset int64 = -1
+
+// Record is one finished (or periodically logged) request or connection. Owner: the exchange or the tunnel; the formatter only reads it.
+// All times are nanoseconds since Start.
+type Record struct {
+	Conn  *ConnInfo
+	Start int64 // Unix nanoseconds of the first byte of the request (HTTP) or of the accept (TCP)
+
+	LastDownRx, FirstUpTx, LastUpTx, FirstUpRx, LastUpRx, FirstDownTx, LastDownTx, End int64
+	UpConnStart, UpConnDone                                                            int64 // upstream connect of the last attempt, Unset when a pooled connection was used
+
+	Req, Resp                 *httpmsg.Head // nil for TCP or when absent
+	ReqTrailers, RespTrailers *httpmsg.Fields
+
+	BytesIn, BytesOut           uint64 // body bytes (HTTP) or payload (TCP) received and sent downstream
+	UpBytesIn, UpBytesOut       uint64 // upstream wire bytes
+	DownWireIn, DownWireOut     uint64
+	ReqHeadBytes, RespHeadBytes uint64
+
+	Protocol                                                 string // "HTTP/1.1"; "" for TCP
+	UpstreamProtocol                                         string
+	Code                                                     uint16
+	Flags                                                    fault.Flags
+	Details                                                  string // RESPONSE_CODE_DETAILS
+	UpstreamFailure                                          string // UPSTREAM_TRANSPORT_FAILURE_REASON
+	RouteName                                                string
+	VirtualHost                                              string
+	VirtualCluster                                           string
+	Cluster                                                  string // observability name (alt_stat_name) of the chosen cluster
+	ClusterRaw                                               string
+	UpstreamHost                                             sys.Addr
+	UpstreamHostName                                         string
+	UpstreamLocal                                            sys.Addr
+	UpstreamConnID                                           uint64
+	UpstreamRequests                                         uint64 // requests so far on the upstream connection
+	Attempts                                                 uint32
+	RouteMeta, ClusterMeta, HostMeta, VHostMeta, DynamicMeta map[string]any // filter_metadata by namespace, nested plain values
+	FilterState                                              map[string]string
+	RequestID                                                []byte
+	StreamID                                                 string
+	OriginalPath                                             []byte // path before rewrites, for %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% the header is used
+	TraceReason                                              uint8
+	Type                                                     Type
+	Mirror                                                   bool
+}
+
+// Type is %ACCESS_LOG_TYPE%.
+type Type uint8
+
+// The types that are logged.
+const (
+	NotSet Type = iota
+	TCPUpstreamConnected
+	TCPPeriodic
+	TCPConnectionEnd
+	DownstreamStart
+	DownstreamPeriodic
+	DownstreamEnd
+	UpstreamPoolReady
+	UpstreamPeriodic
+	UpstreamEnd
+)
+
+// Reset empties the record for reuse.
+func (r *Record) Reset() {
+	*r = Record{LastDownRx: Unset, FirstUpTx: Unset, LastUpTx: Unset, FirstUpRx: Unset, LastUpRx: Unset, FirstDownTx: Unset, LastDownTx: Unset,
+		End: Unset, UpConnStart: Unset, UpConnDone: Unset}
+}
