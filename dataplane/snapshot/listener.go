@@ -1,0 +1,295 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package snapshot
+
+import (
+	"net/netip"
+	"sidecar/dataplane/http1"
+	"sidecar/dataplane/httpmsg"
+	"sidecar/dataplane/match"
+	"sidecar/dataplane/route"
+	"sidecar/dataplane/sys"
+	"sidecar/internal/telemetry/accesslog"
+	"sidecar/internal/telemetry/stats"
+)
+
+// Listener is a compiled envoy.config.listener.v3.Listener. Immutable.
+type Listener struct {
+	Name              string
+	Hash              uint64       // content hash of the resource; equal = nothing to do
+	SocketKey         uint64       // hash of exactly what needs other sockets or a full replacement; equal with another Hash = in-place filter-chain update
+	Addrs             []ListenAddr // address and additional_addresses
+	Bind              bool         // bind_to_port
+	Direction         Direction
+	DrainModifyOnly   bool
+	UseOriginalDst    bool // hand over to the listener of the restored destination
+	Transparent       bool
+	TrafficScoped     bool
+	Static            bool
+	BufferLimit       int                    // per_connection_buffer_limit_bytes, default 1 MiB
+	MaxAccept         int                    // max_connections_to_accept_per_socket_event; 0 = default bound
+	ConnLimit         *match.RuntimeFraction // unused; see MaxConns
+	MaxConns          uint64                 // runtime envoy.resource_limits.listener.NAME.connection_limit; 0 = none
+	IgnoreGlobalLimit bool
+	FiltersTimeout    sys.Nanos // listener_filters_timeout, default 15 s, 0 = none
+	ContinueOnTimeout bool
+
+	Filters    []ListenerFilter
+	Chains     []*FilterChain
+	Default    *FilterChain
+	Match      *ChainIndex // over Chains
+	AccessLogs []*accesslog.Logger
+	Metadata   map[string]any
+
+	Scope        *stats.Scope   // stats.ListenerDef, "listener.ADDR."
+	StatName     string         // ADDR part or stat_prefix
+	WorkerScopes []*stats.Scope // per-worker downstream_cx_*, "listener.ADDR.worker_N."
+}
+
+// Direction is traffic_direction.
+type Direction uint8
+
+// The directions.
+const (
+	DirectionUnspecified Direction = iota
+	Inbound
+	Outbound
+)
+
+// ListenAddr is one address of a listener.
+type ListenAddr struct {
+	Addr sys.Addr
+	Opts sys.ListenOpts
+}
+
+// ListenerFilterKind is one of the built-in listener filters.
+type ListenerFilterKind uint8
+
+// The listener filters.
+const (
+	FilterOriginalDst ListenerFilterKind = iota
+	FilterProxyProtocol
+	FilterTLSInspector
+	FilterHTTPInspector
+	FilterOriginalSrc // refused for now by the compiler
+)
+
+// ListenerFilter is one configured listener filter.
+type ListenerFilter struct {
+	Kind     ListenerFilterKind
+	Name     string
+	Disabled *ListenerPredicate // filter_disabled; nil = always enabled
+	// proxy_protocol
+	AllowRequestsWithoutProxy bool
+	PassTLVs                  []byte // pass_through TLV types; nil = none
+	PassAllTLV                bool
+	DisallowV1, DisallowV2    bool
+	Rules                     []TLVRule
+	StatPrefix                string
+	// tls_inspector
+	InitialRead int
+	Scope       *stats.Scope
+}
+
+// TLVRule stores one PROXY v2 TLV as dynamic metadata.
+type TLVRule struct {
+	Type      byte
+	Namespace string
+	Key       string
+}
+
+// ListenerPredicate is ListenerFilterChainMatchPredicate.
+type ListenerPredicate struct {
+	Any                bool
+	Or, And            []*ListenerPredicate
+	Not                *ListenerPredicate
+	PortStart, PortEnd uint16 // destination_port_range [start,end)
+	IsPort             bool
+}
+
+// Eval tells whether p matches a connection to the given destination port.
+func (p *ListenerPredicate) Eval(port uint16) bool {
+	switch {
+	case p == nil:
+		return false
+	case p.Any:
+		return true
+	case p.IsPort:
+		return port >= p.PortStart && port < p.PortEnd
+	case p.Not != nil:
+		return !p.Not.Eval(port)
+	case p.Or != nil:
+		for _, q := range p.Or {
+			if q.Eval(port) {
+				return true
+			}
+		}
+		return false
+	}
+	for _, q := range p.And {
+		if !q.Eval(port) {
+			return false
+		}
+	}
+	return true
+}
+
+// FilterChain is one filter chain. Exactly one of HTTP and TCP is set, or neither: then connections are closed after accept.
+type FilterChain struct {
+	Name           string
+	DrainKey       uint64 // hash of the chain's bytes: equal = its connections stay
+	Match          ChainMatch
+	HTTP           *HCM
+	TCP            *TCPProxy
+	ConnectTimeout sys.Nanos // transport_socket_connect_timeout
+	Metadata       map[string]any
+	DirectResponse []byte // envoy.filters.network.direct_response: bytes to send, then close; with HTTP and TCP nil
+	Echo           bool   // envoy.filters.network.echo
+}
+
+// ChainMatch is filter_chain_match as configured; ChainIndex makes a program of all of them.
+type ChainMatch struct {
+	DestPort           uint16 // 0 = any
+	DestRanges         []netip.Prefix
+	ServerNames        []string
+	Transport          string
+	ALPN               []string
+	SourceType         uint8 // 0 any, 1 same ip or loopback, 2 external
+	DirectSourceRanges []netip.Prefix
+	SourceRanges       []netip.Prefix
+	SourcePorts        []uint16
+}
+
+// HCM is a compiled HttpConnectionManager. Immutable.
+type HCM struct {
+	StatPrefix string
+	Routes     *route.TableRef // RDS or inline
+	RDS        bool
+	Codec      Codec
+	H1         http1.Options
+
+	ServerName                                                                 string
+	ServerHeader                                                               ServerHeader
+	UseRemoteAddr                                                              bool
+	SkipXFFAppend                                                              bool
+	XFFHops                                                                    uint32
+	Via                                                                        string
+	AppendXFPort                                                               bool
+	InternalRanges                                                             []netip.Prefix // internal_address_config
+	InternalUnix                                                               bool
+	GenerateRequestID, PreserveExternalRequestID, AlwaysSetRequestIDInResponse bool
+	RequestIDSampling                                                          bool // use_request_id_for_trace_sampling / pack_trace_reason
+	PackTraceReason                                                            bool
+	Proxy100Continue                                                           bool
+	StreamErrorOnInvalid                                                       bool
+	RepresentIPv4Mapped                                                        bool
+	StripAnyPort, StripMatchingPort, StripTrailingDot                          bool
+	NormalizePath, MergeSlashes                                                bool
+	EscapedSlashes                                                             httpmsg.EscapedSlashes
+	RejectFragment                                                             bool   // runtime http_reject_path_with_fragment (default true)
+	XFFCHeader                                                                 uint8  // forward_client_cert_details
+	SchemeOverwrite                                                            string // scheme_header_transformation.scheme_to_overwrite
+	SchemeMatchUpstream                                                        bool
+	AppendLocalOverload                                                        bool
+
+	RequestTimeout, HeadersTimeout, StreamIdle, DrainTimeout, DelayedClose sys.Nanos // StreamIdle default 5 min, DrainTimeout 5 s, DelayedClose 1 s
+	ConnIdle, MaxConnDuration, MaxStream                                   sys.Nanos // common_http_protocol_options; ConnIdle default 1 h; 0 = none
+	MaxRequestsPerConn                                                     uint32
+	FlushTimeout                                                           sys.Nanos
+	Upgrades                                                               []HCMUpgrade
+	Filters                                                                []HTTPFilter // in order; the last is the router
+	Router                                                                 Router
+	AccessLogs                                                             []*accesslog.Logger
+	LogFlushInterval                                                       sys.Nanos // periodic access log
+	LogOnNewRequest                                                        bool
+	LocalReply                                                             *LocalReply
+	Tracing                                                                *Tracing
+
+	Scope         *stats.Scope // stats.HCMDef, "http.PREFIX."
+	ListenerScope *stats.Scope // stats.HCMListenerDef, "listener.ADDR.http.PREFIX."
+	H1Scope       *stats.Scope // "http1." codec stats
+}
+
+// Tracing is the part of HCM.tracing that has effect without a provider: sampling decides the trace bits of x-request-id.
+type Tracing struct {
+	Client, Random, Overall match.Fraction
+}
+
+// Codec is codec_type.
+type Codec uint8
+
+// The codecs.
+const (
+	CodecAuto Codec = iota
+	CodecHTTP1
+	CodecHTTP2
+)
+
+// ServerHeader is server_header_transformation.
+type ServerHeader uint8
+
+// The transformations.
+const (
+	ServerOverwrite ServerHeader = iota
+	ServerAppendIfAbsent
+	ServerPassThrough
+)
+
+// HCMUpgrade is one upgrade_configs entry.
+type HCMUpgrade struct {
+	Type    string // lower case
+	Enabled bool
+}
+
+// HTTPFilter is one configured HTTP filter that is not the router.
+type HTTPFilter struct {
+	Name     string
+	Disabled bool
+	Config   any // a factory declared in dataplane/filter
+}
+
+// Router is envoy.filters.http.router.
+type Router struct {
+	SuppressEnvoyHeaders         bool
+	DynamicStats                 bool // default true
+	StrictCheck                  []httpmsg.Key
+	RespectExpectedTimeout       bool
+	SuppressGrpcFailureCodeStats bool
+	UpstreamLogs                 []*accesslog.Logger
+	LogOnNewRequest              bool
+}
+
+// LocalReply is local_reply_config.
+type LocalReply struct {
+	Mappers     []LocalReplyMapper
+	Body        *accesslog.Format
+	ContentType string
+}
+
+// LocalReplyMapper rewrites matching local replies.
+type LocalReplyMapper struct {
+	Filter      accesslog.Filter
+	Status      uint16 // 0 = keep
+	Body        []byte
+	HasBody     bool
+	Format      *accesslog.Format
+	ContentType string
+	Headers     route.Mutations
+}
+
+// TCPProxy is a compiled envoy.extensions.filters.network.tcp_proxy. Immutable.
+type TCPProxy struct {
+	StatPrefix              string
+	Cluster                 *route.ClusterRef
+	Weighted                *route.Weighted
+	IdleTimeout             sys.Nanos          // default 1 h; 0 = none
+	MaxConnectAttempts      uint32             // default 1
+	MaxDuration             sys.Nanos          // max_downstream_connection_duration; 0 = none
+	Hash                    []route.HashPolicy // source_ip, filter_state
+	AccessLogs              []*accesslog.Logger
+	LogFlushInterval        sys.Nanos
+	LogOnConnected          bool
+	BackoffBase, BackoffMax sys.Nanos
+	MetadataMatch           map[string]any
+	Scope                   *stats.Scope // stats.TCPDef, "tcp.PREFIX."
+}
