@@ -39,8 +39,8 @@ func (h *Hist) Record(v uint64) {
 	p := &h.decades[e]
 	d := p.Load()
 	if d == nil {
-		d = new(decade)
-		p.Store(d)
+		p.CompareAndSwap(nil, new(decade)) // shard 0 has several writers
+		d = p.Load()
 	}
 	d[lo-10].Add(1)
 }
@@ -73,7 +73,7 @@ func (h *Hist) AppendBuckets(out []Bucket) []Bucket {
 // Hist returns the histogram of one shard, nil when the shard never used the scope.
 func (s *Scope) Hist(id, shard int) *Hist {
 	if b := s.blocks[shard].Load(); b != nil {
-		return b.hists[id]
+		return b.hist(id)
 	}
 	return nil
 }

@@ -6,6 +6,9 @@
 package stats
 
 import (
+	"cmp"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 )
@@ -41,13 +44,20 @@ type Stat struct {
 	Unit Unit
 	// Hidden gauges are set once and never listed by usedonly (rare).
 	Hidden bool
+	// Lazy stats are made by Envoy when they are first counted: they are listed only once used.
+	Lazy bool
+	// FromCodes, when not 0, makes the value the number of all responses that Block.Code counted in set FromCodes-1; nobody writes it.
+	FromCodes int
 }
 
 // Def is the fixed list of stats of one kind of scope; the index in Stats is the id that Block methods take.
 type Def struct {
 	Name  string
 	Stats []Stat
-	// Codes, when not empty, adds lazily made counters "<Codes><status>" and "<Codes><class>xx", for example "upstream_rq_".
+	// Lazy scopes are listed only once some shard wrote to them.
+	Lazy bool
+	// Codes, when not empty, adds lazily made counters "<Codes><status>", "<Codes><class>xx" and "<Codes>completed", for example
+	// "upstream_rq_"; Block.Code counts all three at once.
 	Codes []string
 }
 
@@ -56,39 +66,63 @@ type Registry struct {
 	shards int
 
 	mu     sync.Mutex
-	scopes map[string]*Scope
-	order  []*Scope
+	scopes map[scopeKey]*Scope
+	seq    uint64
+}
+
+type scopeKey struct {
+	def    *Def
+	prefix string
 }
 
 // NewRegistry makes a registry for the given number of workers; shard 0 belongs to the control side, worker w writes shard w+1.
 func NewRegistry(workers int) *Registry {
-	return &Registry{shards: workers + 1, scopes: make(map[string]*Scope)}
+	return &Registry{shards: workers + 1, scopes: make(map[scopeKey]*Scope)}
 }
 
 // Scope returns the scope with this prefix ("cluster.name.", with the final dot) and definition, making it on first use, and counts a
-// reference; Release gives it back. Two definitions may share a prefix.
+// reference; Release gives it back. ':' in a prefix becomes '_', as in Envoy. Two definitions may share a prefix.
 func (r *Registry) Scope(prefix string, def *Def) *Scope {
-	key := def.Name + "\x00" + prefix
+	key := scopeKey{def, Sanitize(prefix)}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s := r.scopes[key]
 	if s == nil {
-		s = &Scope{Prefix: prefix, Def: def, reg: r, key: key, blocks: make([]atomic.Pointer[Block], r.shards)}
+		r.seq++
+		s = &Scope{Prefix: key.prefix, Def: def, reg: r, seq: r.seq, blocks: make([]atomic.Pointer[Block], r.shards)}
 		r.scopes[key] = s
-		r.order = append(r.order, s)
 	}
 	s.refs++
 	return s
 }
 
-// Each calls fn for every live scope in creation order. fn must not call back into the registry.
+// Sanitize is the change that Envoy makes to every part of a stat name that comes from configuration: "://" becomes "_" and ':' and NUL
+// become '_'.
+func Sanitize(name string) string {
+	if strings.IndexByte(name, ':') < 0 && strings.IndexByte(name, 0) < 0 {
+		return name
+	}
+	return sanitizer.Replace(name)
+}
+
+var sanitizer = strings.NewReplacer("://", "_", ":/", "_", ":", "_", "\x00", "_")
+
+// Each calls fn for every live scope in creation order, without a lock held.
 func (r *Registry) Each(fn func(*Scope)) {
-	r.mu.Lock()
-	list := append([]*Scope(nil), r.order...)
-	r.mu.Unlock()
-	for _, s := range list {
+	for _, s := range r.list() {
 		fn(s)
 	}
+}
+
+func (r *Registry) list() []*Scope {
+	r.mu.Lock()
+	list := make([]*Scope, 0, len(r.scopes))
+	for _, s := range r.scopes {
+		list = append(list, s)
+	}
+	r.mu.Unlock()
+	slices.SortFunc(list, func(a, b *Scope) int { return cmp.Compare(a.seq, b.seq) })
+	return list
 }
 
 // Scope is one thing with stats.
@@ -97,7 +131,7 @@ type Scope struct {
 	Prefix string
 	Def    *Def
 	reg    *Registry
-	key    string
+	seq    uint64
 
 	// Control, under the registry's mutex
 	refs int
@@ -113,15 +147,8 @@ func (s *Scope) Release() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s.refs--
-	if s.refs > 0 || r.scopes[s.key] != s {
-		return
-	}
-	delete(r.scopes, s.key)
-	for i, o := range r.order {
-		if o == s {
-			r.order = append(r.order[:i], r.order[i+1:]...)
-			break
-		}
+	if key := (scopeKey{s.Def, s.Prefix}); s.refs <= 0 && r.scopes[key] == s {
+		delete(r.scopes, key)
 	}
 }
 
@@ -153,49 +180,67 @@ func (s *Scope) Text(id int) string {
 
 // Value sums a counter or gauge over all shards; used tells whether it was ever written (Envoy's usedonly).
 func (s *Scope) Value(id int) (v int64, used bool) {
+	if set := s.Def.Stats[id].FromCodes; set > 0 {
+		v = s.CodeTotal(set - 1)
+		return v, v > 0
+	}
 	for i := range s.blocks {
 		if b := s.blocks[i].Load(); b != nil {
-			c := &b.cells[id]
-			v += c.v.Load()
-			used = used || c.used.Load()
+			v += b.cells[id].Load()
+			used = used || b.isUsed(id)
 		}
 	}
 	return v, used
 }
 
-// Block is one shard's share of a scope. Writers use plain atomic adds; no allocation except the first time a status code or a histogram
-// decade appears.
-type Block struct {
-	cells []cell
-	codes [][]atomic.Pointer[codePage]
-	hists []*Hist
-	def   *Def
+// Touched tells whether any shard ever asked for its block.
+func (s *Scope) Touched() bool {
+	for i := range s.blocks {
+		if s.blocks[i].Load() != nil {
+			return true
+		}
+	}
+	return false
 }
 
-type cell struct {
-	v    atomic.Int64
-	used atomic.Bool
+// Block is one shard's share of a scope. Writers use plain atomic adds; no allocation except the first time a status code, a histogram or
+// a histogram decade appears.
+type Block struct {
+	cells []atomic.Int64
+	used  []atomic.Uint64 // one bit per cell
+	codes []atomic.Pointer[codeSet]
+	hists []atomic.Pointer[Hist]
+}
+
+// codeSet holds the statuses 100..599 in pages of ten, and all others together.
+type codeSet struct {
+	pages [50]atomic.Pointer[codePage]
+	other atomic.Int64
 }
 
 type codePage [10]atomic.Int64
 
 func newBlock(d *Def) *Block {
-	b := &Block{cells: make([]cell, len(d.Stats)), def: d}
+	n := len(d.Stats)
+	b := &Block{cells: make([]atomic.Int64, n), used: make([]atomic.Uint64, (n+63)/64)}
 	for i := range d.Stats {
 		if d.Stats[i].Kind == Histogram {
-			if b.hists == nil {
-				b.hists = make([]*Hist, len(d.Stats))
-			}
-			b.hists[i] = new(Hist)
+			b.hists = make([]atomic.Pointer[Hist], n-i) // the ids of histograms come after all counters and gauges, see hist
+			break
 		}
 	}
 	if len(d.Codes) > 0 {
-		b.codes = make([][]atomic.Pointer[codePage], len(d.Codes))
-		for i := range b.codes {
-			b.codes[i] = make([]atomic.Pointer[codePage], 60)
-		}
+		b.codes = make([]atomic.Pointer[codeSet], len(d.Codes))
 	}
 	return b
+}
+
+func (b *Block) isUsed(id int) bool { return b.used[id>>6].Load()&(1<<(id&63)) != 0 }
+
+func (b *Block) mark(id int) {
+	if w := &b.used[id>>6]; w.Load()&(1<<(id&63)) == 0 {
+		w.Or(1 << (id & 63))
+	}
 }
 
 // Inc adds one.
@@ -206,51 +251,110 @@ func (b *Block) Dec(id int) { b.Add(id, -1) }
 
 // Add adds n.
 func (b *Block) Add(id int, n int64) {
-	c := &b.cells[id]
-	c.v.Add(n)
-	if !c.used.Load() {
-		c.used.Store(true)
-	}
+	b.cells[id].Add(n)
+	b.mark(id)
 }
 
 // Set sets a gauge of this shard.
 func (b *Block) Set(id int, v int64) {
-	c := &b.cells[id]
-	c.v.Store(v)
-	if !c.used.Load() {
-		c.used.Store(true)
-	}
+	b.cells[id].Store(v)
+	b.mark(id)
 }
 
 // Load reads this shard's value.
-func (b *Block) Load(id int) int64 { return b.cells[id].v.Load() }
+func (b *Block) Load(id int) int64 { return b.cells[id].Load() }
 
 // Record adds one sample to a histogram.
-func (b *Block) Record(id int, v uint64) { b.hists[id].Record(v) }
+func (b *Block) Record(id int, v uint64) {
+	p := &b.hists[id-(len(b.cells)-len(b.hists))]
+	h := p.Load()
+	if h == nil {
+		// Shard 0 has several writers: whoever comes second must use the first one's.
+		p.CompareAndSwap(nil, new(Hist))
+		h = p.Load()
+	}
+	h.Record(v)
+	b.mark(id)
+}
 
-// Code counts a response with the given status under Def.Codes[set]; statuses outside 100..599 are not counted by code.
+// hist is the histogram id, nil when it has no sample.
+func (b *Block) hist(id int) *Hist {
+	if i := id - (len(b.cells) - len(b.hists)); i >= 0 && i < len(b.hists) {
+		return b.hists[i].Load()
+	}
+	return nil
+}
+
+// Code counts a response with the given status under Def.Codes[set]; statuses outside 100..599 count as completed only.
 func (b *Block) Code(set int, status uint16) {
+	p := &b.codes[set]
+	cs := p.Load()
+	if cs == nil {
+		p.CompareAndSwap(nil, new(codeSet))
+		cs = p.Load()
+	}
 	if status < 100 || status > 599 {
+		cs.other.Add(1)
 		return
 	}
-	p := &b.codes[set][status/10]
-	pg := p.Load()
+	q := &cs.pages[status/10-10]
+	pg := q.Load()
 	if pg == nil {
-		pg = new(codePage)
-		p.Store(pg)
+		q.CompareAndSwap(nil, new(codePage))
+		pg = q.Load()
 	}
 	pg[status%10].Add(1)
 }
 
 // CodeValue sums one status over all shards.
 func (s *Scope) CodeValue(set int, status uint16) int64 {
+	if status < 100 || status > 599 {
+		return 0
+	}
 	var v int64
 	for i := range s.blocks {
-		if b := s.blocks[i].Load(); b != nil {
-			if pg := b.codes[set][status/10].Load(); pg != nil {
+		b := s.blocks[i].Load()
+		if b == nil {
+			continue
+		}
+		if cs := b.codes[set].Load(); cs != nil {
+			if pg := cs.pages[status/10-10].Load(); pg != nil {
 				v += pg[status%10].Load()
 			}
 		}
 	}
 	return v
+}
+
+// CodeTotal is the number of responses counted under Def.Codes[set], over all shards.
+func (s *Scope) CodeTotal(set int) int64 {
+	var v int64
+	s.eachCode(set, func(_ int, n int64) { v += n })
+	return v
+}
+
+// eachCode calls fn for every status that was counted, status 0 meaning all outside 100..599; a status may come once per shard.
+func (s *Scope) eachCode(set int, fn func(status int, n int64)) {
+	for i := range s.blocks {
+		b := s.blocks[i].Load()
+		if b == nil || set >= len(b.codes) {
+			continue
+		}
+		cs := b.codes[set].Load()
+		if cs == nil {
+			continue
+		}
+		if n := cs.other.Load(); n > 0 {
+			fn(0, n)
+		}
+		for p := range cs.pages {
+			if pg := cs.pages[p].Load(); pg != nil {
+				for d := range pg {
+					if n := pg[d].Load(); n > 0 {
+						fn(p*10+100+d, n)
+					}
+				}
+			}
+		}
+	}
 }
