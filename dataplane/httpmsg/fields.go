@@ -47,6 +47,9 @@ func (a *Arena) Take(b []byte) Span {
 	return Span{uint32(o), uint32(len(b) - o)}
 }
 
+// Truncate forgets everything that was put in after the arena was n bytes long; spans into that are dead.
+func (a *Arena) Truncate(n int) { a.b = a.b[:n] }
+
 // Len is the number of bytes in use.
 func (a *Arena) Len() int { return len(a.b) }
 

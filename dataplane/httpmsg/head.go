@@ -71,6 +71,8 @@ type Head struct {
 
 	MethodName, Target, Authority, Scheme Span // request; Target is the path with query (":path")
 
+	RawHost Span // request: spelling of the Host field name as received; empty unless the codec keeps it
+
 	Length  int64 // with BodyLength
 	Status  uint16
 	Method  Method
@@ -133,5 +135,6 @@ func (h *Head) CopyHead(src *Head, a *Arena) {
 	h.Target = a.Put(src.Path())
 	h.Authority = a.Put(src.Host())
 	h.Scheme = a.Put(src.SchemeBytes())
+	h.RawHost = a.Put(src.A.Bytes(src.RawHost))
 	h.Fields.CopyFrom(&src.Fields, a)
 }

@@ -1,0 +1,257 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package http1
+
+import (
+	"sidecar/dataplane/httpmsg"
+)
+
+// AppendRequestHead appends the head of a request: request line, host, the live fields in order, and the framing that h.Body asks for. It writes
+// HTTP/1.1 whatever h.Version is. Connection-level fields are written as they are; StripHopByHop removes them before. A content-length field is
+// kept only with BodyNone; otherwise content-length or transfer-encoding are written from h.Body.
+func AppendRequestHead(b []byte, h *httpmsg.Head, o *Options) []byte {
+	b = append(b, h.MethodBytes()...)
+	b = append(b, ' ')
+	switch {
+	case h.Method == httpmsg.MethodConnect && h.Target.Len == 0:
+		b = append(b, h.Host()...)
+	case o.SendFullyQualifiedURL:
+		if h.Scheme.Len > 0 {
+			b = append(b, h.SchemeBytes()...)
+		} else {
+			b = append(b, "http"...)
+		}
+		b = append(b, "://"...)
+		b = append(b, h.Host()...)
+		b = append(b, h.Path()...)
+	default:
+		b = append(b, h.Path()...)
+	}
+	b = append(b, " HTTP/1.1\r\n"...)
+	switch {
+	case o.KeepRawNames && h.RawHost.Len > 0:
+		b = append(b, h.A.Bytes(h.RawHost)...)
+		b = append(b, ": "...)
+	case o.ProperCase:
+		b = append(b, "Host: "...)
+	default:
+		b = append(b, "host: "...)
+	}
+	b = append(b, h.Host()...)
+	b = append(b, "\r\n"...)
+	b = appendFields(b, h, o, true)
+	return append(b, "\r\n"...)
+}
+
+// AppendResponseHead appends the head of a response in the version of the client: status line with Envoy's own reason phrase, the live fields in
+// order, and the framing that h.Body asks for. An HTTP/1.0 client gets no transfer-encoding: then, as with BodyUntilClose, the caller ends the
+// body by closing, and sets connection: close. With BodyNone a content-length field is written as it is (HEAD, 304); a response that has an empty body
+// but could have one wants BodyLength with Length 0.
+func AppendResponseHead(b []byte, h *httpmsg.Head, version httpmsg.Version, o *Options) []byte {
+	if version == httpmsg.HTTP10 {
+		b = append(b, "HTTP/1.0 "...)
+	} else {
+		b = append(b, "HTTP/1.1 "...)
+	}
+	b = appendInt(b, int64(h.Status))
+	b = append(b, ' ')
+	b = append(b, Reason(h.Status)...)
+	b = append(b, "\r\n"...)
+	b = appendFields(b, h, o, version != httpmsg.HTTP10)
+	return append(b, "\r\n"...)
+}
+
+// appendFields writes the fields and the framing. Neighbours that already lie in the arena as "name: value\r\n", as a head that came in does for
+// the most part, are copied in one piece; the bytes between name and value are looked at, so what is written is always of that form.
+func appendFields(b []byte, h *httpmsg.Head, o *Options, chunkedOK bool) []byte {
+	arena := h.A.Tail()
+	respell := o.KeepRawNames || o.ProperCase
+	from, to := 0, 0 // the run that waits to be copied
+	for i := range h.List {
+		f := &h.List[i]
+		if f.Dead || f.ID == httpmsg.IDTransferEncoding || f.ID == httpmsg.IDContentLength && h.Body != httpmsg.BodyNone {
+			continue
+		}
+		name, colon, value, end := int(f.Name.Off), int(f.Name.Off+f.Name.Len), int(f.Value.Off), int(f.Value.Off+f.Value.Len)
+		if !respell && value == colon+2 && end+2 <= len(arena) && arena[colon] == ':' && arena[colon+1] == ' ' && arena[end] == '\r' &&
+			arena[end+1] == '\n' {
+			if name != to {
+				b = append(b, arena[from:to]...)
+				from = name
+			}
+			to = end + 2
+			continue
+		}
+		b = append(b, arena[from:to]...)
+		from, to = 0, 0
+		b = appendName(b, h.A, f, o)
+		b = append(b, ": "...)
+		b = append(b, arena[value:end]...)
+		b = append(b, "\r\n"...)
+	}
+	b = append(b, arena[from:to]...)
+	switch {
+	case h.Body == httpmsg.BodyLength:
+		b = appendWellKnown(b, "content-length: ", o)
+		b = appendInt(b, h.Length)
+		b = append(b, "\r\n"...)
+	case h.Body == httpmsg.BodyChunked && chunkedOK:
+		b = appendWellKnown(b, "transfer-encoding: ", o)
+		b = append(b, "chunked\r\n"...)
+	}
+	return b
+}
+
+func appendWellKnown(b []byte, name string, o *Options) []byte {
+	n := len(b)
+	b = append(b, name...)
+	if o.ProperCase {
+		properCase(b[n:])
+	}
+	return b
+}
+
+func appendName(b []byte, a *httpmsg.Arena, f *httpmsg.Field, o *Options) []byte {
+	if o.KeepRawNames && f.Raw.Len > 0 {
+		return append(b, a.Bytes(f.Raw)...)
+	}
+	n := len(b)
+	b = append(b, a.Bytes(f.Name)...)
+	if o.ProperCase {
+		properCase(b[n:])
+	}
+	return b
+}
+
+// properCase is Envoy's proper_case_words: the first letter and every letter behind something that is neither letter nor digit.
+func properCase(b []byte) {
+	up := true
+	for i, c := range b {
+		letter := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z'
+		if up && 'a' <= c && c <= 'z' {
+			b[i] = c - 'a' + 'A'
+		}
+		up = !letter && (c < '0' || c > '9')
+	}
+}
+
+const hexDigits = "0123456789abcdef"
+
+// AppendChunkHead appends the size line of a chunk of n > 0 bytes; the caller sends the bytes and CRLF behind it.
+func AppendChunkHead(b []byte, n int) []byte {
+	shift := 0
+	for n>>shift > 15 {
+		shift += 4
+	}
+	for ; shift >= 0; shift -= 4 {
+		b = append(b, hexDigits[n>>shift&15])
+	}
+	return append(b, "\r\n"...)
+}
+
+// AppendChunk appends data as one chunk; nothing if data is empty, as an empty chunk would end the body.
+func AppendChunk(b []byte, data []byte) []byte {
+	if len(data) == 0 {
+		return b
+	}
+	b = AppendChunkHead(b, len(data))
+	b = append(b, data...)
+	return append(b, "\r\n"...)
+}
+
+// AppendLastChunk appends the last chunk with the trailers; tr may be nil.
+func AppendLastChunk(b []byte, tr *httpmsg.Fields) []byte {
+	b = append(b, "0\r\n"...)
+	if tr != nil {
+		for i := range tr.List {
+			f := &tr.List[i]
+			if f.Dead || forbiddenTrailer(f.ID) {
+				continue
+			}
+			if f.Raw.Len > 0 {
+				b = append(b, tr.A.Bytes(f.Raw)...)
+			} else {
+				b = append(b, tr.Name(i)...)
+			}
+			b = append(b, ": "...)
+			b = append(b, tr.Value(i)...)
+			b = append(b, "\r\n"...)
+		}
+	}
+	return append(b, "\r\n"...)
+}
+
+var (
+	keyConnection = httpmsg.IDConnection.Key()
+	keyTE         = httpmsg.IDTE.Key()
+)
+
+// StripHopByHop removes the fields that concern one hop only (RFC 9110 section 7.6.1), as Envoy does. Of a request: connection, keep-alive,
+// proxy-connection, transfer-encoding, fields that connection names, upgrade, and te except for "trailers". Of a response the same, but not the fields
+// that connection names, and te stays. A message with h.Upgrade keeps upgrade, with connection: upgrade.
+func StripHopByHop(h *httpmsg.Head, response bool) {
+	for i := range h.List {
+		f := &h.List[i]
+		if f.Dead {
+			continue
+		}
+		switch f.ID {
+		case httpmsg.IDConnection:
+			if !response {
+				stripNominated(h, h.Value(i))
+			}
+			if !h.Upgrade || !equalFold(h.Value(i), "upgrade") {
+				f.Dead = true
+			}
+		case httpmsg.IDKeepAlive, httpmsg.IDProxyConnection, httpmsg.IDTransferEncoding:
+			f.Dead = true
+		case httpmsg.IDUpgrade:
+			f.Dead = !h.Upgrade
+		}
+	}
+	if !response && h.Find(httpmsg.IDTE, 0) >= 0 {
+		if h.TrailersOK {
+			h.SetString(keyTE, "trailers")
+		} else {
+			h.Remove(keyTE)
+		}
+	}
+	if h.Upgrade && h.Find(httpmsg.IDConnection, 0) < 0 {
+		h.AddString(keyConnection, "upgrade")
+	}
+}
+
+// stripNominated removes the fields that a connection field names. Framing and host were settled by the decoder, and naming them changes nothing;
+// upgrade and te have rules of their own.
+func stripNominated(h *httpmsg.Head, list []byte) {
+	for len(list) > 0 {
+		var it []byte
+		it, list = nextItem(list)
+		if len(it) == 0 {
+			continue
+		}
+		for i := range h.List {
+			f := &h.List[i]
+			switch f.ID {
+			case httpmsg.IDConnection, httpmsg.IDContentLength, httpmsg.IDTransferEncoding, httpmsg.IDUpgrade, httpmsg.IDTE:
+				continue
+			}
+			if !f.Dead && foldedEqual(it, h.Name(i)) {
+				f.Dead = true
+			}
+		}
+	}
+}
+
+// foldedEqual compares it, in any case, with a lower-case name.
+func foldedEqual(it, name []byte) bool {
+	if len(it) != len(name) {
+		return false
+	}
+	for i, c := range it {
+		if token[c] != name[i] {
+			return false
+		}
+	}
+	return true
+}

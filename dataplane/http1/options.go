@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package http1
+
+// Underscore is what to do with a header whose name has an underscore (HttpProtocolOptions.headers_with_underscores_action).
+type Underscore uint8
+
+// The actions.
+const (
+	UnderscoreAllow  Underscore = iota // ALLOW
+	UnderscoreReject                   // REJECT_REQUEST
+	UnderscoreDrop                     // DROP_HEADER
+)
+
+// Defaults of HttpConnectionManager.max_request_headers_kb and HttpProtocolOptions.max_headers_count.
+const (
+	DefaultMaxHeadBytes = 60 << 10
+	DefaultMaxHeaders   = 100
+)
+
+// Options is the compiled form of Http1ProtocolOptions and of the fields of HttpConnectionManager and HttpProtocolOptions that concern the
+// codec. One value is shared by all connections of a listener or cluster.
+type Options struct {
+	// Immutable
+
+	MaxHeadBytes int // bytes of a head, and of a trailer section; 0 = DefaultMaxHeadBytes
+	MaxHeaders   int // header lines, Host included; 0 = DefaultMaxHeaders
+
+	AcceptHTTP10          bool   // accept_http_10: HTTP/1.0 and HTTP/0.9 requests
+	DefaultHost           string // default_host_for_http_10
+	AllowAbsoluteURL      bool   // allow_absolute_url; the compiler sets it unless the field says false
+	AllowChunkedLength    bool   // allow_chunked_length: transfer-encoding wins over content-length instead of a fault
+	EnableTrailers        bool   // enable_trailers
+	KeepRawNames          bool   // header_key_format: preserve_case; fills Field.Raw on decoding and writes it on encoding
+	ProperCase            bool   // header_key_format: proper_case_words; with KeepRawNames: names that have no raw spelling
+	AllowCustomMethods    bool   // allow_custom_methods: any token is a method
+	SendFullyQualifiedURL bool   // send_fully_qualified_url: AppendRequestHead writes the absolute form
+	Underscores           Underscore
+	Lax                   bool // takes what Envoy takes (docs/differences.md)
+
+	IgnoreUpgrade func(value []byte) bool // ignore_http_11_upgrade: says whether to ignore this Upgrade value; nil = none
+}
+
+func (o *Options) maxHeadBytes() int {
+	if o.MaxHeadBytes > 0 {
+		return o.MaxHeadBytes
+	}
+	return DefaultMaxHeadBytes
+}
+
+func (o *Options) maxHeaders() int {
+	if o.MaxHeaders > 0 {
+		return o.MaxHeaders
+	}
+	return DefaultMaxHeaders
+}

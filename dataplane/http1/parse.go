@@ -1,0 +1,480 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package http1
+
+import (
+	"bytes"
+
+	"sidecar/dataplane/fault"
+	"sidecar/dataplane/httpmsg"
+)
+
+// What the lines of a head said; evaluated together when the head is complete, so that the result does not depend on how the bytes arrived.
+const (
+	sBadLength uint16 = 1 << iota
+	sChunked
+	sClose
+	sKeepAlive
+	sConnUpgrade
+	sConnHost
+	sUpgrade
+	sH2C
+	sNoVersion
+	sOldVersion
+	sExpect
+)
+
+// parser reads the lines of a head from buf, which is a copy in the arena of h at offset base. Names are lowered in place.
+type parser struct {
+	o    *Options
+	h    *httpmsg.Head
+	buf  []byte
+	base uint32
+
+	pos      int   // next byte
+	lines    int   // lines read: the first line counts as one
+	length   int64 // content-length
+	hosts    int
+	lengths  int
+	codings  int
+	host2    httpmsg.Span
+	flags    uint16
+	response bool
+
+	targetHost httpmsg.Span // authority named by the request target
+	rootTarget bool         // absolute form without path: the target is "/"
+}
+
+func (p *parser) span(from, to int) httpmsg.Span {
+	return httpmsg.Span{Off: p.base + uint32(from), Len: uint32(to - from)}
+}
+
+// all reads a complete head from offset from.
+func (p *parser) all(from int) fault.Kind {
+	p.pos = from
+	for {
+		if p.lines > 0 && p.atEnd() {
+			return fault.None
+		}
+		if k := p.line(); k != fault.None {
+			return k
+		}
+	}
+}
+
+// some reads the complete lines of an incomplete head.
+func (p *parser) some() fault.Kind {
+	for p.pos < len(p.buf) {
+		if k := p.line(); k != fault.None {
+			return k
+		}
+	}
+	return fault.None
+}
+
+// atEnd consumes the empty line, if that is what comes.
+func (p *parser) atEnd() bool {
+	b := p.buf[p.pos:]
+	switch {
+	case len(b) >= 2 && b[0] == '\r' && b[1] == '\n':
+		p.pos += 2
+	case len(b) >= 1 && b[0] == '\n' && p.o.Lax:
+		p.pos++
+	default:
+		return false
+	}
+	return true
+}
+
+func (p *parser) line() (k fault.Kind) {
+	switch {
+	case p.lines > 0:
+		if p.lines > p.o.maxHeaders() {
+			return fault.TooManyHeaders
+		}
+		k = p.field()
+	case p.response:
+		k = p.statusLine()
+	default:
+		k = p.requestLine()
+	}
+	p.lines++
+	return k
+}
+
+// lineEnd returns where the content of the line at p.pos ends, from offset i on, and moves p.pos to the next line; -1 when the line has a control
+// character or a bare CR or LF (RFC 9112 section 2.2). Lax: a bare LF ends the line and a bare CR reads as a blank.
+func (p *parser) lineEnd(i int) int {
+	b := p.buf
+	for {
+		if i = control(b, i); i >= len(b) {
+			return -1
+		}
+		switch c := b[i]; {
+		case c == '\r' && i+1 < len(b) && b[i+1] == '\n':
+			p.pos = i + 2
+			return i
+		case c == '\t':
+		case c == '\r' && p.o.Lax:
+			b[i] = ' '
+		case c == '\n' && p.o.Lax:
+			p.pos = i + 1
+			return i
+		default:
+			return -1
+		}
+		i++
+	}
+}
+
+const version11 = "HTTP/1.1"
+
+// requestLine: RFC 9112 section 3.
+func (p *parser) requestLine() fault.Kind {
+	start, h := p.pos, p.h
+	if p.o.Lax {
+		return p.laxRequestLine()
+	}
+	sp := start
+	for token[p.buf[sp]] != 0 { // the line ends in LF, which is no token
+		sp++
+	}
+	if p.buf[sp] != ' ' || sp == start {
+		return fault.CodecError
+	}
+	if k := p.method(start, sp); k != fault.None {
+		return k
+	}
+	end := p.lineEnd(sp + 1)
+	if end < 0 {
+		return fault.CodecError
+	}
+	rest := p.buf[sp+1 : end]
+	cut := len(rest) - len(version11) - 1
+	if cut >= 0 && rest[cut] == ' ' && string(rest[cut+1:]) == version11 {
+		h.Version = httpmsg.HTTP11
+	} else if cut = bytes.LastIndexByte(rest, ' '); cut >= 0 {
+		if k := p.oldVersion(rest[cut+1:]); k != fault.None {
+			return k
+		}
+	} else {
+		cut = len(rest)
+		h.Version = httpmsg.HTTP10
+		p.flags |= sNoVersion | sOldVersion
+	}
+	return p.target(sp+1, sp+1+cut)
+}
+
+// laxRequestLine takes any run of blanks as separator, and trailing blanks, as Envoy does.
+func (p *parser) laxRequestLine() fault.Kind {
+	start := p.pos
+	end := p.lineEnd(start)
+	if end < 0 {
+		return fault.CodecError
+	}
+	var word [3][2]int
+	n := 0
+	for i := start; i < end; {
+		for i < end && isBlank(p.buf[i]) {
+			i++
+		}
+		j := i
+		for j < end && !isBlank(p.buf[j]) {
+			j++
+		}
+		if j > i {
+			if n == len(word) {
+				return fault.CodecError
+			}
+			word[n] = [2]int{i, j}
+			n++
+		}
+		i = j
+	}
+	if n < 2 || word[0][0] != start {
+		return fault.CodecError
+	}
+	if k := p.method(word[0][0], word[0][1]); k != fault.None {
+		return k
+	}
+	if n == 2 {
+		p.h.Version = httpmsg.HTTP10
+		p.flags |= sNoVersion | sOldVersion
+	} else if v := p.buf[word[2][0]:word[2][1]]; string(v) == version11 {
+		p.h.Version = httpmsg.HTTP11
+	} else if k := p.oldVersion(v); k != fault.None {
+		return k
+	}
+	return p.target(word[1][0], word[1][1])
+}
+
+// maxMethod is the length of the longest known method.
+const maxMethod = len("UNSUBSCRIBE")
+
+func (p *parser) method(from, to int) fault.Kind {
+	name := p.buf[from:to]
+	p.h.MethodName = p.span(from, to)
+	p.h.Method = httpmsg.ParseMethod(name)
+	if p.h.Method != httpmsg.MethodOther || knownMethod(name) {
+		return fault.None
+	}
+	if string(name) == "PRI" {
+		return fault.None // the version tells: oldVersion
+	}
+	if p.o.AllowCustomMethods && isToken(name) {
+		return fault.None
+	}
+	return fault.CodecError
+}
+
+// knownMethod is Envoy's list of methods besides those that have a number.
+func knownMethod(b []byte) bool {
+	switch string(b) {
+	case "ACL", "BIND", "CHECKOUT", "COPY", "LINK", "LOCK", "MERGE", "MKACTIVITY", "MKCALENDAR", "MKCOL", "MOVE", "MSEARCH", "NOTIFY",
+		"PROPFIND", "PROPPATCH", "PURGE", "REBIND", "REPORT", "SEARCH", "SOURCE", "SUBSCRIBE", "UNBIND", "UNLINK", "UNLOCK", "UNSUBSCRIBE":
+		return true
+	}
+	return false
+}
+
+// oldVersion reads a version that is not HTTP/1.1: any other HTTP/digit.digit gets an answer of its own later, the rest is malformed.
+func (p *parser) oldVersion(v []byte) fault.Kind {
+	if len(v) != len(version11) || string(v[:5]) != "HTTP/" || v[6] != '.' || v[5] < '0' || v[5] > '9' || v[7] < '0' || v[7] > '9' {
+		return fault.CodecError
+	}
+	if string(p.h.MethodBytes()) == "PRI" {
+		if string(v) == "HTTP/2.0" {
+			return fault.HTTP2Preface
+		}
+		return fault.CodecError
+	}
+	p.h.Version = httpmsg.HTTP10
+	if string(v) != "HTTP/1.0" {
+		p.flags |= sOldVersion
+	}
+	return fault.None
+}
+
+// statusLine: RFC 9112 section 4. A missing reason phrase, with or without the blank before it, is taken.
+func (p *parser) statusLine() fault.Kind {
+	start := p.pos
+	end := p.lineEnd(start)
+	if end < 0 {
+		return fault.CodecError
+	}
+	b := p.buf[start:end]
+	if p.o.Lax {
+		b = trimBlanks(b)
+	}
+	if len(b) < len("HTTP/1.1 200") || string(b[:5]) != "HTTP/" || b[6] != '.' || b[8] != ' ' {
+		return fault.CodecError
+	}
+	switch {
+	case b[5] == '1' && b[7] == '0':
+		p.h.Version = httpmsg.HTTP10
+	case b[5] == '1' && b[7] >= '1' && b[7] <= '9', p.o.Lax:
+		p.h.Version = httpmsg.HTTP11
+	default:
+		return fault.CodecError
+	}
+	st := uint16(0)
+	i := 9
+	for ; i < len(b) && i < 9+4 && b[i] >= '0' && b[i] <= '9'; i++ {
+		st = st*10 + uint16(b[i]-'0')
+	}
+	if i < len(b) && b[i] != ' ' || i == 9 || !p.o.Lax && (i != 12 || st < 100) {
+		return fault.CodecError
+	}
+	p.h.Status = st
+	return fault.None
+}
+
+// field reads one header line: RFC 9112 section 5.
+func (p *parser) field() fault.Kind {
+	b, start := p.buf, p.pos
+	if isBlank(b[start]) {
+		return p.folded() // RFC 9112 section 5.2
+	}
+	i := start
+	for {
+		c := token[b[i]] // the line ends in LF, which is no token
+		if c == 0 {
+			break
+		}
+		b[i] = c
+		i++
+	}
+	if i == start || b[i] != ':' {
+		return fault.CodecError
+	}
+	colon := i
+	if i++; b[i] == ' ' {
+		i++
+	}
+	for isBlank(b[i]) {
+		i++
+	}
+	end := p.lineEnd(i)
+	if end < 0 {
+		return fault.InvalidCharacters
+	}
+	for end > i && isBlank(b[end-1]) {
+		end--
+	}
+	name := b[start:colon]
+	id := httpmsg.LookupBytes(name)
+	switch id {
+	case httpmsg.IDOther:
+		drop, k := p.underscore(name)
+		if drop || k != fault.None {
+			return k
+		}
+	case httpmsg.IDHost:
+		if !p.response {
+			if p.hosts++; p.hosts == 1 {
+				p.h.Authority = p.span(i, end)
+				if p.o.KeepRawNames {
+					p.h.RawHost = p.span(start, colon)
+				}
+			} else {
+				p.host2 = p.span(i, end)
+			}
+			return fault.None
+		}
+	case httpmsg.IDConnection, httpmsg.IDContentLength, httpmsg.IDTransferEncoding, httpmsg.IDUpgrade, httpmsg.IDExpect, httpmsg.IDTE:
+		p.note(id, b[i:end])
+	}
+	p.h.List = append(p.h.List, httpmsg.Field{Name: p.span(start, colon), Value: p.span(i, end), ID: id})
+	return fault.None
+}
+
+// folded handles a continuation line (obs-fold): a fault, or with Lax a part of the field before.
+func (p *parser) folded() fault.Kind {
+	if !p.o.Lax || p.lines < 2 {
+		return fault.CodecError
+	}
+	start := p.pos
+	end := p.lineEnd(start)
+	if end < 0 {
+		return fault.InvalidCharacters
+	}
+	if len(p.h.List) == 0 {
+		return fault.None // only while checking an incomplete head, or behind Host, which then keeps its first line
+	}
+	f := &p.h.List[len(p.h.List)-1]
+	from := int(f.Value.Off - p.base)
+	for j := from + int(f.Value.Len); j < end; j++ {
+		if c := p.buf[j]; c == '\r' || c == '\n' || c == '\t' {
+			p.buf[j] = ' '
+		}
+	}
+	for end > from && isBlank(p.buf[end-1]) {
+		end--
+	}
+	for from < end && isBlank(p.buf[from]) {
+		from++
+	}
+	f.Value = p.span(from, end)
+	switch f.ID { // what the first line of the value said no longer holds
+	case httpmsg.IDContentLength:
+		p.lengths--
+		p.flags &^= sBadLength
+	case httpmsg.IDTransferEncoding:
+		p.codings--
+		p.flags &^= sChunked
+	}
+	p.note(f.ID, p.buf[from:end])
+	return fault.None
+}
+
+// underscore applies headers_with_underscores_action. Names that a lenient reader takes for framing headers never pass.
+func (p *parser) underscore(name []byte) (drop bool, k fault.Kind) {
+	if bytes.IndexByte(name, '_') < 0 {
+		return false, fault.None
+	}
+	if p.o.Underscores == UnderscoreDrop {
+		return true, fault.None
+	}
+	if p.o.Underscores == UnderscoreReject || !p.o.Lax && framingLookalike(name) {
+		return false, fault.UnexpectedUnderscore
+	}
+	return false, fault.None
+}
+
+func framingLookalike(name []byte) bool {
+	return sameButUnderscores(name, "content-length") || sameButUnderscores(name, "transfer-encoding")
+}
+
+func sameButUnderscores(name []byte, s string) bool {
+	if len(name) != len(s) {
+		return false
+	}
+	for i, c := range name {
+		if c == '_' {
+			c = '-'
+		}
+		if c != s[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// note remembers what a connection-level field says.
+func (p *parser) note(id httpmsg.ID, v []byte) {
+	switch id {
+	case httpmsg.IDConnection:
+		for len(v) > 0 {
+			var it []byte
+			it, v = nextItem(v)
+			switch {
+			case equalFold(it, "close"):
+				p.flags |= sClose
+			case equalFold(it, "keep-alive"):
+				p.flags |= sKeepAlive
+			case equalFold(it, "upgrade"):
+				p.flags |= sConnUpgrade
+			case equalFold(it, "host"):
+				p.flags |= sConnHost
+			}
+		}
+	case httpmsg.IDContentLength:
+		n, ok := parseLength(v)
+		if !ok {
+			p.flags |= sBadLength
+		}
+		p.length = n
+		p.lengths++
+	case httpmsg.IDTransferEncoding:
+		if equalFold(v, "chunked") {
+			p.flags |= sChunked
+		}
+		p.codings++
+	case httpmsg.IDUpgrade:
+		p.flags |= sUpgrade
+		if hasItem(v, "h2c") || p.o.IgnoreUpgrade != nil && p.o.IgnoreUpgrade(v) {
+			p.flags |= sH2C
+		}
+	case httpmsg.IDExpect:
+		if equalFold(v, "100-continue") {
+			p.flags |= sExpect
+		}
+	case httpmsg.IDTE:
+		if hasItem(v, "trailers") {
+			p.h.TrailersOK = true
+		}
+	}
+}
+
+// keepRaw stores the spelling of the names as received; in is what buf was copied from. A mark of its own is not needed: offsets are equal.
+func (p *parser) keepRaw(in []byte) {
+	for i := range p.h.List {
+		f := &p.h.List[i]
+		off := f.Name.Off - p.base
+		f.Raw = p.h.A.Put(in[off : off+f.Name.Len])
+	}
+	if r := p.h.RawHost; r.Len > 0 {
+		off := r.Off - p.base
+		p.h.RawHost = p.h.A.Put(in[off : off+r.Len])
+	}
+}
