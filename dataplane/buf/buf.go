@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package buf is a worker's private pool of byte buffers. Buffers hold bytes only while bytes are in flight: a connection that is idle owns none.
+// They contain no pointers, so the collector never looks inside. Nothing here is safe for concurrent use; a buffer never leaves its worker.
+package buf
+
+import "math/bits"
+
+const (
+	minShift = 10 // 1 KiB
+	maxShift = 24 // 16 MiB
+	// keepBytes bounds what the free lists hold per size class; the rest goes back to the heap.
+	keepBytes = 1 << 20
+)
+
+// Pool hands out buffers in power-of-two sizes. The zero value is ready.
+type Pool struct {
+	// Worker
+	free [maxShift + 1][][]byte
+	out  int // bytes handed out and not returned
+}
+
+func class(n int) int {
+	if n <= 1<<minShift {
+		return minShift
+	}
+	return bits.Len(uint(n - 1))
+}
+
+// Get returns a buffer of length 0 and capacity at least n. Buffers above 16 MiB come straight from the heap.
+func (p *Pool) Get(n int) []byte {
+	c := class(n)
+	if c > maxShift {
+		return make([]byte, 0, n)
+	}
+	p.out += 1 << c
+	if l := p.free[c]; len(l) > 0 {
+		b := l[len(l)-1]
+		l[len(l)-1] = nil
+		p.free[c] = l[:len(l)-1]
+		return b
+	}
+	return make([]byte, 0, 1<<c)
+}
+
+// Put takes a buffer back; nil is ignored. The caller must not touch it again.
+func (p *Pool) Put(b []byte) {
+	c := cap(b)
+	if c == 0 {
+		return
+	}
+	k := bits.Len(uint(c - 1))
+	if c != 1<<k || k > maxShift || k < minShift {
+		return
+	}
+	p.out -= c
+	if len(p.free[k])<<k < max(keepBytes, 1<<k) {
+		p.free[k] = append(p.free[k], b[:0])
+	}
+}
+
+// Grow returns a buffer with the content of b and room for extra more bytes; b belongs to the pool afterwards if it was replaced.
+func (p *Pool) Grow(b []byte, extra int) []byte {
+	if cap(b)-len(b) >= extra {
+		return b
+	}
+	n := p.Get(len(b) + extra)
+	n = append(n, b...)
+	p.Put(b)
+	return n
+}
+
+// Outstanding is the number of bytes handed out: back to zero when nothing is in flight.
+func (p *Pool) Outstanding() int { return p.out }
+
+// Trim drops all free buffers, for memory pressure.
+func (p *Pool) Trim() {
+	for i := range p.free {
+		p.free[i] = nil
+	}
+}
