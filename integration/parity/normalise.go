@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package parity
+
+import (
+	"regexp"
+	"sort"
+	"strconv"
+	"strings"
+)
+
+// normaliser replaces what legitimately differs between two runs (ports, dates, ids, durations) by names.
+type normaliser struct {
+	ports *strings.Replacer
+	dir   string
+	extra []rule
+}
+
+type rule struct {
+	re  *regexp.Regexp
+	out string
+}
+
+var commonRules = []rule{
+	{regexp.MustCompile(`(?i)\b(date|last-modified): (Mon|Tue|Wed|Thu|Fri|Sat|Sun), \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT`), "$1: <date>"},
+	{regexp.MustCompile(`x-envoy-upstream-service-time: \d+`), "x-envoy-upstream-service-time: <ms>"},
+	{regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}`), "<uuid>"},
+	{regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z`), "<time>"},
+	// Any loopback port that has no name is the client's or an upstream connection's own.
+	{regexp.MustCompile(`(127\.0\.0\.\d+):\d{4,5}\b`), "$1:<ephemeral>"},
+}
+
+func newNormaliser(v *vars, extra [][2]string) (*normaliser, error) {
+	names := make([]string, 0, len(v.ports))
+	for n := range v.ports {
+		names = append(names, n)
+	}
+	sort.Strings(names)
+	var pairs []string
+	for _, n := range names {
+		p := strconv.Itoa(v.ports[n])
+		pairs = append(pairs, ":"+p, ":{"+n+"}", "_"+p, "_{"+n+"}")
+	}
+	n := &normaliser{ports: strings.NewReplacer(pairs...), dir: v.dir}
+	for _, p := range extra {
+		re, err := regexp.Compile(p[0])
+		if err != nil {
+			return nil, err
+		}
+		n.extra = append(n.extra, rule{re, p[1]})
+	}
+	return n, nil
+}
+
+func (n *normaliser) text(s string) string {
+	s = n.ports.Replace(s)
+	if n.dir != "" {
+		s = strings.ReplaceAll(s, n.dir, "{dir}")
+	}
+	for _, r := range commonRules {
+		s = r.re.ReplaceAllString(s, r.out)
+	}
+	for _, r := range n.extra {
+		s = r.re.ReplaceAllString(s, r.out)
+	}
+	return s
+}

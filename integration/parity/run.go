@@ -1,0 +1,554 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package parity
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"sort"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Runner runs groups against one binary.
+type Runner struct {
+	// Bin is the proxy to run.
+	Bin string
+	// Ports is the pool of listening ports; see NewRunner.
+	ports *portPool
+	// Keep leaves the scratch directory of each group in place.
+	Keep bool
+}
+
+// NewRunner returns a runner for bin that listens on ports "FIRST-LAST".
+func NewRunner(bin, ports string) (*Runner, error) {
+	p, err := newPortPool(ports)
+	return &Runner{Bin: bin, ports: p}, err
+}
+
+// groupRun is the state of one group on one proxy.
+type groupRun struct {
+	g        *Group
+	r        *Runner
+	v        *vars
+	norm     *normaliser
+	backends map[string]*backend
+	hole     *blackhole
+	p        *proxy
+	logs     map[string]int64 // bytes of each log file already read
+}
+
+const (
+	defaultTimeout = 1500 * time.Millisecond
+	defaultSettle  = 25 * time.Millisecond
+	// matchWait bounds how long late log lines and counters may take to equal the expectation.
+	matchWait = 900 * time.Millisecond
+	// stableWait is how long log and counters must not move when there is no expectation.
+	stableWait = 120 * time.Millisecond
+)
+
+// RunGroup runs the selected cases of a group on a fresh process and returns their results by case name. want holds expectations: with one,
+// a case waits until late log lines and counters agree; without, until they stand still.
+func (r *Runner) RunGroup(g *Group, selected func(string) bool, want map[string]*Result) (map[string]*Result, error) {
+	out := map[string]*Result{}
+	run, err := r.open(g)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", g.Name, err)
+	}
+	defer run.close()
+	for _, c := range g.Cases {
+		if !selected(g.Name + "/" + c.Name) {
+			continue
+		}
+		if run.p == nil || !run.p.alive() {
+			if err := run.start(); err != nil {
+				out[c.Name] = &Result{Case: c.Name, Sections: []Section{{"error", err.Error() + "\n"}}}
+				run.p = nil
+				if len(out) > 2 {
+					return out, nil
+				}
+				continue
+			}
+		}
+		res, err := run.runCase(c, want[c.Name])
+		if err != nil {
+			res.add("error", err.Error()+"\n")
+		}
+		if !run.p.alive() {
+			res.add("error", "the proxy ended: "+run.p.cmd.ProcessState.String()+"\n"+run.p.output.tail()+"\n")
+		}
+		out[c.Name] = res
+	}
+	for _, c := range g.Validate {
+		if selected(g.Name + "/" + c.Name) {
+			out[c.Name] = run.validate(c)
+		}
+	}
+	return out, nil
+}
+
+func (r *Runner) open(g *Group) (*groupRun, error) {
+	dir, err := os.MkdirTemp("", "parity-")
+	if err != nil {
+		return nil, err
+	}
+	run := &groupRun{g: g, r: r, v: &vars{ports: map[string]int{}, dir: dir}, backends: map[string]*backend{}}
+	for _, n := range g.portNames() {
+		if run.v.ports[n], err = r.ports.take(); err != nil {
+			return nil, err
+		}
+	}
+	for _, n := range append(append([]string{}, defaultBackends...), g.Backends...) {
+		if run.backends[n], err = newBackend(n, run.v.ports[n]); err != nil {
+			return nil, err
+		}
+	}
+	if run.hole, err = newBlackhole(run.v.ports["blackhole"]); err != nil {
+		return nil, err
+	}
+	run.norm, err = newNormaliser(run.v, g.Normalise)
+	return run, err
+}
+
+func (run *groupRun) start() error {
+	text, err := run.g.bootstrap(run.v)
+	if err != nil {
+		return err
+	}
+	run.logs = map[string]int64{}
+	for _, f := range run.logFiles() {
+		os.Remove(f)
+	}
+	run.p, err = startProxy(run.r.Bin, run.v.dir, text, run.v.ports["admin"], run.g.Args)
+	return err
+}
+
+func (run *groupRun) close() {
+	if run.p != nil {
+		run.p.stop()
+	}
+	for _, b := range run.backends {
+		b.close()
+	}
+	if run.hole != nil {
+		run.hole.close()
+	}
+	if run.r.Keep {
+		fmt.Fprintf(os.Stderr, "%s: kept %s\n", run.g.Name, run.v.dir)
+	} else {
+		os.RemoveAll(run.v.dir)
+	}
+}
+
+// settleGauges waits until nothing of an earlier case is left in the proxy and returns the counters of that moment.
+func (run *groupRun) settleGauges() (statSnapshot, error) {
+	var last statSnapshot
+	var err error
+	for deadline := time.Now().Add(2 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		if last, err = readStats(run.v.ports["admin"], run.norm); err != nil {
+			return nil, err
+		}
+		if last.quiet() || time.Now().After(deadline) {
+			return last, nil
+		}
+	}
+}
+
+func (run *groupRun) runCase(c *Case, want *Result) (*Result, error) {
+	res := &Result{Case: c.Name}
+	for name, b := range run.backends {
+		_, tcp := c.TCP[name]
+		b.begin(expandReplies(run.v, c.Backend[name]), c.TCP[name], tcp)
+	}
+	before, err := run.settleGauges()
+	if err != nil {
+		return res, err
+	}
+	run.readLogs(true)
+	conns, order, stepErr := map[string]*clientConn{}, []string(nil), error(nil)
+	for i, s := range c.Steps {
+		if s.Admin != "" {
+			name, text := run.admin(i, s)
+			res.add(name, text)
+			continue
+		}
+		if stepErr = run.step(c, s, conns, &order); stepErr != nil {
+			break
+		}
+	}
+	settle := time.Duration(c.Settle)
+	if settle == 0 {
+		settle = defaultSettle
+	}
+	time.Sleep(settle)
+	for _, n := range order {
+		text, units := conns[n].render()
+		if c.Summary {
+			text = countUnits(run.norm, units)
+		}
+		res.add("conn "+n, run.norm.text(text))
+	}
+	for _, n := range sortedKeys(run.backends) {
+		if text := run.backends[n].render(c.Summary); text != "" {
+			res.add("backend "+n, run.norm.text(text))
+		}
+	}
+	for _, n := range order {
+		conns[n].shut("close")
+	}
+	err = run.late(c, res, before.plus(run.clockDigits(c, conns)), want)
+	for _, b := range run.backends {
+		b.closeConns()
+	}
+	if stepErr != nil {
+		err = stepErr
+	}
+	return res, err
+}
+
+var serviceTime = regexp.MustCompile(`x-envoy-upstream-service-time: (\d+)`)
+
+// clockDigits returns, per byte counter, how many bytes the digits of x-envoy-upstream-service-time beyond the first added to it, so that
+// byte counts do not depend on how long a backend took.
+func (run *groupRun) clockDigits(c *Case, conns map[string]*clientConn) statSnapshot {
+	out := statSnapshot{}
+	for name, cc := range conns {
+		l := run.g.Listeners[c.listenerOf(name)]
+		if l == nil {
+			continue
+		}
+		prefix := c.listenerOf(name)
+		if p, ok := l.HCM["stat_prefix"].(string); ok {
+			prefix = p
+		}
+		cc.mu.Lock()
+		for _, m := range serviceTime.FindAllSubmatch(cc.got, -1) {
+			out["http."+prefix+".downstream_cx_tx_bytes_total"] += int64(len(m[1]) - 1)
+		}
+		cc.mu.Unlock()
+	}
+	return out
+}
+
+func expandReplies(v *vars, in []*Reply) []*Reply {
+	for _, r := range in {
+		for _, p := range []*string{&r.Send, &r.Body} {
+			if s, err := v.expand(*p); err == nil {
+				*p = s
+			}
+		}
+		for i := range r.Headers {
+			if s, err := v.expand(r.Headers[i]); err == nil {
+				r.Headers[i] = s
+			}
+		}
+		expandReplies(v, r.Then)
+	}
+	return in
+}
+
+// late adds the log and stats sections, which the proxy completes some time after the client saw the answer.
+func (run *groupRun) late(c *Case, res *Result, before statSnapshot, want *Result) error {
+	ignore := append(append([]string{}, run.g.IgnoreStats...), c.IgnoreStats...)
+	n := len(res.Sections)
+	start, changed, last := time.Now(), time.Now(), ""
+	for {
+		after, err := readStats(run.v.ports["admin"], run.norm)
+		if err != nil {
+			return err
+		}
+		res.Sections = res.Sections[:n]
+		for name, text := range run.readLogs(false) {
+			res.add("log "+name, text)
+		}
+		logs := res.Sections[n:]
+		sort.Slice(logs, func(i, j int) bool { return logs[i].Name < logs[j].Name })
+		res.add("stats", after.moved(before, ignore))
+		if want != nil {
+			probe := &Result{Sections: res.Sections[n:]}
+			late := &Result{}
+			for _, s := range want.Sections {
+				if s.Name == "stats" || strings.HasPrefix(s.Name, "log ") {
+					late.add(s.Name, s.Text)
+				}
+			}
+			lateOurs := map[string]string{}
+			for k, v := range c.Ours {
+				if k == "stats" || strings.HasPrefix(k, "log") {
+					lateOurs[k] = v
+				}
+			}
+			if Diff(late, probe, c.Ignore, lateOurs) == "" || time.Since(start) > matchWait {
+				return nil
+			}
+			time.Sleep(8 * time.Millisecond)
+			continue
+		}
+		if now := res.String(); now != last {
+			last, changed = now, time.Now()
+		}
+		if time.Since(changed) > stableWait {
+			return nil
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+func (run *groupRun) logFiles() []string {
+	files, _ := filepath.Glob(filepath.Join(run.v.dir, "*.log"))
+	return files
+}
+
+// readLogs returns the lines written since the last mark, by file; mark moves the marks.
+func (run *groupRun) readLogs(mark bool) map[string]string {
+	out := map[string]string{}
+	for _, f := range run.logFiles() {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			continue
+		}
+		from := min(run.logs[f], int64(len(b)))
+		if mark {
+			run.logs[f] = int64(len(b))
+		} else if len(b) > int(from) {
+			out[strings.TrimSuffix(filepath.Base(f), ".log")] = run.norm.text(string(b[from:]))
+		}
+	}
+	return out
+}
+
+func countUnits(n *normaliser, units []string) string {
+	count := map[string]int{}
+	for _, u := range units {
+		count[n.text(u)]++
+	}
+	var w strings.Builder
+	for _, u := range sortedKeys(count) {
+		fmt.Fprintf(&w, "%d times\n%s", count[u], u)
+	}
+	return w.String()
+}
+
+func (run *groupRun) step(c *Case, s *Step, conns map[string]*clientConn, order *[]string) error {
+	if s.Wait > 0 {
+		time.Sleep(time.Duration(s.Wait))
+		return nil
+	}
+	name := s.Conn
+	if name == "" {
+		name = "c"
+	}
+	cc := conns[name]
+	if cc == nil {
+		var err error
+		if cc, err = dialClient(name, c.Conns[name], run.v); err != nil {
+			return err
+		}
+		if l := run.g.Listeners[c.listenerOf(name)]; l != nil && l.TCPProxy != nil {
+			cc.raw = true
+		}
+		conns[name] = cc
+		*order = append(*order, name)
+	}
+	cc.raw = cc.raw || s.Read > 0 || s.Hello != nil
+	timeout := time.Duration(s.Timeout)
+	if timeout == 0 {
+		timeout = defaultTimeout
+	}
+	for i := 0; i < max(1, s.Repeat); i++ {
+		if err := run.send(cc, s); err != nil {
+			return err
+		}
+		run.awaitStep(cc, s, timeout)
+	}
+	if s.Close != "" {
+		cc.shut(s.Close)
+	}
+	if s.ExpectClose > 0 {
+		cc.await(time.Duration(s.ExpectClose), func() bool { return false })
+	}
+	return nil
+}
+
+func (c *Case) listenerOf(conn string) string {
+	if to := c.Conns[conn].To; to != "" {
+		return to
+	}
+	return "main"
+}
+
+func (run *groupRun) send(cc *clientConn, s *Step) error {
+	var b []byte
+	var err error
+	switch {
+	case s.Req != "":
+		if b, err = buildRequest(s); err != nil {
+			return err
+		}
+	case s.Send != "":
+		text, err := run.v.expand(s.Send)
+		if err != nil {
+			return err
+		}
+		if b, err = Unescape(text); err != nil {
+			return err
+		}
+	case s.Hello != nil:
+		b = clientHello(s.Hello)
+		for s.Hello.Split > 0 && len(b) > s.Hello.Split {
+			cc.write(b[:s.Hello.Split])
+			b = b[s.Hello.Split:]
+			time.Sleep(2 * time.Millisecond)
+		}
+	}
+	if !cc.raw && len(b) > 0 {
+		methods := methodsOf(b)
+		if s.Req != "" {
+			methods = methods[:1]
+		}
+		if s.Method != "" {
+			methods = []string{s.Method}
+		}
+		cc.mu.Lock()
+		cc.methods = append(cc.methods, methods...)
+		cc.mu.Unlock()
+	}
+	cc.write(b)
+	return nil
+}
+
+func (run *groupRun) awaitStep(cc *clientConn, s *Step, timeout time.Duration) {
+	switch {
+	case s.Read > 0:
+		cc.awaitBytes(s.Read, timeout)
+	case s.Recv != nil && *s.Recv > 0:
+		cc.awaitResponses(*s.Recv, timeout)
+	case s.Recv == nil && (s.Req != "" || s.Send != "") && !cc.raw:
+		cc.awaitResponses(1, timeout)
+	}
+}
+
+// admin makes one admin request over a connection of its own and renders what Show selects.
+func (run *groupRun) admin(i int, s *Step) (name, text string) {
+	name = fmt.Sprintf("admin %d %s", i+1, s.Admin)
+	method, target, _ := strings.Cut(s.Admin, " ")
+	deadline := time.Now().Add(max(time.Duration(s.Timeout), defaultTimeout))
+	for {
+		m, err := adminRaw(run.v.ports["admin"], method, target, s.Body)
+		if err != nil {
+			return name, "error " + err.Error() + "\n"
+		}
+		if s.Await == "" || strings.Contains(string(m.body), s.Await) || time.Now().After(deadline) {
+			return run.norm.text(name), run.norm.text(showAdmin(m, s))
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+func adminRaw(port int, method, target, body string) (*message, error) {
+	c, err := net.DialTimeout("tcp", "127.0.0.1:"+strconv.Itoa(port), time.Second)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(5 * time.Second))
+	fmt.Fprintf(c, "%s %s HTTP/1.1\r\nHost: admin\r\n", method, target)
+	if body != "" {
+		fmt.Fprintf(c, "Content-Length: %d\r\n", len(body))
+	}
+	fmt.Fprintf(c, "\r\n%s", body)
+	var got []byte
+	r := bufio.NewReader(c)
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := r.Read(buf)
+		got = append(got, buf[:n]...)
+		if m, _ := cutMessage(got, true, method, err != nil); m != nil && m.complete {
+			return m, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("admin answer cut after %d bytes: %w", len(got), err)
+		}
+	}
+}
+
+// showAdmin renders an admin answer. Framing (chunked or content-length) is the server's choice and left out.
+func showAdmin(m *message, s *Step) string {
+	kept := m.fields[:0:0]
+	for _, f := range m.fields {
+		n := strings.ToLower(f)
+		if !strings.HasPrefix(n, "transfer-encoding:") && !strings.HasPrefix(n, "content-length:") {
+			kept = append(kept, f)
+		}
+	}
+	head := &message{start: m.start, fields: kept, complete: true}
+	var w strings.Builder
+	if s.Show == "status" {
+		return m.start + "\n"
+	}
+	head.render(&w)
+	if s.Show == "head" {
+		return w.String()
+	}
+	body := string(m.body)
+	switch {
+	case len(s.Pick) > 0:
+		var doc any
+		if err := json.Unmarshal(m.body, &doc); err != nil {
+			return w.String() + "body is not JSON: " + err.Error() + "\n"
+		}
+		for _, p := range s.Pick {
+			for _, v := range pickJSON(doc, strings.Split(p, ".")) {
+				fmt.Fprintf(&w, "%s = %s\n", p, v)
+			}
+		}
+	case s.Grep != "":
+		re, err := regexp.Compile(s.Grep)
+		if err != nil {
+			return "bad grep: " + err.Error() + "\n"
+		}
+		for _, line := range strings.Split(body, "\n") {
+			if re.MatchString(line) {
+				w.WriteString("| " + line + "\n")
+			}
+		}
+	default:
+		for _, line := range strings.Split(strings.TrimSuffix(body, "\n"), "\n") {
+			w.WriteString("| " + line + "\n")
+		}
+	}
+	return w.String()
+}
+
+// pickJSON returns the values at a dotted path as JSON; * is every element or member, # the member names.
+func pickJSON(doc any, path []string) []string {
+	if len(path) == 0 {
+		b, _ := json.Marshal(doc)
+		return []string{string(b)}
+	}
+	var out []string
+	switch d := doc.(type) {
+	case []any:
+		for i, e := range d {
+			if path[0] == "*" || path[0] == strconv.Itoa(i) {
+				out = append(out, pickJSON(e, path[1:])...)
+			}
+		}
+	case map[string]any:
+		if path[0] == "#" {
+			return []string{strings.Join(sortedKeys(d), " ")}
+		}
+		for _, k := range sortedKeys(d) {
+			if path[0] == "*" || path[0] == k {
+				out = append(out, pickJSON(d[k], path[1:])...)
+			}
+		}
+	}
+	return out
+}

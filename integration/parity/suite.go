@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package parity
+
+import (
+	"fmt"
+	"os"
+	"regexp"
+	"sort"
+	"strings"
+	"sync"
+)
+
+// Verdict is what one case came to.
+type Verdict struct {
+	Name string
+	// Diff is empty when the case is as expected.
+	Diff string
+	// Got is the full outcome.
+	Got *Result
+}
+
+// Suite runs groups in parallel and compares them.
+type Suite struct {
+	Groups []*Group
+	// Select chooses cases by full name.
+	Select func(string) bool
+	// Parallel bounds how many groups run at once (default 3).
+	Parallel int
+}
+
+// each calls f for every group with a selected case, at most Parallel at once.
+func (s *Suite) each(f func(*Group) error) error {
+	sem := make(chan struct{}, max(1, s.Parallel))
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	var errs []string
+	for _, g := range s.Groups {
+		any := false
+		for _, n := range g.CaseNames() {
+			any = any || s.Select(n)
+		}
+		if !any {
+			continue
+		}
+		wg.Add(1)
+		sem <- struct{}{}
+		go func() {
+			defer func() { <-sem; wg.Done() }()
+			if err := f(g); err != nil {
+				mu.Lock()
+				errs = append(errs, err.Error())
+				mu.Unlock()
+			}
+		}()
+	}
+	wg.Wait()
+	if len(errs) > 0 {
+		return fmt.Errorf("%s", strings.Join(errs, "\n"))
+	}
+	return nil
+}
+
+// Record runs the reference and writes the goldens. It returns the names recorded.
+func (s *Suite) Record(ref *Runner) (names []string, err error) {
+	var mu sync.Mutex
+	err = s.each(func(g *Group) error {
+		res, err := ref.RunGroup(g, s.Select, nil)
+		if err != nil {
+			return err
+		}
+		for n, r := range res {
+			if r.Get("error") != "" {
+				return fmt.Errorf("%s/%s: %s", g.Name, n, r.Get("error"))
+			}
+			mu.Lock()
+			names = append(names, g.Name+"/"+n)
+			mu.Unlock()
+		}
+		return writeGolden(g, res)
+	})
+	sort.Strings(names)
+	return names, err
+}
+
+// Compare runs ours against the goldens, or against a live reference when ref is not nil.
+func (s *Suite) Compare(ours, ref *Runner) (verdicts []Verdict, err error) {
+	var mu sync.Mutex
+	err = s.each(func(g *Group) error {
+		want, err := readGolden(goldenPath(g))
+		if ref != nil {
+			want, err = ref.RunGroup(g, s.Select, nil)
+		}
+		if err != nil {
+			return err
+		}
+		got, err := ours.RunGroup(g, s.Select, want)
+		if err != nil {
+			return err
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		for _, v := range judge(g, s.Select, want, got) {
+			verdicts = append(verdicts, v)
+		}
+		return nil
+	})
+	sort.Slice(verdicts, func(i, j int) bool { return verdicts[i].Name < verdicts[j].Name })
+	return verdicts, err
+}
+
+func judge(g *Group, selected func(string) bool, want, got map[string]*Result) (out []Verdict) {
+	verdict := func(name string, f func(w, r *Result) string) {
+		full := g.Name + "/" + name
+		if !selected(full) {
+			return
+		}
+		v := Verdict{Name: full, Got: got[name]}
+		switch {
+		case want[name] == nil:
+			v.Diff = "no recorded answer: run cmd/parity -record -case " + full + "\n"
+		case got[name] == nil:
+			v.Diff = "not run: the proxy did not start\n"
+		default:
+			v.Diff = f(want[name], got[name])
+		}
+		out = append(out, v)
+	}
+	for _, c := range g.Cases {
+		verdict(c.Name, func(w, r *Result) string { return Diff(w, r, c.Ignore, c.Ours) })
+	}
+	for _, c := range g.Validate {
+		verdict(c.Name, func(w, r *Result) string {
+			var ours map[string]string
+			if c.Differs != "" {
+				ours = map[string]string{"exit": fmt.Sprint(c.OursExit)}
+			}
+			d := Diff(w, r, nil, ours)
+			for _, text := range c.Contains {
+				if !strings.Contains(r.output, text) {
+					d += fmt.Sprintf("the output does not contain %q:\n%s\n", text, r.output)
+				}
+			}
+			return d
+		})
+	}
+	return out
+}
+
+// ReadKnown reads known_failing.txt: one case name and a reason per line. Every name must exist.
+func ReadKnown(file string, groups []*Group) (map[string]string, error) {
+	text, err := os.ReadFile(file)
+	if os.IsNotExist(err) {
+		return map[string]string{}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	exists := map[string]bool{}
+	for _, g := range groups {
+		for _, n := range g.CaseNames() {
+			exists[n] = true
+		}
+	}
+	known := map[string]string{}
+	for i, line := range strings.Split(string(text), "\n") {
+		if line = strings.TrimSpace(line); line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		name, reason, _ := strings.Cut(line, " ")
+		if !exists[name] || strings.TrimSpace(reason) == "" {
+			return nil, fmt.Errorf("%s:%d: %q is not a case, or has no reason", file, i+1, name)
+		}
+		known[name] = strings.TrimSpace(reason)
+	}
+	return known, nil
+}
+
+// WriteKnown rewrites known_failing.txt from verdicts: passing cases go, kept ones keep their reason, new ones get "not yet judged".
+// Cases that did not run keep their line.
+func WriteKnown(file string, known map[string]string, verdicts []Verdict) error {
+	for _, v := range verdicts {
+		if v.Diff == "" {
+			delete(known, v.Name)
+		} else if known[v.Name] == "" {
+			known[v.Name] = "not yet judged"
+		}
+	}
+	var w strings.Builder
+	w.WriteString("# Cases that sidecar does not pass yet: name, then the reason. A listed case that passes is an error.\n")
+	for _, n := range sortedKeys(known) {
+		fmt.Fprintf(&w, "%s %s\n", n, known[n])
+	}
+	return os.WriteFile(file, []byte(w.String()), 0o644)
+}
+
+// CheckDiffers returns an error for every case whose differs key docs/differences.md does not define. A key is a heading or list item that
+// starts with the key in backquotes.
+func CheckDiffers(doc string, groups []*Group) error {
+	text, err := os.ReadFile(doc)
+	if err != nil {
+		return err
+	}
+	keys := map[string]bool{}
+	for _, m := range regexp.MustCompile("(?m)^(?:#+|[-*|]) *`([a-z0-9-]+)`").FindAllStringSubmatch(string(text), -1) {
+		keys[m[1]] = true
+	}
+	var missing []string
+	for _, g := range groups {
+		for _, c := range g.Cases {
+			if c.Differs != "" && !keys[c.Differs] {
+				missing = append(missing, fmt.Sprintf("%s/%s: differs: %s", g.Name, c.Name, c.Differs))
+			}
+		}
+		for _, c := range g.Validate {
+			if c.Differs != "" && !keys[c.Differs] {
+				missing = append(missing, fmt.Sprintf("%s/%s: differs: %s", g.Name, c.Name, c.Differs))
+			}
+		}
+	}
+	if len(missing) > 0 {
+		return fmt.Errorf("%s does not define:\n%s", doc, strings.Join(missing, "\n"))
+	}
+	return nil
+}
