@@ -213,7 +213,7 @@ func FuzzSessionStep(f *testing.F) {
 		for range len(j.batches) {
 			j.judgeOne(0, []string{"a"}, 1)
 		}
-		for _, typ := range []string{clusterURL, endpointsURL, listenerURL} {
+		for _, typ := range []string{clusterURL, endpointsURL, listenerURL, "type.googleapis.com/other"} {
 			j.unhold(typ)
 			j.step(Release{TypeURL: typ})
 		}
