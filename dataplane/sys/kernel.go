@@ -79,12 +79,14 @@ type Kernel interface {
 	Recv(fd FD, b []byte) (int, Errno)       // (0, 0) is end of stream
 	Send(fd FD, b []byte) (int, Errno)       // MSG_NOSIGNAL
 	Writev(fd FD, v [][]byte) (int, Errno)   // at most 16 slices are looked at
+	Send2(fd FD, a, b []byte) (int, Errno)   // Writev of two, without a slice of slices
 	Splice(from, to FD, max int) (int, Errno)
 	Pipe(size int) (r, w FD, e Errno)
 	Shutdown(fd FD, write bool) Errno // write: SHUT_WR, else SHUT_RD
 	Reset(fd FD) Errno                // SO_LINGER 0 and close: the peer sees RST
 	Close(fd FD) Errno
 	LocalAddr(fd FD) (Addr, Errno)
+	PeerAddr(fd FD) (Addr, Errno)             // ENOTCONN while a connect is pending
 	OriginalDst(fd FD, v6 bool) (Addr, Errno) // SO_ORIGINAL_DST
 	SetOpt(fd FD, o SockOpt) Errno
 	WakeFD() (FD, Errno) // eventfd
