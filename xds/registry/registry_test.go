@@ -88,7 +88,7 @@ func testTable() *Table[string] {
 		Compile: func(c *Ctx, m proto.Message) (string, error) {
 			return string(c.Path) + "=" + m.(*tcpv3.TcpProxy).GetCluster() + EnvOf[string](c), nil
 		},
-	}}, map[string]string{"type.googleapis.com/x.Later": "waits for a later issue"})
+	}}, map[string]string{"type.googleapis.com/x.Later": "TLS"})
 }
 
 func TestCompile_WhenConfigIsGiven_ThenRowGetsItWalkedAndValidated(t *testing.T) {
@@ -122,7 +122,7 @@ func TestCompile_WhenConfigIsGiven_ThenRowGetsItWalkedAndValidated(t *testing.T)
 		{"unsupported", pack(&tcpv3.TcpProxy{StatPrefix: "s", ClusterSpecifier: &tcpv3.TcpProxy_Cluster{Cluster: "c"}, MaxConnectAttempts: wrapperspb.UInt32(2)}), "", "typed_config.max_connect_attempts: field is not supported"},
 		{"malformed", &anypb.Any{TypeUrl: url, Value: []byte{0xff}}, "", "filter_chains[0].filters[0].typed_config: malformed envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"},
 		{"unknown", &anypb.Any{TypeUrl: "type.googleapis.com/x.Y"}, "", `unknown type "type.googleapis.com/x.Y" of network filter "n" (known: 1 network filters`},
-		{"later", &anypb.Any{TypeUrl: "type.googleapis.com/x.Later"}, "", "not supported yet: waits for a later issue"},
+		{"later", &anypb.Any{TypeUrl: "type.googleapis.com/x.Later"}, "", "not supported yet: waits for a later issue (TLS)"},
 		{"none", nil, "", `network filter "n" has no typed_config`},
 	}
 	for _, tc := range cases {
@@ -133,6 +133,9 @@ func TestCompile_WhenConfigIsGiven_ThenRowGetsItWalkedAndValidated(t *testing.T)
 			}
 			if strings.HasPrefix(tc.name, "unknown") && !errors.Is(err, ErrUnknownType) {
 				t.Error("unknown type is not ErrUnknownType")
+			}
+			if errors.Is(err, ErrLater) != (tc.name == "later") {
+				t.Errorf("ErrLater in %v", err)
 			}
 		})
 	}

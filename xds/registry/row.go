@@ -16,6 +16,9 @@ import (
 // ErrUnknownType is wrapped by every error about a type URL that no row answers to; `is_optional` extensions are skipped on it.
 var ErrUnknownType = errors.New("unknown type")
 
+// ErrLater is wrapped by refusals that a later issue lifts: what is asked for is known but not there yet.
+var ErrLater = errors.New("waits for a later issue")
+
 // Status is the maturity of a row, as in Envoy's extension list.
 type Status uint8
 
@@ -120,7 +123,7 @@ func (c *Ctx) Check(m proto.Message) error {
 			c.Report.Warn(f)
 			continue
 		}
-		errs = append(errs, &FieldError{Path: f.Path, Err: errors.New(f.Reason)})
+		errs = append(errs, f.Err())
 	}
 	return errors.Join(errs...)
 }
@@ -181,7 +184,7 @@ type Table[C any] struct {
 }
 
 // NewTable assembles rows of one kind; kind is the plural used in messages and documents ("http filters"). later names known type URLs
-// that are not supported yet and the reason. Duplicate type URLs or names are an error.
+// that are not supported yet and the feature they wait for (their errors wrap ErrLater too). Duplicate type URLs or names are an error.
 func NewTable[C any](kind string, rows []Row[C], later map[string]string) (*Table[C], error) {
 	t := &Table[C]{kind: kind, rows: slices.Clone(rows), byURL: map[string]int{}, later: later}
 	sort.SliceStable(t.rows, func(i, j int) bool { return t.rows[i].Name < t.rows[j].Name })
@@ -266,7 +269,7 @@ func (t *Table[C]) Compile(c *Ctx, field Path, name string, cfg *anypb.Any) (C, 
 
 func (t *Table[C]) unknown(name, url string) error {
 	if why, ok := t.later[canonicalURL(url)]; ok {
-		return fmt.Errorf("%w %q of %s %q is not supported yet: %s", ErrUnknownType, url, singular(t.kind), name, why)
+		return fmt.Errorf("%w %q of %s %q is not supported yet: %w", ErrUnknownType, url, singular(t.kind), name, laterError(laterText(why)))
 	}
 	return fmt.Errorf("%w %q of %s %q (known: %d %s, see docs/xds-support.md)", ErrUnknownType, url, singular(t.kind), name, len(t.rows), t.kind)
 }

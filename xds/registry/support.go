@@ -48,6 +48,8 @@ type Support struct {
 	Values []string
 	// Else is the class of a value outside Values: ClassRefused (default) or ClassAdvisory.
 	Else Class
+	// NotYet marks a refusal that a later issue lifts; its errors wrap ErrLater.
+	NotYet bool
 }
 
 // Supported marks a field that is honoured. A message field is walked further with the table of its own message.
@@ -65,8 +67,13 @@ func Refuse(why string) Support { return Support{Class: ClassRefused, Why: why} 
 
 // Later marks a field that is refused because a later issue brings the feature.
 func Later(feature string) Support {
-	return Support{Class: ClassRefused, Why: "waits for a later issue (" + feature + ")"}
+	return Support{Class: ClassRefused, Why: laterText(feature), NotYet: true}
 }
+
+// WarnLater marks a field that is accepted without effect, with a warning, until a later issue brings the feature.
+func WarnLater(feature string) Support { return Support{Class: ClassAdvisory, Why: laterText(feature), NotYet: true} }
+
+func laterText(feature string) string { return "waits for a later issue (" + feature + ")" }
 
 // Only marks a field of which just some values are honoured; any other set value is refused.
 func Only(values ...string) Support { return Support{Class: ClassSupported, Values: values} }

@@ -3,6 +3,7 @@
 package registry
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"sort"
@@ -25,7 +26,23 @@ type Finding struct {
 	Class Class
 	// Reason says why, without the path.
 	Reason string
+	// Later: a later issue brings the feature.
+	Later bool
 }
+
+// Err returns the finding as an error with its path; it wraps ErrLater when a later issue brings the feature.
+func (f Finding) Err() error {
+	if f.Later {
+		return &FieldError{Path: f.Path, Err: laterError(f.Reason)}
+	}
+	return &FieldError{Path: f.Path, Err: errors.New(f.Reason)}
+}
+
+// laterError is a reason that is ErrLater.
+type laterError string
+
+func (e laterError) Error() string        { return string(e) }
+func (e laterError) Is(target error) bool { return target == ErrLater }
 
 // String returns "path: reason", the text of errors and warnings.
 func (f Finding) String() string { return f.Path.String() + ": " + f.Reason }
@@ -97,7 +114,7 @@ func (w *walker) field(t *table, fd protoreflect.FieldDescriptor, v protoreflect
 		return
 	}
 	if sup.Class == ClassRefused || sup.Class == ClassAdvisory {
-		w.add(at.Field(name), sup.Class, reason(sup))
+		w.out = append(w.out, Finding{Path: at.Field(name), Class: sup.Class, Reason: reason(sup), Later: sup.NotYet})
 		return
 	}
 	if len(sup.Values) > 0 && !fd.IsList() && !fd.IsMap() {
