@@ -40,6 +40,7 @@ type parser struct {
 	host2    httpmsg.Span
 	flags    uint16
 	response bool
+	ended    bool // the empty line was reached
 
 	targetHost httpmsg.Span // authority named by the request target
 	rootTarget bool         // absolute form without path: the target is "/"
@@ -49,17 +50,19 @@ func (p *parser) span(from, to int) httpmsg.Span {
 	return httpmsg.Span{Off: p.base + uint32(from), Len: uint32(to - from)}
 }
 
-// all reads a complete head from offset from.
+// all reads lines from offset from to the end of the head, or of buf.
 func (p *parser) all(from int) fault.Kind {
 	p.pos = from
-	for {
+	for p.pos < len(p.buf) {
 		if p.lines > 0 && p.atEnd() {
+			p.ended = true
 			return fault.None
 		}
 		if k := p.line(); k != fault.None {
 			return k
 		}
 	}
+	return fault.None
 }
 
 // some reads the complete lines of an incomplete head.
@@ -289,18 +292,19 @@ func (p *parser) statusLine() fault.Kind {
 	return fault.None
 }
 
-// field reads one header line: RFC 9112 section 5.
+// field reads one header line: RFC 9112 section 5. Longer than most: it is the inner loop, and its pieces share four offsets.
 func (p *parser) field() fault.Kind {
 	b, start := p.buf, p.pos
 	if isBlank(b[start]) {
 		return p.folded() // RFC 9112 section 5.2
 	}
 	i := start
-	for {
-		c := token[b[i]] // the line ends in LF, which is no token
-		if c == 0 {
-			break
-		}
+	for c := plainName[b[i]]; c != 0; c = plainName[b[i]] { // the line ends in LF, which is no token
+		b[i] = c
+		i++
+	}
+	underscore := b[i] == '_'
+	for c := token[b[i]]; c != 0; c = token[b[i]] {
 		b[i] = c
 		i++
 	}
@@ -308,44 +312,48 @@ func (p *parser) field() fault.Kind {
 		return fault.CodecError
 	}
 	colon := i
-	if i++; b[i] == ' ' {
-		i++
+	for i++; isBlank(b[i]); i++ {
 	}
-	for isBlank(b[i]) {
-		i++
-	}
-	end := p.lineEnd(i)
-	if end < 0 {
+	end := control(b, i)
+	if end+1 < len(b) && b[end] == '\r' && b[end+1] == '\n' {
+		p.pos = end + 2
+	} else if end = p.lineEnd(i); end < 0 {
 		return fault.InvalidCharacters
 	}
 	for end > i && isBlank(b[end-1]) {
 		end--
 	}
-	name := b[start:colon]
-	id := httpmsg.LookupBytes(name)
+	id := httpmsg.LookupBytes(b[start:colon])
 	switch id {
 	case httpmsg.IDOther:
-		drop, k := p.underscore(name)
-		if drop || k != fault.None {
-			return k
+		if underscore {
+			if drop, k := p.underscore(b[start:colon]); drop || k != fault.None {
+				return k
+			}
 		}
 	case httpmsg.IDHost:
 		if !p.response {
-			if p.hosts++; p.hosts == 1 {
-				p.h.Authority = p.span(i, end)
-				if p.o.KeepRawNames {
-					p.h.RawHost = p.span(start, colon)
-				}
-			} else {
-				p.host2 = p.span(i, end)
-			}
+			p.host(start, colon, i, end)
 			return fault.None
 		}
 	case httpmsg.IDConnection, httpmsg.IDContentLength, httpmsg.IDTransferEncoding, httpmsg.IDUpgrade, httpmsg.IDExpect, httpmsg.IDTE:
 		p.note(id, b[i:end])
 	}
-	p.h.List = append(p.h.List, httpmsg.Field{Name: p.span(start, colon), Value: p.span(i, end), ID: id})
+	f := p.h.Grow()
+	f.Name, f.Value, f.ID = p.span(start, colon), p.span(i, end), id
 	return fault.None
+}
+
+// host takes a Host line, which does not become a field.
+func (p *parser) host(name, colon, value, end int) {
+	if p.hosts++; p.hosts > 1 {
+		p.host2 = p.span(value, end)
+		return
+	}
+	p.h.Authority = p.span(value, end)
+	if p.o.KeepRawNames {
+		p.h.RawHost = p.span(name, colon)
+	}
 }
 
 // folded handles a continuation line (obs-fold): a fault, or with Lax a part of the field before.
@@ -389,9 +397,6 @@ func (p *parser) folded() fault.Kind {
 
 // underscore applies headers_with_underscores_action. Names that a lenient reader takes for framing headers never pass.
 func (p *parser) underscore(name []byte) (drop bool, k fault.Kind) {
-	if bytes.IndexByte(name, '_') < 0 {
-		return false, fault.None
-	}
 	if p.o.Underscores == UnderscoreDrop {
 		return true, fault.None
 	}

@@ -62,6 +62,33 @@ var token = func() (t [256]byte) {
 	return t
 }()
 
+// plainName is token without the underscore, so that names without one, nearly all, need no second look.
+var plainName = func() [256]byte {
+	t := token
+	t['_'] = 0
+	return t
+}()
+
+// blankLine returns the index of the first CR LF CR LF at or after i, or -1. It looks at every fourth byte only: the last one of a candidate.
+func blankLine(b []byte, i int) int {
+	for i += 3; i < len(b); {
+		switch c := b[i]; {
+		case c > '\r':
+			i += 4
+		case c == '\n':
+			if b[i-1] == '\r' && b[i-2] == '\n' && b[i-3] == '\r' {
+				return i - 3
+			}
+			i += 2 // this LF may be the second byte
+		case c == '\r':
+			i++ // the first or the third byte
+		default:
+			i += 4
+		}
+	}
+	return -1
+}
+
 // isToken reports whether b is a non-empty token.
 func isToken(b []byte) bool {
 	for _, c := range b {

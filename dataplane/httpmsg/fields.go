@@ -129,6 +129,18 @@ func (f *Fields) GetKey(k Key) ([]byte, bool) {
 	return nil, false
 }
 
+// Grow appends an empty field and returns it, to be filled in place; the pointer is good until the next append.
+func (f *Fields) Grow() *Field {
+	n := len(f.List)
+	if n < cap(f.List) {
+		f.List = f.List[:n+1]
+		f.List[n] = Field{}
+	} else {
+		f.List = append(f.List, Field{})
+	}
+	return &f.List[n]
+}
+
 // Add appends a field; name must be lower case.
 func (f *Fields) Add(k Key, value []byte) {
 	n := f.A.PutString(k.Name)
