@@ -5,8 +5,6 @@
 package route
 
 import (
-	"regexp"
-
 	"sidecar/dataplane/httpmsg"
 	"sidecar/dataplane/match"
 	"sidecar/dataplane/sys"
@@ -35,7 +33,13 @@ type Query struct {
 	TLS     bool   // downstream transport is TLS
 	Secure  bool   // scheme is https for require_tls
 	Runtime *match.Runtime
-	// IgnorePort, from the table: strip_any / ignore_port_in_host_matching are handled by Match
+
+	// NoEnvoyHeaders is the router's suppress_envoy_headers: rewrites then leave no x-envoy-original-path and -host.
+	NoEnvoyHeaders bool
+	// ClientCert and ClientCertValid tell of the downstream's TLS client certificate, for tls_context matchers.
+	ClientCert, ClientCertValid bool
+
+	scratch []byte // lower-case host or path while matching; grows to its working size once
 }
 
 // ActionKind says what a route does.
@@ -59,6 +63,9 @@ type Entry struct {
 	Redirect *Redirect
 	Direct   *Direct
 
+	Path PathMatch   // what the path must be
+	Cond *Conditions // what else must hold; nil = nothing
+
 	Mutations          Mutations // this level only; FinalizeRequest applies all four levels in the right order
 	PerFilter          []PerFilter
 	Metadata           map[string]any
@@ -67,6 +74,8 @@ type Entry struct {
 	StatPrefix         string
 	Stats              *stats.Scope // vhost.NAME.route.STAT_PREFIX., nil when not asked for
 	RequestBodyLimit   int64        // per_request_buffer_limit_bytes; < 0 = unset
+
+	order int32 // index in VHost.Routes
 }
 
 // PerFilter is one typed_per_filter_config entry after compilation; Config is what the filter's row made of it.
@@ -79,6 +88,8 @@ type PerFilter struct {
 // VirtualHost is one virtual host. Immutable.
 type VirtualHost struct {
 	Name                                 string
+	Domains                              []string // as configured
+	Routes                               []*Entry // in configured order
 	Table                                *Table
 	RequireTLS                           uint8 // 0 none, 1 external only, 2 all
 	Mutations                            Mutations
@@ -111,13 +122,13 @@ type Forward struct {
 
 	PrefixRewrite    string
 	HasPrefixRewrite bool
-	RegexRewrite     *regexp.Regexp
+	RegexRewrite     *match.Regex
 	RegexSubst       string
-	PathTemplate     any
-	HostLiteral      string // host_rewrite_literal
-	HostAuto         bool   // auto_host_rewrite
+	PathTemplate     *Template // path_rewrite_policy, uri_template
+	HostLiteral      string    // host_rewrite_literal
+	HostAuto         bool      // auto_host_rewrite
 	HostHeader       *httpmsg.Key
-	HostRegex        *regexp.Regexp // host_rewrite_path_regex
+	HostRegex        *match.Regex // host_rewrite_path_regex
 	HostSubst        string
 	AppendXFH        bool
 
@@ -151,7 +162,7 @@ type Weighted struct {
 	Clusters         []WeightedCluster
 	Total            uint32
 	HeaderKey        *httpmsg.Key // header_name that carries the random value
-	RuntimeKeyPrefix string
+	RuntimeKeyPrefix string       // not empty: each cluster's RuntimeKey may override its weight
 	UseHashPolicy    bool
 }
 
@@ -161,6 +172,7 @@ type WeightedCluster struct {
 	ClusterHeader *httpmsg.Key
 	Name          string
 	Weight        uint32
+	RuntimeKey    string // runtime_key_prefix + "." + name
 	Mutations     Mutations
 	PerFilter     []PerFilter
 	HostLiteral   string
@@ -182,14 +194,16 @@ type Redirect struct {
 	Scheme     string
 	Host       string
 	Port       uint16
-	Path       string // path_redirect
+	Path       string // path_redirect; not empty when HasPath
 	HasPath    bool
 	Prefix     string // prefix_rewrite
 	HasPrefix  bool
-	Regex      *regexp.Regexp
+	Regex      *match.Regex
 	RegexSubst string
 	Code       uint16
 	StripQuery bool
+
+	entry *Entry // set by Table.Freeze: prefix_rewrite replaces what the entry's path matcher matched
 }
 
 // Direct is DirectResponseAction.
@@ -251,7 +265,7 @@ type ResetHeader struct {
 type HashPolicy struct {
 	Kind        HashKind
 	Header      httpmsg.Key
-	Regex       *regexp.Regexp
+	Regex       *match.Regex
 	Subst       string
 	Cookie      string
 	TTL         sys.Nanos // Unset = never create the cookie
