@@ -71,7 +71,9 @@ func Later(feature string) Support {
 }
 
 // WarnLater marks a field that is accepted without effect, with a warning, until a later issue brings the feature.
-func WarnLater(feature string) Support { return Support{Class: ClassAdvisory, Why: laterText(feature), NotYet: true} }
+func WarnLater(feature string) Support {
+	return Support{Class: ClassAdvisory, Why: laterText(feature), NotYet: true}
+}
 
 func laterText(feature string) string { return "waits for a later issue (" + feature + ")" }
 

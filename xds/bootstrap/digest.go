@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bootstrap
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+	"time"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	downstreamv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/resource_monitors/downstream_connections/v3"
+
+	"sidecar/xds/registry"
+)
+
+const (
+	defaultFetchTimeout = 15 * time.Second
+	maxConnectionsURL   = "type.googleapis.com/envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig"
+)
+
+var schema = registry.MustSchema(Messages)
+
+// digester turns the message into Config, collecting every fault.
+type digester struct {
+	c    *Config
+	errs []error
+}
+
+func (d *digester) fail(at registry.Path, format string, args ...any) {
+	if len(d.errs) < errorsMax {
+		d.errs = append(d.errs, &registry.FieldError{Path: at, Err: fmt.Errorf(format, args...)})
+	}
+}
+
+// check runs the generated validation and the field table.
+func (d *digester) check(o Options) {
+	d.errs = append(d.errs, registry.Flatten(registry.Validate(d.c.Proto, ""))...)
+	unknown := registry.UnknownRefuse
+	if o.AllowUnknown {
+		unknown = registry.UnknownWarn
+	}
+	for _, f := range schema.Walk(d.c.Proto, "", unknown) {
+		if f.Class == registry.ClassAdvisory {
+			d.c.Warnings = append(d.c.Warnings, f)
+			continue
+		}
+		d.errs = append(d.errs, f.Err())
+	}
+	seen := map[string]int{}
+	for i, cl := range d.c.Clusters() {
+		if first, dup := seen[cl.GetName()]; dup {
+			d.fail(registry.Path("static_resources").Index("clusters", i).Field("name"),
+				"duplicate cluster name %q (first is clusters[%d])", cl.GetName(), first)
+			continue
+		}
+		seen[cl.GetName()] = i
+	}
+}
+
+func (d *digester) digest() {
+	p, c := d.c.Proto, d.c
+	c.Node = nodeOf(p)
+	d.admin()
+	d.runtime()
+	d.extensions()
+	d.overload()
+	if t := p.GetStatsFlushInterval(); t != nil {
+		c.StatsFlushInterval = t.AsDuration()
+	}
+	dyn := p.GetDynamicResources()
+	if a := dyn.GetAdsConfig(); a != nil {
+		c.ADS = d.api(a, "dynamic_resources.ads_config")
+	}
+	c.LDS = d.source(dyn.GetLdsConfig(), "dynamic_resources.lds_config")
+	c.CDS = d.source(dyn.GetCdsConfig(), "dynamic_resources.cds_config")
+	if (c.ADS != nil || c.LDS.remote() || c.CDS.remote()) && (c.Node.GetId() == "" || c.Node.GetCluster() == "") {
+		d.fail("node", "id and cluster must be set (here, or with --service-node and --service-cluster) to use dynamic resources")
+	}
+}
+
+// remote reports whether the source talks to a server, which needs to know who asks.
+func (s *Source) remote() bool { return s != nil && s.Kind != SourcePath }
+
+// Source digests a ConfigSource found anywhere in the configuration (an EDS or RDS config); at is its path, for errors.
+func (c *Config) Source(s *corev3.ConfigSource, at registry.Path) (*Source, error) {
+	d := digester{c: c}
+	for _, f := range schema.Walk(s, at, registry.UnknownWarn) {
+		if f.Class == registry.ClassRefused {
+			d.errs = append(d.errs, f.Err())
+		}
+	}
+	out := d.source(s, at)
+	return out, errors.Join(d.errs...)
+}
+
+func (d *digester) source(s *corev3.ConfigSource, at registry.Path) *Source {
+	if s == nil {
+		return nil
+	}
+	out := &Source{InitialFetchTimeout: defaultFetchTimeout}
+	if t := s.GetInitialFetchTimeout(); t != nil {
+		out.InitialFetchTimeout = t.AsDuration()
+		if out.InitialFetchTimeout < 0 {
+			d.fail(at.Field("initial_fetch_timeout"), "must not be negative")
+		}
+	}
+	switch k := s.GetConfigSourceSpecifier().(type) {
+	case *corev3.ConfigSource_Ads:
+		out.Kind = SourceADS
+		if d.c.Proto.GetDynamicResources().GetAdsConfig() == nil {
+			d.fail(at.Field("ads"), "dynamic_resources.ads_config is not set")
+		}
+	case *corev3.ConfigSource_Path:
+		out.Kind, out.Path = SourcePath, k.Path
+	case *corev3.ConfigSource_PathConfigSource:
+		out.Kind, out.Path = SourcePath, k.PathConfigSource.GetPath()
+		out.WatchedDirectory = k.PathConfigSource.GetWatchedDirectory().GetPath()
+	case *corev3.ConfigSource_ApiConfigSource:
+		out.Kind = SourceGRPC
+		out.API = d.api(k.ApiConfigSource, at.Field("api_config_source"))
+	default:
+		d.fail(at, "no config source is set")
+	}
+	return out
+}
+
+func (d *digester) api(a *corev3.ApiConfigSource, at registry.Path) *API {
+	out := &API{NodeInEvery: !a.GetSetNodeOnFirstMessageOnly()}
+	switch a.GetApiType() {
+	case corev3.ApiConfigSource_DELTA_GRPC, corev3.ApiConfigSource_AGGREGATED_DELTA_GRPC:
+		out.Delta = true
+	}
+	if len(a.GetGrpcServices()) == 0 {
+		d.fail(at.Field("grpc_services"), "at least one is needed")
+	}
+	if len(a.GetGrpcServices()) > 2 {
+		d.fail(at.Field("grpc_services"), "at most two are supported (the second for fail-over), got %d", len(a.GetGrpcServices()))
+	}
+	for i, g := range a.GetGrpcServices() {
+		out.Services = append(out.Services, d.grpcService(g, at.Index("grpc_services", i)))
+	}
+	return out
+}
+
+func (d *digester) grpcService(g *corev3.GrpcService, at registry.Path) GRPCService {
+	var out GRPCService
+	switch t := g.GetTargetSpecifier().(type) {
+	case *corev3.GrpcService_EnvoyGrpc_:
+		out.Name, out.Authority = t.EnvoyGrpc.GetClusterName(), t.EnvoyGrpc.GetAuthority()
+		out.Cluster = d.c.Cluster(out.Name)
+		if out.Cluster == nil {
+			d.fail(at.Field("envoy_grpc.cluster_name"), "there is no static cluster %q", out.Name)
+		}
+	case *corev3.GrpcService_GoogleGrpc_:
+		out.Name, out.Target = t.GoogleGrpc.GetStatPrefix(), t.GoogleGrpc.GetTargetUri()
+	default:
+		d.fail(at, "envoy_grpc or google_grpc must be set")
+	}
+	for i, h := range g.GetInitialMetadata() {
+		if strings.Contains(h.GetValue(), "%") {
+			d.fail(at.Index("initial_metadata", i).Field("value"), "formatter operators are not supported here")
+		}
+		if out.Metadata == nil {
+			out.Metadata = map[string]string{}
+		}
+		out.Metadata[strings.ToLower(h.GetKey())] = h.GetValue()
+	}
+	return out
+}
+
+func (d *digester) admin() {
+	a := d.c.Proto.GetAdmin()
+	if a == nil {
+		return
+	}
+	out := &d.c.Admin
+	out.AccessLog, out.AccessLogPath, out.AllowPaths = a.GetAccessLog(), a.GetAccessLogPath(), a.GetAllowPaths()
+	if a.GetAddress() == nil {
+		return // Envoy, too, then has no admin listener
+	}
+	switch t := a.GetAddress().GetAddress().(type) {
+	case *corev3.Address_SocketAddress:
+		if t.SocketAddress.GetNamedPort() != "" {
+			d.fail("admin.address.socket_address.named_port", "named ports are not supported")
+		}
+		if t.SocketAddress.GetProtocol() != corev3.SocketAddress_TCP {
+			d.fail("admin.address.socket_address.protocol", "only TCP is possible")
+		}
+		if net.ParseIP(t.SocketAddress.GetAddress()) == nil {
+			d.fail("admin.address.socket_address.address", "malformed IP address: %s", t.SocketAddress.GetAddress())
+		}
+		out.Network = "tcp"
+		out.Address = net.JoinHostPort(t.SocketAddress.GetAddress(), strconv.Itoa(int(t.SocketAddress.GetPortValue())))
+	case *corev3.Address_Pipe:
+		out.Network, out.Address, out.Mode = "unix", t.Pipe.GetPath(), t.Pipe.GetMode()
+	default:
+		d.fail("admin.address", "only socket_address and pipe are supported")
+	}
+}
+
+func (d *digester) runtime() {
+	admin := false
+	names := map[string]bool{}
+	for i, l := range d.c.Proto.GetLayeredRuntime().GetLayers() {
+		at := registry.Path("layered_runtime").Index("layers", i)
+		if names[l.GetName()] {
+			d.fail(at.Field("name"), "duplicate layer name %q", l.GetName())
+		}
+		names[l.GetName()] = true
+		if l.GetAdminLayer() != nil {
+			if admin {
+				d.fail(at.Field("admin_layer"), "there can be only one admin layer")
+			}
+			admin = true
+		}
+		d.c.Runtime = append(d.c.Runtime, RuntimeLayer{Name: l.GetName(), Static: l.GetStaticLayer(), Admin: l.GetAdminLayer() != nil})
+	}
+}
+
+// extensions names each bootstrap extension: those that only serve others are warned about, anything else is refused.
+func (d *digester) extensions() {
+	for i, e := range d.c.Proto.GetBootstrapExtensions() {
+		at := registry.Path("").Index("bootstrap_extensions", i)
+		url, _, err := registry.Unwrap(e.GetTypedConfig())
+		if err != nil {
+			d.fail(at.Field("typed_config"), "%w", err)
+			continue
+		}
+		what, ok := laterExtensions[url]
+		if !ok {
+			d.fail(at.Field("typed_config"), "%w %q of bootstrap extension %q", registry.ErrUnknownType, url, e.GetName())
+			continue
+		}
+		d.c.Warnings = append(d.c.Warnings, registry.Finding{
+			Path: at, Class: registry.ClassAdvisory, Later: true,
+			Reason: fmt.Sprintf("%s waits for a later issue (%s)", e.GetName(), what),
+		})
+	}
+}
+
+func (d *digester) overload() {
+	for i, m := range d.c.Proto.GetOverloadManager().GetResourceMonitors() {
+		at := registry.Path("overload_manager").Index("resource_monitors", i).Field("typed_config")
+		url, content, err := registry.Unwrap(m.GetTypedConfig())
+		if err != nil {
+			d.fail(at, "%w", err)
+			continue
+		}
+		if url != maxConnectionsURL {
+			d.fail(at, "%w %q of resource monitor %q (known: envoy.resource_monitors.global_downstream_max_connections)",
+				registry.ErrUnknownType, url, m.GetName())
+			continue
+		}
+		var cfg downstreamv3.DownstreamConnectionsConfig
+		if err := content.DecodeInto(&cfg); err != nil {
+			d.fail(at, "%w", err)
+			continue
+		}
+		d.errs = append(d.errs, registry.Flatten(registry.Validate(&cfg, at))...)
+		d.c.MaxDownstreamConnections = cfg.GetMaxActiveDownstreamConnections()
+	}
+}

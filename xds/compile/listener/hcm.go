@@ -1,0 +1,334 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package listener
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	pcv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/http/header_formatters/preserve_case/v3"
+	uuidv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/request_id/uuid/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+	"google.golang.org/protobuf/proto"
+
+	"sidecar/dataplane/http1"
+	"sidecar/dataplane/httpmsg"
+	"sidecar/dataplane/match"
+	"sidecar/dataplane/snapshot"
+	"sidecar/dataplane/sys"
+	"sidecar/xds/registry"
+)
+
+// HTTPFilter is what an HTTP filter row compiles to.
+type HTTPFilter struct {
+	Router *snapshot.Router // the terminal filter
+	Config any              // a filter factory (dataplane/filter)
+}
+
+// HTTPFilters is the table of HTTP filters.
+var HTTPFilters = registry.MustTable("http filters", []registry.Row[HTTPFilter]{
+	{Name: "envoy.filters.http.router", Message: &routerv3.Router{}, Status: registry.StatusStable, Compile: compileRouter},
+}, map[string]string{
+	"type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault":                  "policies",
+	"type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors":                        "policies",
+	"type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC":                        "policies",
+	"type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication":      "policies",
+	"type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz":               "policies",
+	"type.googleapis.com/envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit":   "policies",
+	"type.googleapis.com/envoy.extensions.filters.http.ratelimit.v3.RateLimit":              "policies",
+	"type.googleapis.com/envoy.extensions.filters.http.grpc_stats.v3.FilterConfig":          "HTTP/2 and gRPC",
+	"type.googleapis.com/envoy.extensions.filters.http.grpc_web.v3.GrpcWeb":                 "HTTP/2 and gRPC",
+	"type.googleapis.com/envoy.extensions.filters.http.compressor.v3.Compressor":            "Istio's filters",
+	"type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua":                          "policies",
+	"type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm":                        "policies",
+	"type.googleapis.com/io.istio.http.peer_metadata.Config":                                "Istio's filters",
+	"type.googleapis.com/istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig":         "Istio's filters",
+	"type.googleapis.com/stats.PluginConfig":                                                "Istio's filters",
+	"type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutation":   "policies",
+	"type.googleapis.com/envoy.extensions.filters.http.buffer.v3.Buffer":                    "policies",
+	"type.googleapis.com/envoy.extensions.filters.http.health_check.v3.HealthCheck":         "policies",
+	"type.googleapis.com/envoy.extensions.filters.http.dynamic_forward_proxy.v3.FilterConfig": "dynamic forward proxy",
+})
+
+func compileRouter(c *registry.Ctx, m proto.Message) (HTTPFilter, error) {
+	r := m.(*routerv3.Router)
+	out := &snapshot.Router{SuppressEnvoyHeaders: r.GetSuppressEnvoyHeaders(), DynamicStats: true,
+		RespectExpectedTimeout: r.GetRespectExpectedRqTimeout(), SuppressGrpcFailureCodeStats: r.GetSuppressGrpcRequestFailureCodeStats()}
+	if d := r.GetDynamicStats(); d != nil {
+		out.DynamicStats = d.GetValue()
+	}
+	for _, h := range r.GetStrictCheckHeaders() {
+		out.StrictCheck = append(out.StrictCheck, httpmsg.KeyOf(h))
+	}
+	env := registry.EnvOf[*Env](c)
+	for i, al := range r.GetUpstreamLog() {
+		lg, err := env.AccessLog(c.At(registry.Path(fmt.Sprintf("upstream_log[%d]", i))), al)
+		if err != nil {
+			return HTTPFilter{}, err
+		}
+		out.UpstreamLogs = append(out.UpstreamLogs, lg)
+	}
+	return HTTPFilter{Router: out}, nil
+}
+
+func (s *state) hcm(c *registry.Ctx, h *hcmv3.HttpConnectionManager) *snapshot.HCM {
+	out := &snapshot.HCM{StatPrefix: h.GetStatPrefix(), Codec: snapshot.Codec(h.GetCodecType())}
+	if h.GetCodecType() == hcmv3.HttpConnectionManager_HTTP2 {
+		s.fail(c.Errorf("codec_type", "%w (HTTP/2)", registry.ErrLater))
+	}
+	if h.GetCodecType() == hcmv3.HttpConnectionManager_HTTP3 {
+		s.fail(c.Errorf("codec_type", "HTTP/3 is not supported"))
+		out.Codec = snapshot.CodecAuto
+	}
+	s.hcmIdentity(c, h, out)
+	s.hcmTimeouts(h, out)
+	s.hcmCodec(c, h, out)
+	s.hcmPaths(h, out)
+	s.hcmFilters(c, h, out)
+	s.hcmRoutes(c, h, out)
+	s.hcmLogs(c, h, out)
+	for i, u := range h.GetUpgradeConfigs() {
+		x := snapshot.HCMUpgrade{Type: strings.ToLower(u.GetUpgradeType()), Enabled: true}
+		if e := u.GetEnabled(); e != nil {
+			x.Enabled = e.GetValue()
+		}
+		for _, y := range out.Upgrades {
+			if y.Type == x.Type {
+				s.fail(c.Errorf(registry.Path(fmt.Sprintf("upgrade_configs[%d].upgrade_type", i)), "Error: multiple upgrade configs with the same name: '%s'", u.GetUpgradeType()))
+			}
+		}
+		out.Upgrades = append(out.Upgrades, x)
+	}
+	return out
+}
+
+func (s *state) hcmIdentity(c *registry.Ctx, h *hcmv3.HttpConnectionManager, out *snapshot.HCM) {
+	out.ServerName = h.GetServerName()
+	if out.ServerName == "" {
+		out.ServerName = "envoy"
+	}
+	out.ServerHeader = snapshot.ServerHeader(h.GetServerHeaderTransformation())
+	out.UseRemoteAddr = h.GetUseRemoteAddress().GetValue()
+	out.SkipXFFAppend = h.GetSkipXffAppend()
+	out.XFFHops = h.GetXffNumTrustedHops()
+	out.Via = h.GetVia()
+	out.AppendXFPort = h.GetAppendXForwardedPort()
+	out.InternalRanges = s.cidrs(c, "internal_address_config.cidr_ranges", h.GetInternalAddressConfig().GetCidrRanges())
+	out.InternalUnix = h.GetInternalAddressConfig().GetUnixSockets()
+	out.GenerateRequestID = true
+	if v := h.GetGenerateRequestId(); v != nil {
+		out.GenerateRequestID = v.GetValue()
+	}
+	out.PreserveExternalRequestID = h.GetPreserveExternalRequestId()
+	out.AlwaysSetRequestIDInResponse = h.GetAlwaysSetRequestIdInResponse()
+	out.Proxy100Continue = h.GetProxy_100Continue()
+	out.RepresentIPv4Mapped = h.GetRepresentIpv4RemoteAddressAsIpv4MappedIpv6()
+	out.StripAnyPort = h.GetStripAnyHostPort()
+	out.StripMatchingPort = h.GetStripMatchingHostPort()
+	out.StripTrailingDot = h.GetStripTrailingHostDot()
+	out.XFFCHeader = uint8(h.GetForwardClientCertDetails())
+	out.SchemeOverwrite = h.GetSchemeHeaderTransformation().GetSchemeToOverwrite()
+	out.AppendLocalOverload = h.GetAppendLocalOverload()
+	out.RequestIDSampling, out.PackTraceReason = true, true
+	if tc := h.GetRequestIdExtension().GetTypedConfig(); tc != nil {
+		url, content, err := registry.Unwrap(tc)
+		u := &uuidv3.UuidRequestIdConfig{}
+		switch {
+		case err != nil:
+			s.fail(c.Errorf("request_id_extension.typed_config", "%w", err))
+		case url != registry.TypeURL(u):
+			s.fail(c.Errorf("request_id_extension.typed_config", "unknown type %q of request id extension", url))
+		default:
+			if err := content.DecodeInto(u); err != nil {
+				s.fail(c.Errorf("request_id_extension.typed_config", "%w", err))
+			}
+			if v := u.GetPackTraceReason(); v != nil {
+				out.PackTraceReason = v.GetValue()
+			}
+			if v := u.GetUseRequestIdForTraceSampling(); v != nil {
+				out.RequestIDSampling = v.GetValue()
+			}
+		}
+	}
+	if t := h.GetTracing(); t != nil {
+		out.Tracing = &snapshot.Tracing{Client: percent(t.GetClientSampling(), 100), Random: percent(t.GetRandomSampling(), 100),
+			Overall: percent(t.GetOverallSampling(), 100)}
+	}
+}
+
+// percent converts a double percentage to parts per 10,000, Envoy's resolution for sampling.
+func percent(p *typev3.Percent, def float64) match.Fraction {
+	v := def
+	if p != nil {
+		v = p.GetValue()
+	}
+	return match.Fraction{Num: uint32(v * 100), Den: 10000}
+}
+
+func (s *state) hcmTimeouts(h *hcmv3.HttpConnectionManager, out *snapshot.HCM) {
+	out.RequestTimeout = nanos(h.GetRequestTimeout(), 0)
+	out.HeadersTimeout = nanos(h.GetRequestHeadersTimeout(), 0)
+	out.StreamIdle = nanos(h.GetStreamIdleTimeout(), 300*sys.Second)
+	out.FlushTimeout = nanos(h.GetStreamFlushTimeout(), out.StreamIdle)
+	out.DrainTimeout = nanos(h.GetDrainTimeout(), 5*sys.Second)
+	out.DelayedClose = nanos(h.GetDelayedCloseTimeout(), sys.Second)
+	o := h.GetCommonHttpProtocolOptions()
+	out.ConnIdle = nanos(o.GetIdleTimeout(), 3600*sys.Second)
+	out.MaxConnDuration = nanos(o.GetMaxConnectionDuration(), 0)
+	out.MaxStream = nanos(o.GetMaxStreamDuration(), 0)
+	out.MaxRequestsPerConn = o.GetMaxRequestsPerConnection().GetValue()
+}
+
+func (s *state) hcmCodec(c *registry.Ctx, h *hcmv3.HttpConnectionManager, out *snapshot.HCM) {
+	o := h.GetCommonHttpProtocolOptions()
+	x := HTTP1Options(c, "http_protocol_options", h.GetHttpProtocolOptions(), s.fail)
+	if v := h.GetMaxRequestHeadersKb(); v != nil {
+		x.MaxHeadBytes = int(v.GetValue()) << 10
+	}
+	if v := o.GetMaxHeadersCount(); v != nil {
+		x.MaxHeaders = int(v.GetValue())
+	}
+	x.Underscores = http1.Underscore(o.GetHeadersWithUnderscoresAction())
+	x.Lax = s.env.Runtime.Enabled("sidecar.http1.envoy_compatible_laxness", false)
+	out.H1 = x
+}
+
+// HTTP1Options compiles Http1ProtocolOptions; the cluster room uses it too.
+func HTTP1Options(c *registry.Ctx, field registry.Path, p *corev3.Http1ProtocolOptions, fail func(error)) http1.Options {
+	x := http1.Options{AllowAbsoluteURL: true, AcceptHTTP10: p.GetAcceptHttp_10(), DefaultHost: p.GetDefaultHostForHttp_10(),
+		EnableTrailers: p.GetEnableTrailers(), AllowChunkedLength: p.GetAllowChunkedLength(), AllowCustomMethods: p.GetAllowCustomMethods(),
+		SendFullyQualifiedURL: p.GetSendFullyQualifiedUrl()}
+	if v := p.GetAllowAbsoluteUrl(); v != nil {
+		x.AllowAbsoluteURL = v.GetValue()
+	}
+	switch f := p.GetHeaderKeyFormat().GetHeaderFormat().(type) {
+	case *corev3.Http1ProtocolOptions_HeaderKeyFormat_ProperCaseWords_:
+		x.ProperCase = true
+	case *corev3.Http1ProtocolOptions_HeaderKeyFormat_StatefulFormatter:
+		url, content, err := registry.Unwrap(f.StatefulFormatter.GetTypedConfig())
+		pc := &pcv3.PreserveCaseFormatterConfig{}
+		at := field.Field("header_key_format").Field("stateful_formatter").Field("typed_config")
+		switch {
+		case err != nil:
+			fail(c.Errorf(at, "%w", err))
+		case url != registry.TypeURL(pc):
+			fail(c.Errorf(at, "unknown type %q of stateful header formatter", url))
+		default:
+			x.KeepRawNames = true
+			if err := content.DecodeInto(pc); err != nil {
+				fail(c.Errorf(at, "%w", err))
+			}
+			x.ProperCase = pc.GetFormatterTypeOnEnvoyHeaders() == pcv3.PreserveCaseFormatterConfig_PROPER_CASE
+		}
+	}
+	return x
+}
+
+func (s *state) hcmPaths(h *hcmv3.HttpConnectionManager, out *snapshot.HCM) {
+	rt := s.env.Runtime
+	if v := h.GetNormalizePath(); v != nil {
+		out.NormalizePath = v.GetValue()
+	} else {
+		out.NormalizePath = rt.Enabled("http_connection_manager.normalize_path", false)
+	}
+	out.MergeSlashes = h.GetMergeSlashes()
+	switch h.GetPathWithEscapedSlashesAction() {
+	case hcmv3.HttpConnectionManager_REJECT_REQUEST:
+		out.EscapedSlashes = httpmsg.SlashReject
+	case hcmv3.HttpConnectionManager_UNESCAPE_AND_REDIRECT:
+		out.EscapedSlashes = httpmsg.SlashUnescapeRedirect
+	case hcmv3.HttpConnectionManager_UNESCAPE_AND_FORWARD:
+		out.EscapedSlashes = httpmsg.SlashUnescapeForward
+	case hcmv3.HttpConnectionManager_IMPLEMENTATION_SPECIFIC_DEFAULT:
+		switch rt.Number("http_connection_manager.path_with_escaped_slashes_action", 0) {
+		case 2:
+			out.EscapedSlashes = httpmsg.SlashReject
+		case 3:
+			out.EscapedSlashes = httpmsg.SlashUnescapeRedirect
+		case 4:
+			out.EscapedSlashes = httpmsg.SlashUnescapeForward
+		}
+	}
+	out.RejectFragment = rt.Enabled("envoy.reloadable_features.http_reject_path_with_fragment", true)
+}
+
+func (s *state) hcmFilters(c *registry.Ctx, h *hcmv3.HttpConnectionManager, out *snapshot.HCM) {
+	n := len(h.GetHttpFilters())
+	routed := false
+	for i, f := range h.GetHttpFilters() {
+		at := registry.Path(fmt.Sprintf("http_filters[%d]", i))
+		if f.GetConfigDiscovery() != nil {
+			s.fail(c.Errorf(at.Field("config_discovery"), "%w (extension config discovery)", registry.ErrLater))
+			continue
+		}
+		x, err := HTTPFilters.Compile(c, at.Field("typed_config"), f.GetName(), f.GetTypedConfig())
+		if err != nil {
+			if f.GetIsOptional() {
+				c.Warnf(at, "optional filter %q is skipped: %s", f.GetName(), err)
+				continue
+			}
+			s.fail(err)
+			continue
+		}
+		switch {
+		case x.Router != nil && i != n-1:
+			s.fail(c.Errorf(at, "Error: terminal filter named %s of type envoy.filters.http.router must be the last filter in a http filter chain.", f.GetName()))
+		case x.Router != nil:
+			out.Router = *x.Router
+			routed = true
+			if f.GetDisabled() {
+				s.fail(c.Errorf(at.Field("disabled"), "a terminal filter cannot be disabled"))
+			}
+		default:
+			out.Filters = append(out.Filters, snapshot.HTTPFilter{Name: f.GetName(), Disabled: f.GetDisabled(), Config: x.Config})
+		}
+	}
+	if n > 0 && !routed && len(s.errs) == 0 {
+		last := h.GetHttpFilters()[n-1].GetName()
+		s.fail(c.Errorf("http_filters", "Error: non-terminal filter named %s of type %s is the last filter in a http filter chain.", last, last))
+	}
+	if n == 0 {
+		out.Router.DynamicStats = true
+	}
+}
+
+func (s *state) hcmRoutes(c *registry.Ctx, h *hcmv3.HttpConnectionManager, out *snapshot.HCM) {
+	switch r := h.GetRouteSpecifier().(type) {
+	case *hcmv3.HttpConnectionManager_Rds:
+		name := r.Rds.GetRouteConfigName()
+		out.Routes, out.RDS = s.env.Table(name), true
+		t := 15 * time.Second
+		if d := r.Rds.GetConfigSource().GetInitialFetchTimeout(); d != nil {
+			t = d.AsDuration()
+		}
+		s.out.RDS = append(s.out.RDS, RDS{Ref: out.Routes, Name: name, Source: r.Rds.GetConfigSource(), FetchTimeout: t, StatPrefix: clean(h.GetStatPrefix())})
+	case *hcmv3.HttpConnectionManager_RouteConfig:
+		t, err := s.env.Routes(c.At("route_config"), r.RouteConfig)
+		if err != nil {
+			s.fail(err)
+			return
+		}
+		// An inline table has no name that others could share: the listener, the place and the content make one.
+		ref := s.env.Table(fmt.Sprintf("inline\x00%s\x00%s\x00%x", s.l.Name, c.Path, hashProto(r.RouteConfig)))
+		out.Routes = ref
+		s.out.Inline = append(s.out.Inline, Inline{Ref: ref, Table: t})
+	case *hcmv3.HttpConnectionManager_ScopedRoutes: // refused by the table
+	default:
+		s.fail(c.Errorf("route_specifier", "a route configuration is required"))
+	}
+}
+
+func (s *state) hcmLogs(c *registry.Ctx, h *hcmv3.HttpConnectionManager, out *snapshot.HCM) {
+	out.AccessLogs = s.accessLogs(c, "access_log", h.GetAccessLog())
+	out.LogFlushInterval = nanos(h.GetAccessLogFlushInterval(), 0)
+	out.LogOnNewRequest = h.GetFlushAccessLogOnNewRequest()
+	if o := h.GetAccessLogOptions(); o != nil {
+		out.LogFlushInterval = nanos(o.GetAccessLogFlushInterval(), out.LogFlushInterval)
+		out.LogOnNewRequest = out.LogOnNewRequest || o.GetFlushAccessLogOnNewRequest()
+	}
+	out.LocalReply = s.localReply(c, h.GetLocalReplyConfig())
+}

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package listener
+
+import (
+	"fmt"
+
+	tcpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+
+	"sidecar/dataplane/route"
+	"sidecar/dataplane/snapshot"
+	"sidecar/dataplane/sys"
+	"sidecar/xds/registry"
+)
+
+func (s *state) tcp(c *registry.Ctx, t *tcpv3.TcpProxy) *snapshot.TCPProxy {
+	out := &snapshot.TCPProxy{StatPrefix: t.GetStatPrefix(), IdleTimeout: nanos(t.GetIdleTimeout(), 3600*sys.Second), MaxConnectAttempts: 1,
+		MaxDuration: nanos(t.GetMaxDownstreamConnectionDuration(), 0), LogFlushInterval: nanos(t.GetAccessLogFlushInterval(), 0),
+		LogOnConnected: t.GetFlushAccessLogOnConnected()}
+	if o := t.GetAccessLogOptions(); o != nil {
+		out.LogFlushInterval = nanos(o.GetAccessLogFlushInterval(), out.LogFlushInterval)
+		out.LogOnConnected = out.LogOnConnected || o.GetFlushAccessLogOnConnected()
+	}
+	if v := t.GetMaxConnectAttempts(); v != nil {
+		out.MaxConnectAttempts = v.GetValue()
+	}
+	if b := t.GetBackoffOptions(); b != nil {
+		out.BackoffBase = nanos(b.GetBaseInterval(), 0)
+		out.BackoffMax = nanos(b.GetMaxInterval(), 10*out.BackoffBase)
+		if out.BackoffMax < out.BackoffBase {
+			s.fail(c.Errorf("backoff_options.max_interval", "must be greater than or equal to the base_interval"))
+		}
+	}
+	switch {
+	case t.GetCluster() != "":
+		out.Cluster = s.env.Cluster(t.GetCluster())
+	case t.GetWeightedClusters() != nil:
+		out.Weighted = s.weighted(c, t.GetWeightedClusters())
+	default:
+		s.fail(c.Errorf("cluster_specifier", "a cluster is required"))
+	}
+	out.Hash = s.tcpHash(c, t.GetHashPolicy())
+	out.AccessLogs = s.accessLogs(c, "access_log", t.GetAccessLog())
+	return out
+}
+
+func (s *state) weighted(c *registry.Ctx, w *tcpv3.TcpProxy_WeightedCluster) *route.Weighted {
+	out := &route.Weighted{}
+	total := uint64(0)
+	for i, x := range w.GetClusters() {
+		if x.GetName() == "" {
+			s.fail(c.Errorf(registry.Path(fmt.Sprintf("weighted_clusters.clusters[%d].name", i)), "must not be empty"))
+		}
+		out.Clusters = append(out.Clusters, route.WeightedCluster{Cluster: s.env.Cluster(x.GetName()), Name: x.GetName(), Weight: x.GetWeight()})
+		total += uint64(x.GetWeight())
+	}
+	if total > 1<<32-1 {
+		s.fail(c.Errorf("weighted_clusters", "the sum of weights of all clusters must not exceed 4294967295"))
+	}
+	out.Total = uint32(total)
+	return out
+}
+
+func (s *state) tcpHash(c *registry.Ctx, in []*typev3.HashPolicy) []route.HashPolicy {
+	var out []route.HashPolicy
+	for i, h := range in {
+		switch p := h.GetPolicySpecifier().(type) {
+		case *typev3.HashPolicy_SourceIp_:
+			out = append(out, route.HashPolicy{Kind: route.HashSourceIP})
+		case *typev3.HashPolicy_FilterState_:
+			out = append(out, route.HashPolicy{Kind: route.HashFilterState, FilterState: p.FilterState.GetKey()})
+		default:
+			s.fail(c.Errorf(registry.Path(fmt.Sprintf("hash_policy[%d]", i)), "unknown hash policy"))
+		}
+	}
+	return out
+}
