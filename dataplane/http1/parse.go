@@ -218,7 +218,7 @@ func (p *parser) method(from, to int) fault.Kind {
 	name := p.buf[from:to]
 	p.h.MethodName = p.span(from, to)
 	p.h.Method = httpmsg.ParseMethod(name)
-	if p.h.Method != httpmsg.MethodOther || knownMethod(name) {
+	if p.h.Method != httpmsg.MethodOther || httpmsg.KnownMethod(name) {
 		return fault.None
 	}
 	if string(name) == "PRI" {
@@ -228,16 +228,6 @@ func (p *parser) method(from, to int) fault.Kind {
 		return fault.None
 	}
 	return fault.CodecError
-}
-
-// knownMethod is Envoy's list of methods besides those that have a number.
-func knownMethod(b []byte) bool {
-	switch string(b) {
-	case "ACL", "BIND", "CHECKOUT", "COPY", "LINK", "LOCK", "MERGE", "MKACTIVITY", "MKCALENDAR", "MKCOL", "MOVE", "MSEARCH", "NOTIFY",
-		"PROPFIND", "PROPPATCH", "PURGE", "REBIND", "REPORT", "SEARCH", "SOURCE", "SUBSCRIBE", "UNBIND", "UNLINK", "UNLOCK", "UNSUBSCRIBE":
-		return true
-	}
-	return false
 }
 
 // oldVersion reads a version that is not HTTP/1.1: any other HTTP/digit.digit gets an answer of its own later, the rest is malformed.

@@ -64,6 +64,16 @@ func ParseMethod(b []byte) Method {
 	return MethodOther
 }
 
+// KnownMethod reports whether b is on Envoy's list of methods besides those that have a number. Case counts.
+func KnownMethod(b []byte) bool {
+	switch string(b) {
+	case "ACL", "BIND", "CHECKOUT", "COPY", "LINK", "LOCK", "MERGE", "MKACTIVITY", "MKCALENDAR", "MKCOL", "MOVE", "MSEARCH", "NOTIFY",
+		"PROPFIND", "PROPPATCH", "PURGE", "REBIND", "REPORT", "SEARCH", "SOURCE", "SUBSCRIBE", "UNBIND", "UNLINK", "UNLOCK", "UNSUBSCRIBE":
+		return true
+	}
+	return false
+}
+
 // Head is the head of a request or a response. For a request Host is not among the Fields: it is Authority.
 // A Head is a view into its arena and lives as long as the exchange; copies are explicit (CopyFrom).
 type Head struct {
