@@ -39,6 +39,8 @@ type Host struct {
 	Canary   bool
 	Metadata map[string]any // filter_metadata by namespace; nil when none
 	ID       uint64         // unique in the process
+	AddedAt  sys.Nanos      // Input.Now of the generation that brought the host in; slow start counts from here
+	metaHash uint64         // part of the identity
 
 	// Atomic; the only mutable words that a snapshot reaches
 	CxActive, RqActive                     atomic.Int64
@@ -60,6 +62,9 @@ type Group struct {
 	Locality *Locality
 	Weight   uint32 // load_balancing_weight of the locality; 0 = none given
 	Hosts    []Entry
+
+	// Share of the locality among its siblings, by availability and overprovisioning; only when PlanConfig.LocalityWeighted is set.
+	HealthyShare, DegradedShare float64
 }
 
 // Priority is one priority level: its groups in configuration order and all their hosts in a flat list (same order).
@@ -67,6 +72,33 @@ type Priority struct {
 	Groups             []Group
 	Hosts              []Entry
 	Healthy, DegradedN int // counts in Hosts
+
+	// Sources are the lists a pick chooses from, by index: SourceAll, SourceHealthy, SourceDegraded, then two for each group (see
+	// SourceOf) when PlanConfig.LocalityWeighted is set. They share memory with Hosts and Groups where they can.
+	Sources []Set
+}
+
+// Set is a list of hosts to choose from.
+type Set struct {
+	Hosts    []Entry
+	Weighted bool // not all weights are equal
+}
+
+// Indices into Priority.Sources.
+const (
+	SourceAll = iota
+	SourceHealthy
+	SourceDegraded
+	sourceLocality
+)
+
+// SourceOf returns the index in Priority.Sources of the healthy or degraded hosts of a group.
+func SourceOf(group int, h Health) int {
+	i := sourceLocality + 2*group
+	if h == Degraded {
+		i++
+	}
+	return i
 }
 
 // Hosts is one immutable generation of a cluster's members.
@@ -77,6 +109,12 @@ type Hosts struct {
 	DropOverload           []Drop
 	Total                  int
 	WeightedPriorityHealth bool
+
+	Plan     *Plan      // load of the priorities; never nil in a generation that Build made
+	Config   PlanConfig // what Plan was made with
+	Prepared any        // tables that package lb builds once per generation for all workers; nil when the policy needs none
+
+	order []*Host // hosts in input order, for positional matching by the next Build
 }
 
 // Drop is one drop_overloads category.

@@ -4,7 +4,10 @@
 // generation of hosts and the query, nothing else, and allocate nothing in Pick.
 package lb
 
-import "sidecar/dataplane/hostset"
+import (
+	"sidecar/dataplane/hostset"
+	"sidecar/dataplane/sys"
+)
 
 // Query is what one pick may depend on.
 type Query struct {
@@ -16,6 +19,10 @@ type Query struct {
 	OmitCanary      bool            // omit_canary_hosts predicate
 	TriedPriorities uint32          // bit set of priorities tried (previous_priorities)
 	AvoidTried      bool            // connect retries: prefer hosts not in Tried without a configured predicate
+	Now             sys.Nanos       // the worker's clock, for slow start; 0 = slow start does not count
+
+	// Result
+	InPanic bool // the pick was made in panic mode (cluster.NAME.lb_healthy_panic)
 }
 
 // Policy is one worker's load balancer of one cluster. Worker-owned; not safe for concurrent use.
