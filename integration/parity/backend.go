@@ -183,6 +183,11 @@ func (c *backendConn) serve() {
 		c.b.mu.Unlock()
 		if r == nil {
 			r = &Reply{Status: 200, Body: c.b.name}
+			c.mu.Lock()
+			if bytes.HasPrefix(c.got[offset:], []byte("HEAD ")) {
+				r = &Reply{Status: 200, Headers: []string{"content-length: 2"}}
+			}
+			c.mu.Unlock()
 		}
 		if !r.Early {
 			next := 0
@@ -329,6 +334,11 @@ func (b *backend) render(summary bool) string {
 		return fmt.Sprintf("%d requests\n", requests)
 	}
 	return w.String()
+}
+
+// count tells how often the normalised text of what the backend saw contains s.
+func (b *backend) count(s string, n *normaliser) int {
+	return strings.Count(n.text(b.render(false)), s)
 }
 
 // blackhole is a listening socket whose accept queue is full: a SYN to it is dropped, so a connect times out.

@@ -3,6 +3,7 @@
 package parity
 
 import (
+	"net"
 	"regexp"
 	"sort"
 	"strconv"
@@ -30,6 +31,23 @@ var commonRules = []rule{
 	{regexp.MustCompile(`(127\.0\.0\.\d+):\d{4,5}\b`), "$1:<ephemeral>"},
 }
 
+// localIP is the address that stands in for a loopback peer in X-Forwarded-For, as Envoy picks it: the first non-loopback IPv4 address of the
+// machine, or 127.0.0.1 when there is none.
+func localIP() string {
+	addrs, _ := net.InterfaceAddrs()
+	for _, a := range addrs {
+		if n, ok := a.(*net.IPNet); ok && !n.IP.IsLoopback() && n.IP.To4() != nil {
+			return n.IP.String()
+		}
+	}
+	return "127.0.0.1"
+}
+
+// localIPRule names that address where it ends an X-Forwarded-For list; elsewhere it may be an ordinary one.
+func localIPRule(ip string) rule {
+	return rule{regexp.MustCompile(`(?m)(x-forwarded-for: (?:.*,)?)` + regexp.QuoteMeta(ip) + `$`), "${1}<local-ip>"}
+}
+
 func newNormaliser(v *vars, extra [][2]string) (*normaliser, error) {
 	names := make([]string, 0, len(v.ports))
 	for n := range v.ports {
@@ -41,7 +59,7 @@ func newNormaliser(v *vars, extra [][2]string) (*normaliser, error) {
 		p := strconv.Itoa(v.ports[n])
 		pairs = append(pairs, ":"+p, ":{"+n+"}", "_"+p, "_{"+n+"}")
 	}
-	n := &normaliser{ports: strings.NewReplacer(pairs...), dir: v.dir}
+	n := &normaliser{ports: strings.NewReplacer(pairs...), dir: v.dir, extra: []rule{localIPRule(localIP())}}
 	for _, p := range extra {
 		re, err := regexp.Compile(p[0])
 		if err != nil {

@@ -214,8 +214,8 @@ func (run *groupRun) runCase(c *Case, want *Result) (*Result, error) {
 
 var serviceTime = regexp.MustCompile(`x-envoy-upstream-service-time: (\d+)`)
 
-// clockDigits returns, per byte counter, how many bytes the digits of x-envoy-upstream-service-time beyond the first added to it, so that
-// byte counts do not depend on how long a backend took.
+// clockDigits returns, per byte counter, how many bytes the digits of x-envoy-upstream-service-time beyond the first added to it, and how many
+// the machine's own address adds to X-Forwarded-For, so that byte counts depend neither on how long a backend took nor on the machine.
 func (run *groupRun) clockDigits(c *Case, conns map[string]*clientConn) statSnapshot {
 	out := statSnapshot{}
 	for name, cc := range conns {
@@ -232,6 +232,11 @@ func (run *groupRun) clockDigits(c *Case, conns map[string]*clientConn) statSnap
 			out["http."+prefix+".downstream_cx_tx_bytes_total"] += int64(len(m[1]) - 1)
 		}
 		cc.mu.Unlock()
+	}
+	if extra := len(localIP()) - len("127.0.0.1"); extra != 0 {
+		for name, b := range run.backends {
+			out["cluster."+name+".upstream_cx_tx_bytes_total"] += int64(extra * b.count("<local-ip>", run.norm))
+		}
 	}
 	return out
 }
