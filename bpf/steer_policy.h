@@ -166,7 +166,7 @@ static __always_inline __u64 choose_exact(__u64 tried, __u64 now, __u32 rnd, __u
 /* choose_sampled takes the better of two random workers; result as of choose. */
 static __always_inline __u64 choose_sampled(__u64 tried, __u64 now, __u32 rnd, __u32 n)
 {
-	__u64 best = CHOICE(COST_NONE, 0, NO_WORKER);
+	__u64 best = CHOICE(COST_NONE, 0, 0);
 	__u32 i;
 
 #pragma unroll
@@ -187,6 +187,8 @@ static __always_inline __u64 choose_sampled(__u64 tried, __u64 now, __u32 rnd, _
 			break;
 		rnd = rnd * 1664525 + 1013904223;
 	}
+	if (CHOICE_COST(best) >= COST_NONE)
+		return CHOICE(COST_NONE, 0, NO_WORKER);
 	return best;
 }
 

@@ -5,7 +5,6 @@ package ebpf
 import (
 	"errors"
 	"fmt"
-	"os"
 
 	"golang.org/x/sys/unix"
 )
@@ -15,12 +14,12 @@ import (
 const maxChainCPUs = 256
 
 // cpus returns the CPUs that the process may run on, by their real numbers,
-// which need not be 0..n-1 (cpusets).
-func cpus() ([]int, error) {
+// which need not be 0..n-1 (cpusets). Never empty. Threads that are pinned
+// later do not change it, so it is read once.
+func cpus() []int {
 	var set unix.CPUSet
-	// The main thread's set: a worker's own thread may have been narrowed.
-	if err := unix.SchedGetaffinity(os.Getpid(), &set); err != nil {
-		return nil, fmt.Errorf("sched_getaffinity: %w", err)
+	if err := unix.SchedGetaffinity(0, &set); err != nil || set.Count() == 0 {
+		return []int{0} // more CPUs than the set can hold
 	}
 	list := make([]int, 0, set.Count())
 	for cpu := 0; len(list) < set.Count(); cpu++ {
@@ -28,20 +27,13 @@ func cpus() ([]int, error) {
 			list = append(list, cpu)
 		}
 	}
-	if len(list) == 0 {
-		return nil, errors.New("sched_getaffinity: no CPU")
-	}
-	return list, nil
+	return list
 }
 
-// attachIncomingCPU gives each worker's socket one of the CPUs, in turn. Where
+// attachIncomingCPU gives each worker's socket one of the CPUs in list, in turn. Where
 // several workers share one, the kernel's hash decides among them; a CPU that
 // nobody has goes by the hash too.
-func attachIncomingCPU(fds []int) error {
-	list, err := cpus()
-	if err != nil {
-		return err
-	}
+func attachIncomingCPU(fds, list []int) error {
 	if err := detachProgram(fds); err != nil {
 		return err
 	}
@@ -60,11 +52,7 @@ func attachIncomingCPU(fds []int) error {
 
 // attachClassic gives the group a classic BPF program. Its result is an index
 // into the group, in which sockets stand in the order of their listen calls.
-func attachClassic(fds []int) error {
-	list, err := cpus()
-	if err != nil {
-		return err
-	}
+func attachClassic(fds, list []int) error {
 	resetIncomingCPU(fds)
 	n, leader := 0, -1
 	for _, fd := range fds {
@@ -74,7 +62,7 @@ func attachClassic(fds []int) error {
 	}
 	code := classicProgram(list, n)
 	prog := unix.SockFprog{Len: uint16(len(code)), Filter: &code[0]}
-	err = unix.SetsockoptSockFprog(leader, unix.SOL_SOCKET, unix.SO_ATTACH_REUSEPORT_CBPF, &prog)
+	err := unix.SetsockoptSockFprog(leader, unix.SOL_SOCKET, unix.SO_ATTACH_REUSEPORT_CBPF, &prog)
 	if err != nil {
 		return fmt.Errorf("SO_ATTACH_REUSEPORT_CBPF: %w", err)
 	}
@@ -167,9 +155,9 @@ func probeSockets(mode Mode, release string) error {
 		if major, minor := parseRelease(release); major < 6 || major == 6 && minor < 2 {
 			return fmt.Errorf("SO_INCOMING_CPU steers since Linux 6.2, this is %s", release)
 		}
-		return attachIncomingCPU([]int{fd})
+		return attachIncomingCPU([]int{fd}, []int{0})
 	case ModeClassic:
-		return attachClassic([]int{fd})
+		return attachClassic([]int{fd}, []int{0})
 	default:
 		return nil
 	}

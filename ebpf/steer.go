@@ -43,6 +43,7 @@ type Steerer struct {
 	slots  []Slot
 	ladder []Rung
 	mode   Mode
+	cpus   []int
 	logf   func(format string, args ...any)
 
 	// Control
@@ -68,7 +69,9 @@ type ListenerReport struct {
 
 // New finds the best mode that works here for the given number of workers. It
 // never fails: at the bottom of the ladder stands ModePlain. A number of
-// workers below 1 counts as 1.
+// workers below 1 counts as 1. Call it before any thread is pinned to a CPU: the
+// CPUs that the calling thread may use are those that connections are steered by
+// in ModeIncomingCPU and ModeClassic.
 func New(workers int, opts Options) *Steerer {
 	workers = max(workers, 1)
 	switch {
@@ -80,7 +83,7 @@ func New(workers int, opts Options) *Steerer {
 	if opts.Backlog == 0 {
 		opts.Backlog = defaultBacklog
 	}
-	s := &Steerer{logf: opts.Logf, listeners: make(map[string]*listener)}
+	s := &Steerer{logf: opts.Logf, cpus: cpus(), listeners: make(map[string]*listener)}
 	if s.logf == nil {
 		s.logf = func(string, ...any) {}
 	}
@@ -217,9 +220,9 @@ func (s *Steerer) attachRung(l *listener, mode Mode, fds []int) error {
 		l.inst = inst
 		return nil
 	case ModeIncomingCPU:
-		return attachIncomingCPU(fds)
+		return attachIncomingCPU(fds, s.cpus)
 	case ModeClassic:
-		return attachClassic(fds)
+		return attachClassic(fds, s.cpus)
 	default:
 		attachPlain(fds)
 		return nil
