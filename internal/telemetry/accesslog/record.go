@@ -7,6 +7,7 @@ package accesslog
 import (
 	"sidecar/dataplane/fault"
 	"sidecar/dataplane/httpmsg"
+	"sidecar/dataplane/match"
 	"sidecar/dataplane/sys"
 )
 
@@ -27,7 +28,19 @@ type ConnInfo struct {
 	TransportFailure string
 	JA3              string
 	ListenerMeta     map[string]any // listener metadata: filter_metadata
+	DynamicMeta      map[string]any // set by listener filters (PROXY protocol TLVs), by namespace
 	Transport        string         // detected transport: "raw_buffer", "tls"
+	FilterChainMeta  map[string]any // metadata of the matched filter chain
+	LocalClose       string         // DOWNSTREAM_LOCAL_CLOSE_REASON
+	DetectedClose    string         // DOWNSTREAM_DETECTED_CLOSE_TYPE: "Normal", "RemoteReset", "LocalReset"
+	TransportTLS     bool           // a TLS session exists; without one every TLS operator is absent
+}
+
+// Attempt is one upstream host that was tried.
+type Attempt struct {
+	Host   sys.Addr
+	Name   string
+	ConnID uint64 // 0 when no connection came about
 }
 
 // Unset marks a time that did not happen.
@@ -75,6 +88,36 @@ type Record struct {
 	TraceReason                                              uint8
 	Type                                                     Type
 	Mirror                                                   bool
+
+	UpstreamRemote        sys.Addr // peer of the upstream connection; zero when none came about (UPSTREAM_REMOTE_*)
+	PoolReady             int64    // how long the request waited for an upstream connection, Unset when it never got one
+	LocalReplyBody        []byte
+	Tried                 []Attempt // every host tried, oldest first; the memory is kept by Reset
+	UpstreamLocalClose    string    // UPSTREAM_LOCAL_CLOSE_REASON
+	UpstreamDetectedClose string    // UPSTREAM_DETECTED_CLOSE_TYPE
+	UpstreamFilterState   map[string]string
+	UpHeadIn, UpHeadOut   uint64         // UPSTREAM_HEADER_BYTES_*
+	HealthCheck           bool           // the request is a health check (not_health_check_filter)
+	Runtime               *match.Runtime // generation in force for this exchange; nil is empty
+}
+
+// TraceReason values: the trace bits of x-request-id that traceable_filter reads.
+const (
+	TraceNone uint8 = iota
+	TraceSampled
+	TraceClient
+	TraceForced
+)
+
+var typeNames = [...]string{"NotSet", "TcpUpstreamConnected", "TcpPeriodic", "TcpConnectionEnd", "DownstreamStart", "DownstreamPeriodic",
+	"DownstreamEnd", "UpstreamPoolReady", "UpstreamPeriodic", "UpstreamEnd"}
+
+// String is the name of envoy.data.accesslog.v3.AccessLogType.
+func (t Type) String() string {
+	if int(t) < len(typeNames) {
+		return typeNames[t]
+	}
+	return typeNames[0]
 }
 
 // Type is %ACCESS_LOG_TYPE%.
@@ -96,6 +139,6 @@ const (
 
 // Reset empties the record for reuse.
 func (r *Record) Reset() {
-	*r = Record{LastDownRx: Unset, FirstUpTx: Unset, LastUpTx: Unset, FirstUpRx: Unset, LastUpRx: Unset, FirstDownTx: Unset, LastDownTx: Unset,
+	*r = Record{Tried: r.Tried[:0], PoolReady: Unset, LastDownRx: Unset, FirstUpTx: Unset, LastUpTx: Unset, FirstUpRx: Unset, LastUpRx: Unset, FirstDownTx: Unset, LastDownTx: Unset,
 		End: Unset, UpConnStart: Unset, UpConnDone: Unset}
 }

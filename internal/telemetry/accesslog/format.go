@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package accesslog
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+)
+
+// DefaultHTTP is the access-log format that Envoy uses for HTTP and TCP when none is configured.
+const DefaultHTTP = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" %RESPONSE_CODE% %RESPONSE_FLAGS% " +
+	"%BYTES_RECEIVED% %BYTES_SENT% %DURATION% %RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% \"%REQ(X-FORWARDED-FOR)%\" \"%REQ(USER-AGENT)%\" " +
+	"\"%REQ(X-REQUEST-ID)%\" \"%REQ(:AUTHORITY)%\" \"%UPSTREAM_HOST%\"\n"
+
+// Format is a compiled format (envoy.config.core.v3.SubstitutionFormatString). Immutable and safe for concurrent use.
+type Format struct {
+	ops  []op
+	json *node // nil for text formats
+	omit bool  // omit_empty_values
+}
+
+// Default returns the format used when none is configured, for HTTP and TCP alike.
+func Default() *Format { return defaultFormat }
+
+var defaultFormat = must(Compile(DefaultHTTP))
+
+func must(f *Format, err error) *Format {
+	if err != nil {
+		panic(err)
+	}
+	return f
+}
+
+// Compile compiles a text format. The error names an unknown operator or the place where the syntax is wrong.
+func Compile(text string) (*Format, error) { return CompileText(text, false) }
+
+// CompileText is Compile with omit_empty_values: then an absent value prints nothing instead of "-".
+func CompileText(text string, omitEmpty bool) (*Format, error) {
+	ops, err := compileOps(text)
+	if err != nil {
+		return nil, err
+	}
+	return &Format{ops: ops, omit: omitEmpty}, nil
+}
+
+// CompileHeader compiles the value of a header mutation: it also takes the older spellings UPSTREAM_METADATA(["a", "b"]),
+// DYNAMIC_METADATA(["a", "b"]) and PER_REQUEST_STATE(key). Render it with AppendHeader.
+func CompileHeader(text string) (*Format, error) {
+	text = oldState.ReplaceAllString(text, "%FILTER_STATE($1:PLAIN)%")
+	text = oldMeta.ReplaceAllStringFunc(text, func(s string) string {
+		m := oldMeta.FindStringSubmatch(s)
+		var path []string
+		for _, p := range oldMetaPart.FindAllStringSubmatch(m[2], -1) {
+			path = append(path, p[1])
+		}
+		return "%" + m[1] + "(" + strings.Join(path, ":") + ")%"
+	})
+	return CompileText(text, true)
+}
+
+var (
+	oldState    = regexp.MustCompile(`%PER_REQUEST_STATE\(([^)]*)\)%`)
+	oldMeta     = regexp.MustCompile(`%(UPSTREAM_METADATA|DYNAMIC_METADATA)\(\[\s*("[^"]*"(?:\s*,\s*"[^"]*")*)\s*\]\)%`)
+	oldMetaPart = regexp.MustCompile(`"([^"]*)"`)
+)
+
+func compileOps(text string) ([]op, error) {
+	var ops []op
+	literal := func(s string) {
+		if n := len(ops); n > 0 && ops[n-1].code == opLiteral {
+			ops[n-1].text += s
+			return
+		}
+		ops = append(ops, op{code: opLiteral, text: s, max: -1})
+	}
+	err := tokenize(text, literal, func(c command) error {
+		o, err := compileCommand(c)
+		if err == nil {
+			ops = append(ops, o)
+		}
+		return err
+	})
+	return ops, err
+}
+
+// IsJSON tells whether the format is a JSON one (content type application/json where it makes a body).
+func (f *Format) IsJSON() bool { return f.json != nil }
+
+// Literal returns the text of a format without operators; ok is false for all others.
+func (f *Format) Literal() (text string, ok bool) {
+	switch {
+	case f.json != nil:
+		return "", false
+	case len(f.ops) == 0:
+		return "", true
+	case len(f.ops) == 1 && (f.ops[0].code == opLiteral || f.ops[0].code == opConst):
+		return f.ops[0].text, true
+	}
+	return "", false
+}
+
+// Append appends what the format makes of r: for text formats exactly the text (with no newline of its own), for JSON one object and '\n'.
+// It allocates only when b has to grow. r.Conn and every part of r may be nil; it is only read.
+func (f *Format) Append(b []byte, r *Record) []byte {
+	if f.json != nil {
+		b, _ = f.json.append(b, r, f.omit)
+		return append(b, '\n')
+	}
+	for i := range f.ops {
+		var k kind
+		if b, k = f.ops[i].append(b, r, false); k == absent && !f.omit {
+			b = append(b, '-')
+		}
+	}
+	return b
+}
+
+// AppendHeader is Append for header mutations, where an absent value is empty.
+func (f *Format) AppendHeader(b []byte, r *Record) []byte {
+	if f.json != nil {
+		return f.Append(b, r)
+	}
+	for i := range f.ops {
+		b, _ = f.ops[i].append(b, r, false)
+	}
+	return b
+}
+
+// Uses tells whether any operator of the format is the one named, so that callers can skip work that nobody prints.
+func (f *Format) Uses(operator string) bool {
+	c, err := compileOps("%" + operator + "%")
+	if err != nil || len(c) != 1 {
+		return false
+	}
+	return uses(f.ops, c[0].code) || f.json != nil && f.json.uses(c[0].code)
+}
+
+func uses(ops []op, code opcode) bool {
+	for i := range ops {
+		if ops[i].code == code || uses(ops[i].ops, code) {
+			return true
+		}
+	}
+	return false
+}
+
+// errAt prefixes an error with the place inside a JSON format.
+func errAt(path string, err error) error {
+	if path == "" {
+		return err
+	}
+	return fmt.Errorf("%s: %w", path, err)
+}
