@@ -80,6 +80,7 @@ func (s *Slot) set(st state) {
 }
 
 func TestDecision_WhenWorkersDiffer_ThenTheLeastCostlyIsChosen(t *testing.T) {
+	needBPF(t)
 	const now = int64(1e12)
 	const stalled, busy = now - probeStall - 1, now - probeStall
 	idle := state{}

@@ -28,7 +28,8 @@ type kernel struct {
 	spec  *cebpf.CollectionSpec
 	load  *cebpf.Map
 	stats *cebpf.Map
-	slots []Slot // the load map, mapped
+	mem   []byte // the load map, mapped
+	slots []Slot // the same
 
 	// Control: programs whose listener is gone, ready for another one. Loading
 	// one costs the verifier some milliseconds.
@@ -70,6 +71,9 @@ func openKernel(mode Mode, workers int, opts Options) (*kernel, error) {
 	k := &kernel{mode: mode, spec: spec}
 	if err := k.open(workers); err != nil {
 		k.close()
+		if k.mem != nil {
+			_ = unix.Munmap(k.mem) // nobody has seen the slots
+		}
 		return nil, err
 	}
 	return k, nil
@@ -83,11 +87,11 @@ func (k *kernel) open(workers int) (err error) {
 		return fmt.Errorf("creating the counter map: %w", err)
 	}
 	size := MaxWorkers * int(unsafe.Sizeof(Slot{}))
-	mem, err := unix.Mmap(k.load.FD(), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	k.mem, err = unix.Mmap(k.load.FD(), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
 		return fmt.Errorf("mapping the load map: %w", err)
 	}
-	k.slots = unsafe.Slice((*Slot)(unsafe.Pointer(&mem[0])), workers)
+	k.slots = unsafe.Slice((*Slot)(unsafe.Pointer(&k.mem[0])), workers)
 	inst, err := k.acquire()
 	if err != nil {
 		return err

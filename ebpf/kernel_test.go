@@ -11,18 +11,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// needBPF skips a test where CAP_BPF is missing, in one line, or fails it if
-// REQUIRE_EBPF is set, as it is in CI. With the capability a program that does
-// not load is a failure: the verifier never skips a test.
+// needBPF skips a test where CAP_BPF is missing. With the capability a program
+// that does not load is a failure: the verifier never skips a test.
 func needBPF(t testing.TB) {
 	t.Helper()
-	if hasCapability(capBPF) || hasCapability(capSysAdmin) {
-		return
+	if !hasCapability(capBPF) && !hasCapability(capSysAdmin) {
+		skip(t, "missing CAP_BPF")
 	}
+}
+
+// skip ends a test for want of rights, in one line; or fails it if REQUIRE_EBPF
+// is set, as it is where the rights must be present.
+func skip(t testing.TB, why string) {
+	t.Helper()
 	if os.Getenv("REQUIRE_EBPF") != "" {
-		t.Fatalf("SKIP-EBPF %s: missing CAP_BPF, and REQUIRE_EBPF is set", t.Name())
+		t.Fatalf("REQUIRE_EBPF is set: %s", why)
 	}
-	t.Skipf("SKIP-EBPF %s: missing CAP_BPF", t.Name())
+	t.Skipf("SKIP-EBPF %s: %s", t.Name(), why)
 }
 
 // newSteerer opens a Steerer and checks its mode.

@@ -20,7 +20,7 @@ import (
 func rerun(t *testing.T, tests string, caps ...uintptr) string {
 	t.Helper()
 	if os.Getuid() != 0 {
-		t.Skipf("SKIP-EBPF %s: only root can take on other capabilities", t.Name())
+		skip(t, "only root can take on other capabilities")
 	}
 	// The binary lies where only root may look; the link needs no look.
 	cmd := exec.Command("/proc/self/exe", "-test.run", tests, "-test.v")
@@ -229,39 +229,80 @@ func TestLadder_WhenTheGroupHasAnotherProgram_ThenLowerRungsRemoveIt(t *testing.
 }
 
 func TestAttach_WhenTheSocketsCannotBeSteered_ThenPlainAndReported(t *testing.T) {
+	const mptcp = unix.IPPROTO_MPTCP
+	for _, mode := range []Mode{ModeEBPF, ModeIncomingCPU, ModeClassic} {
+		for _, test := range []struct {
+			name          string
+			domain, kind  int
+			protocol      int
+			reuse, listen bool
+			wantNot       string
+		}{
+			{name: "unix", domain: unix.AF_UNIX, kind: unix.SOCK_STREAM, wantNot: "not an IP socket"},
+			{name: "udp", domain: unix.AF_INET, kind: unix.SOCK_DGRAM, reuse: true, wantNot: "not a TCP socket"},
+			{name: "mptcp", domain: unix.AF_INET, kind: unix.SOCK_STREAM, protocol: mptcp, reuse: true, listen: true, wantNot: "an MPTCP socket"},
+			{name: "alone", domain: unix.AF_INET, kind: unix.SOCK_STREAM, listen: true, wantNot: "SO_REUSEPORT is not set"},
+			{name: "not listening", domain: unix.AF_INET6, kind: unix.SOCK_STREAM, reuse: true, wantNot: "not listening"},
+			{name: "closed", wantNot: "bad file descriptor"},
+		} {
+			t.Run(mode.String()+"/"+test.name, func(t *testing.T) {
+				if mode.eBPF() {
+					needBPF(t)
+				}
+				s := newSteerer(t, 2, mode, Options{Force: &mode})
+				fd := 1 << 20
+				if test.domain != 0 {
+					var err error
+					fd, err = unix.Socket(test.domain, test.kind|unix.SOCK_CLOEXEC, test.protocol)
+					if test.protocol != 0 && err != nil {
+						t.Skipf("protocol %d: %v", test.protocol, err)
+					}
+					must(t, "socket", err)
+					defer unix.Close(fd)
+				}
+				if test.reuse {
+					must(t, "SO_REUSEPORT", unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1))
+				}
+				if test.listen {
+					must(t, "bind", unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}))
+					must(t, "listen", unix.Listen(fd, 16))
+				}
+				got, err := s.Attach("key", []int{-1, fd})
+				if got != ModePlain || err == nil || !strings.Contains(err.Error(), test.wantNot) ||
+					!strings.Contains(err.Error(), `listener "key": worker 1: `) {
+					t.Errorf("Attach = %s, %v; want plain, %q", got, err, test.wantNot)
+				}
+				if l := s.Listeners(); len(l) != 1 || l[0].Mode != ModePlain || l[0].Reason == "" {
+					t.Errorf("report %+v", l)
+				}
+			})
+		}
+	}
+}
+
+func TestAttach_WhenARungFailsForOneListener_ThenTheNextOne(t *testing.T) {
 	needBPF(t)
 	s := newSteerer(t, 2, ModeEBPF, Options{})
-	unixFD := func() int {
-		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-		must(t, "socket", err)
-		t.Cleanup(func() { unix.Close(fd) })
-		return fd
+	other := newSteerer(t, 2, ModeEBPF, Options{})
+	taken := newGroup(t, 2)
+	attach(t, other, "taken", taken, ModeEBPF)
+	// A socket fits into one socket array only.
+	mode, err := s.Attach("taken", taken.fds)
+	if mode.eBPF() || err == nil || !strings.Contains(err.Error(), "ebpf: worker 0: adding its socket") {
+		t.Errorf("Attach = %s, %v", mode, err)
 	}
-	for _, test := range []struct {
-		name string
-		fds  []int
-	}{
-		{"unix sockets", []int{unixFD(), unixFD()}},
-		{"a closed descriptor", []int{1 << 20}},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			mode, err := s.Attach(test.name, test.fds)
-			if mode.eBPF() || err == nil || !strings.Contains(err.Error(), test.name) ||
-				!strings.Contains(err.Error(), "ebpf: worker 0: adding its socket") {
-				t.Errorf("Attach = %s, %v", mode, err)
-			}
-			i := slices.IndexFunc(s.Listeners(), func(l ListenerReport) bool { return l.Key == test.name })
-			if i < 0 || s.Listeners()[i].Mode != mode || s.Listeners()[i].Reason == "" {
-				t.Errorf("report %+v", s.Listeners())
-			}
-			s.Detach(test.name)
-		})
+	if l := s.Listeners(); len(l) != 1 || l[0].Mode != mode || !strings.Contains(l[0].Reason, "busy") {
+		t.Errorf("report %+v", l)
 	}
+	acceptAll(t, s, taken, 8)
 	// The next listener gets the program that was put back.
 	g := newGroup(t, 2)
 	attach(t, s, "good", g, ModeEBPF)
-	if got := acceptAll(t, s, g, 4); !slices.Equal(got, []int{2, 2}) {
-		t.Errorf("accepted %v", got)
+	acceptAll(t, s, g, 4)
+	stats, err := s.Stats()
+	must(t, "Stats", err)
+	if stats.Selected != 4 {
+		t.Errorf("stats %+v: want 4 selected", stats)
 	}
 }
 

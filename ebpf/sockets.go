@@ -30,6 +30,36 @@ func cpus() []int {
 	return list
 }
 
+// checkSockets refuses sockets that no rung can steer. The options of the lower
+// rungs can be set on nearly any socket and then do nothing.
+func checkSockets(fds []int) error {
+	for worker, fd := range fds {
+		if fd < 0 {
+			continue
+		}
+		for _, c := range []struct {
+			option int
+			ok     func(v int) bool
+			text   string
+		}{
+			{unix.SO_DOMAIN, func(v int) bool { return v == unix.AF_INET || v == unix.AF_INET6 }, "not an IP socket"},
+			{unix.SO_PROTOCOL, func(v int) bool { return v != unix.IPPROTO_MPTCP }, "an MPTCP socket"},
+			{unix.SO_PROTOCOL, func(v int) bool { return v == unix.IPPROTO_TCP }, "not a TCP socket"},
+			{unix.SO_REUSEPORT, func(v int) bool { return v != 0 }, "SO_REUSEPORT is not set"},
+			{unix.SO_ACCEPTCONN, func(v int) bool { return v != 0 }, "not listening"},
+		} {
+			v, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, c.option)
+			if err != nil {
+				return fmt.Errorf("worker %d: socket %d: %w", worker, fd, err)
+			}
+			if !c.ok(v) {
+				return fmt.Errorf("worker %d: socket %d: %s", worker, fd, c.text)
+			}
+		}
+	}
+	return nil
+}
+
 // attachIncomingCPU gives each worker's socket one of the CPUs in list, in turn. Where
 // several workers share one, the kernel's hash decides among them; a CPU that
 // nobody has goes by the hash too.

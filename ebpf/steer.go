@@ -137,10 +137,12 @@ func (s *Steerer) Mode() Mode { return s.mode }
 // in the best mode.
 func (s *Steerer) Reason() string {
 	var reasons []string
-	for _, rung := range s.ladder {
-		if rung.Mode < s.mode {
-			reasons = append(reasons, fmt.Sprintf("%s: %s", rung.Mode, rung.Reason))
+	for i, rung := range s.ladder[:s.mode] {
+		reason := rung.Reason
+		if i > 0 && reason == s.ladder[i-1].Reason {
+			reason = "likewise"
 		}
+		reasons = append(reasons, fmt.Sprintf("%s: %s", rung.Mode, reason))
 	}
 	return strings.Join(reasons, "; ")
 }
@@ -169,7 +171,8 @@ func (s *Steerer) SetDraining(worker int, draining bool) { s.slots[worker].setDr
 // pending connections then move to the other workers.
 //
 // Attach goes down the ladder from the Steerer's mode until a rung works, and
-// returns that rung's mode. An error beside a mode reports why the listener is
+// returns that rung's mode; sockets that no rung can steer (Unix, MPTCP, not
+// listening) get ModePlain. An error beside a mode reports why the listener is
 // below the Steerer's mode, or that the arguments were wrong and nothing was
 // attached; the sockets accept connections in any case.
 func (s *Steerer) Attach(key string, fds []int) (Mode, error) {
@@ -185,7 +188,11 @@ func (s *Steerer) Attach(key string, fds []int) (Mode, error) {
 	}
 	l := &listener{report: ListenerReport{Key: key}}
 	var failed []error
-	for mode := s.mode; ; mode++ {
+	mode := s.mode
+	if err := checkSockets(fds); err != nil {
+		failed, mode = append(failed, err), ModePlain
+	}
+	for ; ; mode++ {
 		if err := s.attachRung(l, mode, fds); err != nil {
 			failed = append(failed, fmt.Errorf("%s: %w", mode, err))
 			continue
