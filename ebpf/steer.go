@@ -12,9 +12,10 @@ import (
 )
 
 const (
-	// defaultStallNanos is longer than a turn of a healthy event loop and far
-	// shorter than what a client notices.
-	defaultStallNanos = int64(5e6)
+	// defaultStallNanos is longer than a turn of a healthy event loop and than
+	// the time slices for which a busy machine takes its CPU away, and shorter
+	// than what a client notices. Pending connections tell of a stall earlier.
+	defaultStallNanos = int64(20e6)
 	// defaultBacklog is a generous accept queue.
 	defaultBacklog = 1024
 )
@@ -22,7 +23,7 @@ const (
 // Options configure a Steerer. The zero value is a good choice.
 type Options struct {
 	// StallNanos: a worker that is busy for longer gets no new connections.
-	// 0 means 5 ms; a negative value never excludes a worker.
+	// 0 means 20 ms; a negative value never excludes a worker.
 	StallNanos int64
 	// Backlog bounds how many pending connections of one worker count: the
 	// length of an accept queue. 0 means 1024.
