@@ -53,12 +53,16 @@ type Endpoint struct {
 	Extra    []sys.Addr
 	Hostname string
 	HashKey  string // metadata envoy.lb hash_key
-	Metadata map[string]any
-	MetaHash uint64 // of the metadata's bytes; 0 = no metadata. Equal hashes mean equal metadata.
+	Metadata Metadata
+	MetaHash uint64 // of the content of Metadata; 0 = no metadata. Equal hashes mean equal metadata.
 	Canary   bool   // metadata envoy.lb canary
 	Weight   uint32 // 0 = 1
 	Health   EDSHealth
 }
+
+// Metadata is filter_metadata in the form it was received in. It is converted only when a host is made of it, not for every endpoint of every
+// update.
+type Metadata interface{ Map() map[string]any }
 
 // LocalityInput is one locality of one priority. Several with the same locality and priority are merged; the last weight wins.
 type LocalityInput struct {
@@ -84,10 +88,14 @@ var lastID atomic.Uint64
 
 // NewHost makes a host for an endpoint. Build calls it for members; workers call it for original destinations.
 func NewHost(ep *Endpoint, loc *Locality, now sys.Nanos) *Host {
-	return &Host{
+	h := &Host{
 		Addr: ep.Addr, Extra: ep.Extra, Key: ep.Addr.String(), HashKey: ep.HashKey, Hostname: ep.Hostname, Locality: loc,
-		Canary: ep.Canary, Metadata: ep.Metadata, metaHash: ep.MetaHash, ID: lastID.Add(1), AddedAt: now,
+		Canary: ep.Canary, metaHash: ep.MetaHash, ID: lastID.Add(1), AddedAt: now,
 	}
+	if ep.Metadata != nil {
+		h.Metadata = ep.Metadata.Map()
+	}
+	return h
 }
 
 // is tells whether ep in loc is this same host, so that the pointer survives.
