@@ -197,6 +197,9 @@ var certTimes = []string{"DOWNSTREAM_PEER_CERT_V_START", "DOWNSTREAM_PEER_CERT_V
 var refusedOps = map[string]string{
 	"CEL":       "CEL expressions are not supported",
 	"TYPED_CEL": "CEL expressions are not supported",
+
+	"ROUTE_RESOLUTION_COUNT":   "route resolutions are not counted",
+	"ROUTE_RESOLUTION_TIME_US": "route resolutions are not timed",
 }
 
 // defs are all operators. Filled once at start, read-only afterwards.
@@ -234,7 +237,9 @@ func buildDefs() map[string]opDef {
 		"HOSTNAME": {shape: bare, make: hostname},
 
 		"REQ": {paramsRequired, true, headerOp(opReq)}, "RESP": {paramsRequired, true, headerOp(opResp)},
-		"TRAILER":    {paramsRequired, true, headerOp(opTrailer)},
+		"TRAILER":        {paramsRequired, true, headerOp(opTrailer)},
+		"REQUEST_HEADER": {paramsRequired, true, headerOp(opReq)}, "RESPONSE_HEADER": {paramsRequired, true, headerOp(opResp)},
+		"RESPONSE_TRAILER": {paramsRequired, true, headerOp(opTrailer)}, "STREAM_INFO_REQ": {paramsRequired, true, headerOp(opReq)},
 		"START_TIME": {paramsOptional, false, timeOp(opStartTime, false)}, "START_TIME_LOCAL": {paramsOptional, false, timeOp(opStartTime, true)},
 		"EMIT_TIME": {paramsOptional, false, timeOp(opEmitTime, false)}, "EMIT_TIME_LOCAL": {paramsOptional, false, timeOp(opEmitTime, true)},
 		"RESPONSE_CODE_DETAILS": {paramsOptional, false, detailsOp}, "COMMON_DURATION": {paramsRequired, false, durationOp},
