@@ -143,7 +143,7 @@ func TestSteer_WhenConnectionsLiveLong_ThenEachWorkerHasTheSame(t *testing.T) {
 					if round%2 == 0 {
 						for w := range workers {
 							n := len(g.accept(t, w))
-							s.Slot(w).Accepted(n)
+							s.Slot(w).Admitted(n)
 							got[w] += n
 						}
 					}
@@ -171,7 +171,7 @@ func TestSteer_WhenOneWorkerStalls_ThenItGetsNothingUntilItParks(t *testing.T) {
 		}
 		for w := range workers {
 			got[w] = len(g.accept(t, w))
-			s.Slot(w).Accepted(got[w])
+			s.Slot(w).Admitted(got[w])
 		}
 		return got
 	}

@@ -106,7 +106,7 @@ func acceptAll(t testing.TB, s *Steerer, g *group, n int) []int {
 			continue
 		}
 		got[w] = len(g.accept(t, w))
-		s.Slot(w).Accepted(got[w])
+		s.Slot(w).Admitted(got[w])
 		sum += got[w]
 	}
 	if sum != n {
@@ -203,7 +203,7 @@ func TestLadder_WhenThereAreTooManyWorkers_ThenNotEBPF(t *testing.T) {
 	if s.Mode().eBPF() || !strings.Contains(s.Reason(), "65 workers") {
 		t.Errorf("mode %s: %q", s.Mode(), s.Reason())
 	}
-	s.Slot(MaxWorkers).Accepted(1)
+	s.Slot(MaxWorkers).Admitted(1)
 	if s.Workers() != MaxWorkers+1 || s.Slot(MaxWorkers).Load().Active != 1 {
 		t.Error("slots are missing")
 	}

@@ -17,14 +17,13 @@ const drainingFlag = 1
 // bpf/steer_policy.h, whose layout it repeats), otherwise on the heap; its
 // methods are the same, cost a few nanoseconds, and never allocate or block.
 //
-// Accepted, Active, BusySince and Resync belong to the worker's thread. Rescued
+// Admitted, Accepted, Active, BusySince and Resync belong to the worker's thread. Rescued
 // and Load may be called from any thread.
 type Slot struct {
 	// Worker: written by the worker's thread, read by the program.
 
-	// connections is active<<32 | accepted. Being one word, a connection moves
-	// from pending to active in one store and the program never sees it twice
-	// or not at all.
+	// connections is active<<32 | accepted: in one word, so that Admitted can
+	// move a connection from pending to active in one store.
 	connections atomic.Uint64
 	busySince   atomic.Int64
 
@@ -44,21 +43,29 @@ type Slot struct {
 	_       [56]byte
 }
 
-// Accepted says that n connections have been accepted by this worker and are
-// active from now on. It does both in one step: do not call Active(n) for them,
-// only Active(-1) when each is closed.
-func (s *Slot) Accepted(n int) {
+// Admitted says that n connections have been accepted by this worker and are
+// active from now on. It is Accepted(n) and Active(n) in one step, so that a
+// decision at this very moment sees each connection exactly once.
+func (s *Slot) Admitted(n int) {
 	v := s.connections.Load()
-	active := addActive(v, n)
-	s.connections.Store(uint64(active)<<32 | uint64(uint32(v)+uint32(n)))
+	s.connections.Store(uint64(addActive(v, n))<<32 | uint64(uint32(v)+uint32(n)))
 }
 
-// Active changes what the worker carries: -1 for each closed connection, more
-// or less for connections that were handed over by another worker, and any
-// other weight that should steer connections elsewhere. It never falls below 0.
+// Accepted says that accept4 has returned n connections: they are no longer
+// pending. Call Active(n) for those that stay, or Admitted instead of both.
+// With several connections at once, call both for each: between the two a
+// connection counts twice or not at all.
+func (s *Slot) Accepted(n int) {
+	v := s.connections.Load()
+	s.connections.Store(v&^0xffffffff | uint64(uint32(v)+uint32(n)))
+}
+
+// Active changes what the worker carries: 1 for each connection that stays, -1
+// when it is closed, and any other weight that should steer connections
+// elsewhere. It never falls below 0.
 func (s *Slot) Active(delta int) {
 	v := s.connections.Load()
-	s.connections.Store(uint64(addActive(v, delta))<<32 | uint64(uint32(v)))
+	s.connections.Store(uint64(addActive(v, delta))<<32 | v&0xffffffff)
 }
 
 func addActive(connections uint64, delta int) uint32 {
@@ -75,7 +82,8 @@ func (s *Slot) BusySince(nanos int64) { s.busySince.Store(nanos) }
 func (s *Slot) Rescued(n int) { s.rescued.Add(uint32(n)) }
 
 // Resync corrects the number of pending connections. Call it whenever accept4
-// has returned EAGAIN, between BusySince(now) and BusySince(0).
+// has returned EAGAIN, between BusySince(now) and BusySince(0); before or after
+// Accepted for the connections that came first.
 //
 // Connections sent here and not accepted, although the accept queue is empty,
 // are either still in their handshake, which must go on counting, or will never

@@ -48,8 +48,12 @@ func TestSlot_WhenConnectionsComeAndGo_ThenLoadShowsThem(t *testing.T) {
 		}
 	}
 	check("picked", 0, 5)
-	s.Accepted(2)
-	check("accepted", 2, 3)
+	s.Accepted(1)
+	check("accepted", 0, 4)
+	s.Active(1)
+	check("active", 1, 4)
+	s.Admitted(1)
+	check("admitted", 2, 3)
 	s.Active(-1)
 	check("closed", 1, 3)
 	s.Rescued(1)
@@ -59,9 +63,9 @@ func TestSlot_WhenConnectionsComeAndGo_ThenLoadShowsThem(t *testing.T) {
 	s.Active(1 << 40)
 	check("bounded", 1<<31, 2)
 	s.Active(-1 << 40)
-	s.Accepted(2)
+	s.Admitted(2)
 	check("all accepted", 2, 0)
-	s.Accepted(3)
+	s.Admitted(3)
 	check("more than picked", 5, 0)
 	s.BusySince(42)
 	s.setDraining(true)
@@ -79,8 +83,13 @@ func TestSlot_WhenTheAcceptedCounterWraps_ThenActiveIsUntouched(t *testing.T) {
 	var s Slot
 	s.connections.Store(7<<32 | 0xffffffff)
 	s.picked.Store(2)
-	s.Accepted(2)
+	s.Admitted(2)
 	if l := s.Load(); l.Active != 9 || l.Accepted != 1 || l.Pending != 1 {
+		t.Errorf("%+v", l)
+	}
+	s.connections.Store(7<<32 | 0xffffffff)
+	s.Accepted(2)
+	if l := s.Load(); l.Active != 7 || l.Accepted != 1 || l.Pending != 1 {
 		t.Errorf("%+v", l)
 	}
 }
@@ -99,12 +108,12 @@ func TestSlotResync_WhenConnectionsNeverCome_ThenForgottenAfterASecond(t *testin
 	}
 	s.picked.Store(3) // one will be accepted, two never
 	resync(1000*ms, 3)
-	s.Accepted(1)
+	s.Admitted(1)
 	resync(1500*ms, 2)
 	s.picked.Store(4) // a late one, in its handshake
 	resync(1999*ms, 3)
 	resync(2000*ms, 1) // the two are given up, the late one is not
-	s.Accepted(1)
+	s.Admitted(1)
 	resync(2100*ms, 0)
 	if l := s.Load(); l.Active != 2 {
 		t.Errorf("active %d, want 2", l.Active)
@@ -116,10 +125,28 @@ func TestSlotResync_WhenConnectionsNeverCome_ThenForgottenAfterASecond(t *testin
 	resync(10000*ms, 0)
 }
 
+func TestSlotResync_WhenCalledBeforeAccepted_ThenNothingIsForgotten(t *testing.T) {
+	var s Slot
+	for i := range int64(20) {
+		s.BusySince(1 + i*3e8)
+		s.picked.Add(2) // the second one is still in its handshake
+		s.Resync()
+		s.Accepted(1)
+		if l := s.Load(); l.Pending != 1 || l.Accepted != uint32(2*i+1) {
+			t.Fatalf("turn %d: %+v", i, l)
+		}
+		s.Resync()
+		s.Accepted(1)
+		if l := s.Load(); l.Pending != 0 {
+			t.Fatalf("turn %d: %+v", i, l)
+		}
+	}
+}
+
 func TestSlotResync_WhenConnectionsCameByOtherWays_ThenForgottenAtOnce(t *testing.T) {
 	var s Slot
 	s.BusySince(1)
-	s.Accepted(5)
+	s.Admitted(5)
 	s.Rescued(2)
 	s.Resync()
 	s.picked.Store(1)
@@ -132,7 +159,7 @@ func TestSlot_WhenUsedOnTheRequestPath_ThenNothingIsAllocated(t *testing.T) {
 	s := New(2, Options{Force: new(ModePlain)}).Slot(1)
 	if n := testing.AllocsPerRun(100, func() {
 		s.BusySince(1)
-		s.Accepted(1)
+		s.Admitted(1)
 		s.Resync()
 		s.Active(-1)
 		s.BusySince(0)
@@ -146,7 +173,7 @@ func BenchmarkSlotTurn(b *testing.B) {
 	s := New(1, Options{Force: new(ModePlain)}).Slot(0)
 	for b.Loop() {
 		s.BusySince(1)
-		s.Accepted(1)
+		s.Admitted(1)
 		s.Resync()
 		s.Active(-1)
 		s.BusySince(0)

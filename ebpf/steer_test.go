@@ -37,7 +37,7 @@ func serve(g *group, s *Steerer, worker int, stop <-chan struct{}) (n int, err e
 				return n, err
 			}
 			defer unix.Close(fd) // long-lived
-			slot.Accepted(1)
+			slot.Admitted(1)
 			n++
 		}
 		select {
