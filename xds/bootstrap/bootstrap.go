@@ -230,7 +230,17 @@ func readFile(path string) ([]byte, error) {
 	return os.ReadFile(path)
 }
 
-func (b *builder) document(p *bootstrapv3.Bootstrap, data []byte, f Format) error {
+// Unmarshal reads any API message from a document with the same rules as the bootstrap: path_config_source files hold a DiscoveryResponse.
+// name decides the format by its extension. Unknown fields are accepted, as in dynamic resources. Every error has its field path.
+func Unmarshal(name string, data []byte, m proto.Message) error {
+	b := &builder{allowUnknown: true}
+	if err := b.document(m, data, FormatOf(name)); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return errors.Join(b.errs...)
+}
+
+func (b *builder) document(p proto.Message, data []byte, f Format) error {
 	var tree any
 	var err error
 	switch f {
