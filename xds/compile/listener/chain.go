@@ -33,14 +33,14 @@ var NetworkFilters = registry.MustTable("network filters", []registry.Row[networ
 			return func(s *state, c *registry.Ctx, fc *snapshot.FilterChain) { fc.TCP = s.tcp(c, t) }, nil
 		}},
 }, map[string]string{
-	"type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC":                            "policies",
-	"type.googleapis.com/envoy.extensions.filters.network.ext_authz.v3.ExtAuthz":                   "policies",
-	"type.googleapis.com/envoy.tcp.metadataexchange.config.MetadataExchange":                       "Istio's filters",
-	"type.googleapis.com/stats.PluginConfig":                                                       "Istio's filters",
-	"type.googleapis.com/envoy.extensions.filters.network.mongo_proxy.v3.MongoProxy":               "Istio's filters",
-	"type.googleapis.com/envoy.extensions.filters.network.local_ratelimit.v3.LocalRateLimit":       "policies",
-	"type.googleapis.com/envoy.extensions.filters.network.connection_limit.v3.ConnectionLimit":     "policies",
-	"type.googleapis.com/envoy.extensions.filters.network.set_filter_state.v3.Config":              "Istio's filters",
+	"type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC":                              "policies",
+	"type.googleapis.com/envoy.extensions.filters.network.ext_authz.v3.ExtAuthz":                     "policies",
+	"type.googleapis.com/envoy.tcp.metadataexchange.config.MetadataExchange":                         "Istio's filters",
+	"type.googleapis.com/stats.PluginConfig":                                                         "Istio's filters",
+	"type.googleapis.com/envoy.extensions.filters.network.mongo_proxy.v3.MongoProxy":                 "Istio's filters",
+	"type.googleapis.com/envoy.extensions.filters.network.local_ratelimit.v3.LocalRateLimit":         "policies",
+	"type.googleapis.com/envoy.extensions.filters.network.connection_limit.v3.ConnectionLimit":       "policies",
+	"type.googleapis.com/envoy.extensions.filters.network.set_filter_state.v3.Config":                "Istio's filters",
 	"type.googleapis.com/envoy.extensions.filters.network.sni_dynamic_forward_proxy.v3.FilterConfig": "dynamic forward proxy",
 })
 
@@ -177,4 +177,3 @@ func CIDR(r *corev3.CidrRange) (netip.Prefix, error) {
 	}
 	return netip.PrefixFrom(a.WithZone(""), n).Masked(), nil
 }
-

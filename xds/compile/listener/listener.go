@@ -40,7 +40,9 @@ type Env struct {
 	// AccessLog compiles one access log.
 	AccessLog func(c *registry.Ctx, al *accesslogv3.AccessLog) (*accesslog.Logger, error)
 	// Filter compiles one access-log filter (local reply mappers use them).
-	Filter  func(c *registry.Ctx, f *accesslogv3.AccessLogFilter) (accesslog.Filter, error)
+	Filter func(c *registry.Ctx, f *accesslogv3.AccessLogFilter) (accesslog.Filter, error)
+	// Headers compiles header additions (local reply mappers).
+	Headers func(c *registry.Ctx, in []*corev3.HeaderValueOption) (route.Mutations, error)
 	Runtime *match.Runtime
 }
 
@@ -282,7 +284,7 @@ func (s *state) scopes() {
 		if h := c.HTTP; h != nil {
 			h.Scope = s.env.Stats.Scope("http."+clean(h.StatPrefix)+".", stats.HCMDef)
 			h.ListenerScope = s.env.Stats.Scope("listener."+x.StatName+".http."+clean(h.StatPrefix)+".", stats.HCMListenerDef)
-			h.H1Scope = s.env.Stats.Scope("http1.", stats.HTTP1Def)
+			h.H1Scope = s.env.Stats.Scope("http1.", stats.H1Def)
 		}
 		if t := c.TCP; t != nil {
 			t.Scope = s.env.Stats.Scope("tcp."+clean(t.StatPrefix)+".", stats.TCPDef)

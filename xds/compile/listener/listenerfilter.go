@@ -41,7 +41,7 @@ var ListenerFilters = registry.MustTable("listener filters", []registry.Row[snap
 		return proxyProtocol(c, m.(*ppv3.ProxyProtocol))
 	}},
 }, map[string]string{
-	"type.googleapis.com/envoy.extensions.filters.listener.original_src.v3.OriginalSrc":        "original source addresses",
+	"type.googleapis.com/envoy.extensions.filters.listener.original_src.v3.OriginalSrc":       "original source addresses",
 	"type.googleapis.com/envoy.extensions.filters.listener.local_ratelimit.v3.LocalRateLimit": "policies",
 })
 

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package conn
+
+import "sidecar/dataplane/snapshot"
+
+// DrainMode says how insistently a downstream connection is asked to go.
+type DrainMode uint8
+
+// The modes.
+const (
+	// DrainSoft: say goodbye with the next response (Connection: close) and close when it is out; idle connections stay.
+	DrainSoft DrainMode = iota
+	// DrainIdle: like DrainSoft, and close at once if nothing is in flight.
+	DrainIdle
+	// DrainNow: close at once whatever is in flight.
+	DrainNow
+)
+
+// Handler is whoever serves a downstream connection: an HTTP server, a tunnel, or the sniffing stage.
+type Handler interface {
+	// Drain asks the connection to end.
+	Drain(m DrainMode)
+	// Chain is the filter chain that the connection was made with; nil while it is not known.
+	Chain() *snapshot.FilterChain
+}
+
+// Member is a connection's place in its listener's list; embedded in the handler. The handler calls Leave exactly once, when the connection is
+// over.
+type Member struct {
+	next, prev *Member
+	list       *Members
+	H          Handler
+	Start      int64 // Unix nanoseconds of the accept
+}
+
+// Members is the live connections of one listener on one worker. OnLeave is called for every member that leaves.
+type Members struct {
+	first   *Member
+	n       int
+	OnLeave func(*Member)
+}
+
+// Join adds m.
+func (s *Members) Join(m *Member) {
+	m.list = s
+	m.prev, m.next = nil, s.first
+	if s.first != nil {
+		s.first.prev = m
+	}
+	s.first = m
+	s.n++
+}
+
+// Leave takes m out; a second call does nothing.
+func (m *Member) Leave() {
+	s := m.list
+	if s == nil {
+		return
+	}
+	if m.prev != nil {
+		m.prev.next = m.next
+	} else {
+		s.first = m.next
+	}
+	if m.next != nil {
+		m.next.prev = m.prev
+	}
+	m.next, m.prev, m.list = nil, nil, nil
+	s.n--
+	if s.OnLeave != nil {
+		s.OnLeave(m)
+	}
+}
+
+// Swap puts n in m's place (the sniffing stage hands over to the protocol).
+func (m *Member) Swap(n *Member) {
+	n.next, n.prev, n.list, n.Start = m.next, m.prev, m.list, m.Start
+	if n.prev != nil {
+		n.prev.next = n
+	} else if n.list != nil {
+		n.list.first = n
+	}
+	if n.next != nil {
+		n.next.prev = n
+	}
+	m.next, m.prev, m.list = nil, nil, nil
+}
+
+// Len is the number of live connections.
+func (s *Members) Len() int { return s.n }
+
+// Each calls fn for every member; fn may make that member leave.
+func (s *Members) Each(fn func(*Member)) {
+	for m := s.first; m != nil; {
+		n := m.next
+		fn(m)
+		m = n
+	}
+}

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package worker
+
+import (
+	"net/netip"
+	"sync/atomic"
+
+	"sidecar/dataplane/conn"
+	"sidecar/dataplane/exchange"
+	"sidecar/dataplane/listener"
+	"sidecar/dataplane/loop"
+	"sidecar/dataplane/snapshot"
+	"sidecar/dataplane/sys"
+	"sidecar/dataplane/tunnel"
+	"sidecar/dataplane/upstream"
+	"sidecar/internal/telemetry/accesslog"
+)
+
+// Worker is one worker.
+type Worker struct {
+	// Immutable
+	Loop    *loop.Loop
+	shared  *Shared
+	load    LoadSlot // nil without steering
+	flushIn sys.Nanos
+
+	// Worker
+	plan      *Plan
+	next      *Plan
+	listeners map[string]*listener.Listener
+	byDst     map[sys.Addr]*listener.Listener
+	up        *upstream.Manager
+	http      *exchange.Env
+	tcp       *tunnel.Env
+	logs      accesslog.Writer
+	flush     flusher
+	stopping  bool
+
+	// Atomic
+	epoch atomic.Uint64
+}
+
+// Config makes a Worker.
+type Config struct {
+	Index   int
+	Kernel  sys.Kernel
+	Seed    uint64
+	Shared  *Shared
+	Load    LoadSlot // may be nil
+	LocalIP netip.Addr
+	// LogFlush is --file-flush-interval-msec: how long log lines wait at most before they are handed over.
+	LogFlush sys.Nanos
+}
+
+// New makes a worker; Run drives it.
+func New(c Config) (*Worker, error) {
+	w := &Worker{shared: c.Shared, load: c.Load, flushIn: c.LogFlush, listeners: map[string]*listener.Listener{}, byDst: map[sys.Addr]*listener.Listener{}}
+	lc := loop.Config{Kernel: c.Kernel, Worker: c.Index, Seed: c.Seed}
+	if c.Load != nil {
+		lc.Load = c.Load
+	}
+	l, err := loop.New(lc, w.handle)
+	if err != nil {
+		return nil, err
+	}
+	w.Loop = l
+	w.logs.Worker = c.Index
+	w.up = upstream.NewManager(l, c.Index+1)
+	empty := &snapshot.Snapshot{}
+	w.http = exchange.NewEnv(l, w.up, c.Index+1, empty)
+	w.http.Logs, w.http.LocalIP = w, c.LocalIP
+	w.tcp = &tunnel.Env{L: l, Up: w.up, Shard: c.Index + 1, Logs: w, Snap: empty}
+	w.flush.init(w)
+	return w, nil
+}
+
+// Serve starts the protocol of a filter chain on an accepted connection.
+func (w *Worker) Serve(c *conn.Conn, l *listener.Listener, fc *snapshot.FilterChain, info *accesslog.ConnInfo, place *conn.Member) {
+	if fc.HTTP != nil {
+		s := exchange.NewServer(w.http, c, l.Cfg, fc, info, nil)
+		place.Swap(&s.Place)
+		if m, on := l.Draining(); on {
+			s.Drain(m)
+		}
+		return
+	}
+	tunnel.New(w.tcp, c, l.Cfg, fc, info, place)
+}
+
+// swap moves what follows the snapshot.
+func (w *Worker) swap(old, p *Plan) {
+	var was *snapshot.Snapshot
+	if old != nil {
+		was = old.Snap
+	}
+	w.http.Snap, w.tcp.Snap = p.Snap, p.Snap
+	w.up.Reconcile(was, p.Snap)
+	w.http.FailHealth = w.shared.CloseAll.Load()
+}
+
+// Log writes an access-log record and makes sure that it reaches its sink in time.
+func (w *Worker) Log(loggers []*accesslog.Logger, r *accesslog.Record) {
+	w.logs.Log(loggers, r, w.Loop.Rand())
+	if w.logs.Dirty() {
+		w.flush.arm()
+	}
+}
+
+// flusher hands buffered log lines over after the flush interval.
+type flusher struct {
+	w     *Worker
+	task  loop.Task
+	timer loop.Timer
+}
+
+func (f *flusher) init(w *Worker) {
+	f.w = w
+	f.task.Init(f)
+	f.timer.Init(&f.task)
+}
+
+func (f *flusher) arm() {
+	if !f.timer.Armed() {
+		f.w.Loop.Arm(&f.timer, f.w.Loop.Now()+f.w.flushIn)
+	}
+}
+
+// Advance flushes.
+func (f *flusher) Advance(sys.Nanos) loop.Step {
+	if f.timer.Fired() {
+		f.w.Loop.Disarm(&f.timer)
+		f.w.logs.Flush()
+	}
+	return loop.Idle
+}
+
+// shutdown ends everything at once; Run calls it last.
+func (w *Worker) shutdown() {
+	for _, l := range w.listeners {
+		l.Stop()
+		l.Drain(conn.DrainNow)
+	}
+	w.up.CloseIdle()
+	w.logs.Flush()
+	w.Loop.Close()
+}
+
+func wildcard(dst sys.Addr) sys.Addr {
+	if !dst.IP.IsValid() {
+		return sys.Addr{}
+	}
+	any4 := netip.IPv4Unspecified()
+	if dst.IP.Addr().Is6() {
+		any4 = netip.IPv6Unspecified()
+	}
+	return sys.AddrOf(netip.AddrPortFrom(any4, dst.IP.Port()))
+}
+
+// Active is the number of requests and tunnels in flight; worker thread only (MsgCall).
+func (w *Worker) Active() (requests, tunnels int) { return w.http.Active(), w.tcp.Active() }
+
+// SetFailHealth makes every response say Connection: close (/healthcheck/fail); worker thread only.
+func (w *Worker) SetFailHealth(on bool) { w.http.FailHealth = on }
