@@ -40,3 +40,6 @@ func Defs() []*Def {
 		DNSDef,
 	}
 }
+
+// HTTP1Def is H1Def.
+var HTTP1Def = H1Def

@@ -53,6 +53,8 @@ const (
 	ClusterUpstreamRqActiveOverflow
 	ClusterUpstreamRqCancelled
 	ClusterUpstreamRqCompleted
+	ClusterUpstreamRqDropOverload
+	ClusterUpstreamRqDropped
 	ClusterUpstreamRqMaintenanceMode
 	ClusterUpstreamRqMaxDurationReached
 	ClusterUpstreamRqPendingFailureEject
@@ -155,6 +157,8 @@ var ClusterDef = &Def{Name: "cluster", Stats: []Stat{
 	{Name: "upstream_rq_active_overflow", Kind: Counter},
 	{Name: "upstream_rq_cancelled", Kind: Counter},
 	{Name: "upstream_rq_completed", Kind: Counter, FromCodes: 1},
+	{Name: "upstream_rq_drop_overload", Kind: Counter, Hidden: true},
+	{Name: "upstream_rq_dropped", Kind: Counter, Hidden: true},
 	{Name: "upstream_rq_maintenance_mode", Kind: Counter},
 	{Name: "upstream_rq_max_duration_reached", Kind: Counter},
 	{Name: "upstream_rq_pending_failure_eject", Kind: Counter},

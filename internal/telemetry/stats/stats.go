@@ -42,7 +42,7 @@ type Stat struct {
 	Name string // without the scope's prefix
 	Kind Kind
 	Unit Unit
-	// Hidden gauges are set once and never listed by usedonly (rare).
+	// Hidden stats are listed only with hidden=include or showonly.
 	Hidden bool
 	// Lazy stats are made by Envoy when they are first counted: they are listed only once used.
 	Lazy bool
