@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -104,6 +105,9 @@ type Case struct {
 	Ignore []string `json:"ignore"`
 	// IgnoreStats is as Group.IgnoreStats, for one case.
 	IgnoreStats []string `json:"ignore_stats"`
+	// AnyEnd shows FIN and RST alike as "ended", for connections the proxy closes with unread bytes in the kernel: which of the two the client
+	// sees is a race.
+	AnyEnd bool `json:"any_end"`
 	// Settle is how long to watch the connections after the last step (default 25 ms).
 	Settle Duration `json:"settle"`
 	// Differs is a key in docs/differences.md: ours answers otherwise on purpose, as Ours says.
@@ -261,6 +265,13 @@ func loadFile(file string) (*Group, error) {
 	}
 	g.Name = path.Join(filepath.Base(filepath.Dir(file)), strings.TrimSuffix(filepath.Base(file), ".yaml"))
 	seen := map[string]bool{}
+	for _, n := range g.portNames() {
+		if seen[n] {
+			return nil, fmt.Errorf("%s: two ports are called %q", file, n)
+		}
+		seen[n] = true
+	}
+	seen = map[string]bool{}
 	for _, c := range g.Cases {
 		if c.Name == "" || seen[c.Name] || strings.ContainsAny(c.Name, " /") {
 			return nil, fmt.Errorf("%s: case %q: the name is empty, repeated or has a space or slash", file, c.Name)
@@ -269,6 +280,11 @@ func loadFile(file string) (*Group, error) {
 		if len(c.Steps) == 0 {
 			s := c.Step
 			c.Steps = []*Step{&s}
+		}
+		for b := range c.TCP {
+			if !slices.Contains(g.portNames(), b) {
+				return nil, fmt.Errorf("%s: case %s: no backend %q", file, c.Name, b)
+			}
 		}
 		if (c.Differs == "") != (len(c.Ours) == 0) {
 			return nil, fmt.Errorf("%s: case %s: differs and ours go together", file, c.Name)

@@ -5,6 +5,7 @@ package parity
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 )
 
@@ -147,13 +148,17 @@ func Diff(want, got *Result, ignore []string, ours map[string]string) string {
 	return w.String()
 }
 
-func diffSection(w *strings.Builder, name string, want, got *Result, ignore []string, ours map[string]string) {
+// ignored reports whether the list names the section or its first word.
+func ignored(name string, list []string) bool {
 	word, _, _ := strings.Cut(name, " ")
-	for _, i := range ignore {
-		if i == name || i == word {
-			return
-		}
+	return slices.Contains(list, name) || slices.Contains(list, word)
+}
+
+func diffSection(w *strings.Builder, name string, want, got *Result, ignore []string, ours map[string]string) {
+	if ignored(name, ignore) {
+		return
 	}
+	word, _, _ := strings.Cut(name, " ")
 	expect, own := ours[name]
 	if !own {
 		expect, own = ours[word]

@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // Runner runs groups against one binary.
@@ -189,6 +190,9 @@ func (run *groupRun) runCase(c *Case, want *Result) (*Result, error) {
 	time.Sleep(settle)
 	for _, n := range order {
 		text, units := conns[n].render()
+		if c.AnyEnd {
+			text = strings.NewReplacer("end fin\n", "end ended\n", "end rst\n", "end ended\n").Replace(text)
+		}
 		if c.Summary {
 			text = countUnits(run.norm, units)
 		}
@@ -201,6 +205,13 @@ func (run *groupRun) runCase(c *Case, want *Result) (*Result, error) {
 	}
 	for _, n := range order {
 		conns[n].shut("close")
+	}
+	if len(c.TCP) > 0 {
+		// A raw connection ends only when both sides have; the proxy logs it then.
+		time.Sleep(defaultSettle)
+		for name := range c.TCP {
+			run.backends[name].closeConns()
+		}
 	}
 	err = run.late(c, res, before.plus(run.clockDigits(c, conns)), want)
 	for _, b := range run.backends {
@@ -322,10 +333,24 @@ func (run *groupRun) readLogs(mark bool) map[string]string {
 		if mark {
 			run.logs[f] = int64(len(b))
 		} else if len(b) > int(from) {
-			out[strings.TrimSuffix(filepath.Base(f), ".log")] = run.norm.text(string(b[from:]))
+			out[strings.TrimSuffix(filepath.Base(f), ".log")] = run.norm.text(printableLines(string(b[from:])))
 		}
 	}
 	return out
+}
+
+// printableLines quotes lines that are not valid UTF-8, so that a golden stays a text file.
+func printableLines(s string) string {
+	if utf8.ValidString(s) {
+		return s
+	}
+	lines := strings.Split(s, "\n")
+	for i, l := range lines {
+		if !utf8.ValidString(l) {
+			lines[i] = strconv.Quote(l)
+		}
+	}
+	return strings.Join(lines, "\n")
 }
 
 func countUnits(n *normaliser, units []string) string {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"slices"
 	"sort"
 	"strings"
 	"sync"
@@ -77,10 +78,21 @@ func (s *Suite) Record(ref *Runner) (names []string, err error) {
 			names = append(names, g.Name+"/"+n)
 			mu.Unlock()
 		}
+		for _, c := range g.Cases {
+			dropIgnored(res[c.Name], c.Ignore)
+		}
 		return writeGolden(g, res)
 	})
 	sort.Strings(names)
 	return names, err
+}
+
+// dropIgnored removes sections that are never compared, so that goldens hold no noise.
+func dropIgnored(r *Result, ignore []string) {
+	if r == nil {
+		return
+	}
+	r.Sections = slices.DeleteFunc(r.Sections, func(s Section) bool { return ignored(s.Name, ignore) })
 }
 
 // Compare runs ours against the goldens, or against a live reference when ref is not nil.
