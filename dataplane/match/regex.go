@@ -41,11 +41,11 @@ func CompileRegex(src string) (*Regex, error) {
 	}
 	find, err := regexp.Compile(src)
 	if err != nil {
-		return nil, err
+		return nil, reword(err)
 	}
 	full, err := regexp.Compile(`\A(?:` + src + `)\z`)
 	if err != nil {
-		return nil, err
+		return nil, reword(err)
 	}
 	r := &Regex{src: src, full: full, find: find}
 	if tree, err := syntax.Parse(src, syntax.Perl); err == nil {
@@ -60,6 +60,26 @@ type regexError string
 func (e regexError) Error() string { return string(e) }
 
 const errRegexTooLong = regexError("regular expression is longer than 16384 bytes")
+
+// re2Text are RE2's words for what can be wrong, which users know from Envoy's NACKs.
+var re2Text = map[syntax.ErrorCode]string{
+	syntax.ErrMissingParen: "missing )", syntax.ErrUnexpectedParen: "unexpected )", syntax.ErrMissingBracket: "missing ]",
+	syntax.ErrTrailingBackslash: "trailing \\", syntax.ErrMissingRepeatArgument: "no argument for repetition operator",
+	syntax.ErrInvalidRepeatSize: "bad repetition operator", syntax.ErrInvalidRepeatOp: "bad repetition operator",
+	syntax.ErrInvalidPerlOp: "invalid perl operator", syntax.ErrInvalidCharRange: "invalid character class range",
+	syntax.ErrInvalidCharClass: "invalid character class", syntax.ErrInvalidEscape: "invalid escape sequence",
+	syntax.ErrInvalidUTF8: "invalid UTF-8", syntax.ErrInvalidNamedCapture: "invalid named capture group",
+}
+
+func reword(err error) error {
+	if e, ok := err.(*syntax.Error); ok {
+		if text := re2Text[e.Code]; text != "" {
+			return regexError(text + ": " + e.Expr)
+		}
+		return regexError(string(e.Code) + ": " + e.Expr)
+	}
+	return err
+}
 
 // String returns the expression as configured.
 func (r *Regex) String() string { return r.src }

@@ -3,7 +3,6 @@
 package route
 
 import (
-	"sidecar/dataplane/httpmsg"
 	"sidecar/dataplane/match"
 	"sidecar/dataplane/sys"
 )
@@ -55,7 +54,7 @@ func (w *Weighted) pick(f *Forward, q *Query) *WeightedCluster {
 	}
 	value := q.Rand
 	if w.UseHashPolicy {
-		if h, ok, _ := HashOf(f.Hash, q, q.source()); ok {
+		if h, ok, _ := HashOf(f.Hash, q, q.Source()); ok {
 			value = h
 		}
 	} else if w.HeaderKey != nil {
@@ -85,17 +84,10 @@ func (w *Weighted) weight(i int, rt *match.Runtime) uint64 {
 	return uint64(min(max(n, 0), 1<<32-1))
 }
 
-// source is the downstream address as hash policies see it.
-func (q *Query) source() sys.Addr {
+// Source is the downstream address as hash policies see it.
+func (q *Query) Source() sys.Addr {
 	if q.Rec == nil || q.Rec.Conn == nil {
 		return sys.Addr{}
 	}
 	return q.Rec.Conn.Remote
 }
-
-// keyPath and the like are the fields that finalizing sets.
-var (
-	keyOriginalPath  = httpmsg.IDEnvoyOriginalPath.Key()
-	keyOriginalHost  = httpmsg.IDEnvoyOriginalHost.Key()
-	keyForwardedHost = httpmsg.IDForwardedHost.Key()
-)

@@ -124,9 +124,11 @@ type Forward struct {
 	HasPrefixRewrite bool
 	RegexRewrite     *match.Regex
 	RegexSubst       string
-	PathTemplate     *Template // path_rewrite_policy, uri_template
-	HostLiteral      string    // host_rewrite_literal
-	HostAuto         bool      // auto_host_rewrite
+	PathTemplate     *Template         // path_rewrite_policy, uri_template
+	HostLiteral      string            // host_rewrite_literal
+	HostFormat       *accesslog.Format // host_rewrite, with operators; an empty result changes nothing
+	PathFormat       *accesslog.Format // path_rewrite, with operators; likewise
+	HostAuto         bool              // auto_host_rewrite
 	HostHeader       *httpmsg.Key
 	HostRegex        *match.Regex // host_rewrite_path_regex
 	HostSubst        string
@@ -135,6 +137,9 @@ type Forward struct {
 	Timeout             sys.Nanos // default 15 s; 0 = none
 	IdleTimeout         sys.Nanos // Unset = HCM's
 	FlushTimeout        sys.Nanos
+	NewTimeouts         bool      // max_stream_duration is present: no route timeout
+	MaxGrpcTimeout      sys.Nanos // max_grpc_timeout (deprecated): caps grpc-timeout as the route timeout; Unset = off
+	GrpcOffset          sys.Nanos // grpc_timeout_offset (deprecated)
 	MaxStream           sys.Nanos // max_stream_duration.max_stream_duration; Unset = HCM's
 	GrpcTimeoutMax      sys.Nanos // grpc_timeout_header_max; Unset = off
 	GrpcTimeoutOffset   sys.Nanos
@@ -185,6 +190,8 @@ type Mirror struct {
 	ClusterHeader *httpmsg.Key
 	Fraction      *match.RuntimeFraction // nil = always
 	KeepHost      bool                   // disable_shadow_host_suffix_append
+	HostLiteral   string                 // host_rewrite_literal
+	Mutations     []HeaderOps            // request_headers_mutations, applied one after the other
 	TraceSampled  bool
 }
 
@@ -202,6 +209,7 @@ type Redirect struct {
 	RegexSubst string
 	Code       uint16
 	StripQuery bool
+	PathFormat *accesslog.Format // path_rewrite, with operators; an empty result changes nothing
 
 	entry *Entry // set by Table.Freeze: prefix_rewrite replaces what the entry's path matcher matched
 }

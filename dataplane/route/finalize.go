@@ -63,6 +63,10 @@ func (e *Entry) rewriteHost(f *Forward, c *Choice, h *httpmsg.Head, q *Query) {
 		if v, ok := h.GetKey(*f.HostHeader); ok && len(v) > 0 {
 			setHost(f, h, q, h.A.Put(v))
 		}
+	case f.HostFormat != nil:
+		if v := h.A.Take(f.HostFormat.AppendHeader(h.A.Tail(), q.Rec)); v.Len > 0 {
+			setHost(f, h, q, v)
+		}
 	case f.HostRegex != nil:
 		setHost(f, h, q, h.A.Take(f.HostRegex.AppendReplaceAll(h.A.Tail(), pathOnly(h.Path()), f.HostSubst)))
 	}
@@ -97,11 +101,15 @@ func appendForwardedHost(h *httpmsg.Head, host []byte) {
 			return
 		}
 	}
-	appendField(h, keyForwardedHost, h.A.Put(host))
+	appendField(h, keyForwardedHost, h.A.Put(host), true)
 }
 
 func (e *Entry) rewritePath(f *Forward, h *httpmsg.Head, q *Query) {
-	if !f.HasPrefixRewrite && f.RegexRewrite == nil && f.PathTemplate == nil {
+	var formatted httpmsg.Span
+	if f.PathFormat != nil {
+		formatted = h.A.Take(f.PathFormat.AppendHeader(h.A.Tail(), q.Rec))
+	}
+	if !f.HasPrefixRewrite && f.RegexRewrite == nil && f.PathTemplate == nil && formatted.Len == 0 {
 		return
 	}
 	old := h.Path()
@@ -111,6 +119,8 @@ func (e *Entry) rewritePath(f *Forward, h *httpmsg.Head, q *Query) {
 	path := pathOnly(old)
 	b := h.A.Tail()
 	switch {
+	case formatted.Len > 0:
+		b = append(b, h.A.Bytes(formatted)...)
 	case f.HasPrefixRewrite:
 		b = append(b, f.PrefixRewrite...)
 		b = append(b, path[e.Path.matched(path):]...)
@@ -124,7 +134,7 @@ func (e *Entry) rewritePath(f *Forward, h *httpmsg.Head, q *Query) {
 }
 
 // Location appends the URL of a redirect for the request h.
-func (r *Redirect) Location(b []byte, h *httpmsg.Head, _ *Query) []byte {
+func (r *Redirect) Location(b []byte, h *httpmsg.Head, q *Query) []byte {
 	scheme := h.SchemeBytes()
 	switch {
 	case r.Scheme != "":
@@ -150,7 +160,7 @@ func (r *Redirect) Location(b []byte, h *httpmsg.Head, _ *Query) []byte {
 		b = append(b, ':')
 		b = appendUint(b, uint64(r.Port))
 	}
-	return r.appendPath(b, h.Path())
+	return r.appendPath(b, h.Path(), q)
 }
 
 // dropPort tells whether the port of the request's host is left out: when another one is put in its place, or when it is the default of the
@@ -181,11 +191,17 @@ func portColon(host []byte) int {
 	return bytes.LastIndexByte(host, ':')
 }
 
-func (r *Redirect) appendPath(b, old []byte) []byte {
+func (r *Redirect) appendPath(b, old []byte, q *Query) []byte {
 	path := pathOnly(old)
 	query := old[len(path):]
 	if r.StripQuery {
 		query = nil
+	}
+	if r.PathFormat != nil {
+		at := len(b)
+		if b = r.PathFormat.AppendHeader(b, q.Rec); len(b) > at {
+			return append(b, query...)
+		}
 	}
 	switch {
 	case r.HasPath:
@@ -231,3 +247,10 @@ func appendUint(b []byte, n uint64) []byte {
 	}
 	return append(b, byte('0'+n%10))
 }
+
+// The fields that finalizing sets.
+var (
+	keyOriginalPath  = httpmsg.IDEnvoyOriginalPath.Key()
+	keyOriginalHost  = httpmsg.IDEnvoyOriginalHost.Key()
+	keyForwardedHost = httpmsg.IDForwardedHost.Key()
+)

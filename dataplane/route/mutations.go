@@ -3,6 +3,8 @@
 package route
 
 import (
+	"strings"
+
 	"sidecar/dataplane/httpmsg"
 	"sidecar/internal/telemetry/accesslog"
 )
@@ -36,6 +38,42 @@ type HeaderOp struct {
 	Format    *accesslog.Format // a value with operators
 	Action    AppendAction
 	KeepEmpty bool // keep_empty_value: without it an empty value does nothing
+	Join      bool // the header is one that Envoy keeps as a single line; see NewHeaderOp
+}
+
+// NewHeaderOp starts an operation on a request or response header; the caller sets value and action.
+func NewHeaderOp(name string, response bool) HeaderOp {
+	k := httpmsg.KeyOf(name)
+	list := joinedRequest
+	if response {
+		list = joinedResponse
+	}
+	return HeaderOp{Key: k, Join: list[k.Name]}
+}
+
+// joinedRequest and joinedResponse are the headers that Envoy keeps as one line: what is appended goes behind a comma, not on a line of its own.
+// Found by asking the binary.
+var (
+	joinedRequest = nameSet("x-forwarded-for via content-type x-forwarded-host x-forwarded-proto x-forwarded-port x-forwarded-client-cert " +
+		"x-request-id user-agent accept accept-encoding authorization cache-control content-encoding referer origin x-client-trace-id " +
+		"x-envoy-external-address grpc-timeout grpc-accept-encoding x-envoy-attempt-count if-match if-none-match if-modified-since " +
+		"if-unmodified-since if-range proxy-status access-control-request-method access-control-request-headers " +
+		"access-control-request-private-network pragma expect x-envoy-force-trace x-envoy-expected-rq-timeout-ms x-envoy-original-path " +
+		"x-envoy-original-host x-envoy-decorator-operation x-envoy-internal x-envoy-ip-tags x-envoy-downstream-service-cluster " +
+		"x-envoy-downstream-service-node te")
+	joinedResponse = nameSet("via location content-type date cache-control content-encoding etag x-envoy-decorator-operation grpc-status " +
+		"grpc-message last-modified age access-control-allow-origin access-control-allow-headers access-control-allow-methods " +
+		"access-control-expose-headers access-control-max-age access-control-allow-credentials x-envoy-degraded x-envoy-attempt-count vary " +
+		"proxy-status x-envoy-ratelimited x-envoy-immediate-health-check-fail x-envoy-upstream-canary x-envoy-upstream-service-time expires " +
+		"x-envoy-upstream-healthchecked-cluster x-request-id server")
+)
+
+func nameSet(list string) map[string]bool {
+	m := map[string]bool{}
+	for _, n := range strings.Fields(list) {
+		m[n] = true
+	}
+	return m
 }
 
 // stackOps is how many operator values of one level are kept on the stack; more allocate.
@@ -75,7 +113,7 @@ func (o *HeaderOps) Apply(h *httpmsg.Head, rec *accesslog.Record) {
 	}
 	for _, p := range todo {
 		if p.op.Action == AppendIfExistsOrAdd || p.op.Action == AddIfAbsent {
-			appendField(h, p.op.Key, p.value)
+			appendField(h, p.op.Key, p.value, p.op.Join)
 		}
 	}
 }
@@ -85,9 +123,9 @@ type pendingOp struct {
 	value httpmsg.Span
 }
 
-// appendField adds a field line; the fields that Envoy keeps as one line get the value behind a comma instead.
-func appendField(h *httpmsg.Head, k httpmsg.Key, v httpmsg.Span) {
-	if singleLine(k.ID) {
+// appendField adds a field line, or with join puts the value behind a comma into the line that is there.
+func appendField(h *httpmsg.Head, k httpmsg.Key, v httpmsg.Span, join bool) {
+	if join {
 		if i := h.FindKey(k, 0); i >= 0 {
 			b := append(h.A.Tail(), h.Value(i)...)
 			b = append(b, ',')
@@ -97,14 +135,4 @@ func appendField(h *httpmsg.Head, k httpmsg.Key, v httpmsg.Span) {
 		}
 	}
 	h.AddSpan(k, v)
-}
-
-// singleLine tells which well-known headers Envoy keeps as one comma-joined line.
-func singleLine(id httpmsg.ID) bool {
-	switch id {
-	case httpmsg.IDForwardedFor, httpmsg.IDVia, httpmsg.IDLocation, httpmsg.IDContentType, httpmsg.IDForwardedHost, httpmsg.IDForwardedProto,
-		httpmsg.IDRequestID, httpmsg.IDUserAgent, httpmsg.IDServer, httpmsg.IDDate:
-		return true
-	}
-	return false
 }

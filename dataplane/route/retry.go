@@ -216,13 +216,13 @@ type Timeouts struct {
 }
 
 // Timeouts computes the limits of a request and removes x-envoy-upstream-rq-timeout-ms and -per-try-timeout-ms from the head. grpc-timeout
-// counts only for gRPC requests on routes with grpc_timeout_header_max.
+// counts only for gRPC requests on routes with max_grpc_timeout.
 func (f *Forward) Timeouts(h *httpmsg.Head) Timeouts {
 	t := Timeouts{Global: max(f.Timeout, 0)}
 	switch {
-	case f.MaxStream != Unset:
+	case f.NewTimeouts:
 		t.Global = 0 // max_stream_duration takes the place of the route timeout
-	case f.GrpcTimeoutMax != Unset && match.GRPC(h):
+	case f.MaxGrpcTimeout != Unset && match.GRPC(h):
 		t.Global = f.grpcTimeout(h)
 	}
 	if f.Retry != nil {
@@ -243,13 +243,33 @@ func (f *Forward) Timeouts(h *httpmsg.Head) Timeouts {
 // grpcTimeout is the grpc-timeout header less the offset, at most the configured maximum; 0 is infinite.
 func (f *Forward) grpcTimeout(h *httpmsg.Head) sys.Nanos {
 	d, _ := ParseGrpcTimeout(h.Get(httpmsg.IDGrpcTimeout))
-	if f.GrpcTimeoutOffset > 0 && f.GrpcTimeoutOffset < d {
-		d -= f.GrpcTimeoutOffset
+	if f.GrpcOffset > 0 && f.GrpcOffset < d {
+		d -= f.GrpcOffset
 	}
-	if f.GrpcTimeoutMax > 0 && (d == 0 || d > f.GrpcTimeoutMax) {
-		d = f.GrpcTimeoutMax
+	if f.MaxGrpcTimeout > 0 && (d == 0 || d > f.MaxGrpcTimeout) {
+		d = f.MaxGrpcTimeout
 	}
 	return d
+}
+
+// StreamDuration is the longest time that the whole stream may take; 0 = none. def is what the HTTP connection manager says. With
+// grpc_timeout_header_max a grpc-timeout header decides, capped by it and less the offset.
+func (f *Forward) StreamDuration(h *httpmsg.Head, def sys.Nanos) sys.Nanos {
+	if f.GrpcTimeoutMax != Unset {
+		if d, ok := ParseGrpcTimeout(h.Get(httpmsg.IDGrpcTimeout)); ok {
+			if f.GrpcTimeoutMax > 0 && (d > f.GrpcTimeoutMax || d == 0) {
+				d = f.GrpcTimeoutMax
+			}
+			if f.GrpcTimeoutOffset > 0 {
+				d = max(d-f.GrpcTimeoutOffset, 0)
+			}
+			return d
+		}
+	}
+	if f.MaxStream != Unset {
+		return f.MaxStream
+	}
+	return def
 }
 
 // millis reads and removes a header that holds milliseconds.
