@@ -91,7 +91,7 @@ func (s *Session) sort(st *typeState, r Response, twice map[string]string, b *ba
 		h, ok := st.have[raw.Name]
 		switch {
 		case ok && h.accepted && (s.cfg.Variant == SotW || h.version == raw.Version):
-			h.deadline = deadline(s.now, raw.TTL)
+			h.deadline = s.deadline(s.now, raw.TTL)
 			st.have[raw.Name] = h
 			d.Refreshed = append(d.Refreshed, raw.Name)
 		case s.cfg.Variant == Delta:
@@ -144,10 +144,12 @@ func (s *Session) removed(st *typeState, r Response, twice map[string]string) []
 	return gone
 }
 
-func deadline(at, ttl time.Duration) time.Duration {
+// deadline is when a TTL counted from at is over; 0 = never.
+func (s *Session) deadline(at, ttl time.Duration) time.Duration {
 	if ttl <= 0 {
 		return 0
 	}
+	s.ttls = true
 	return at + ttl
 }
 
@@ -200,7 +202,7 @@ func (s *Session) account(b *batch, refused []Rejection) {
 		case no:
 			st.known(m.name)
 		default:
-			st.have[m.name] = held{version: m.version, deadline: deadline(b.at, m.ttl), accepted: true}
+			st.have[m.name] = held{version: m.version, deadline: s.deadline(b.at, m.ttl), accepted: true}
 		}
 	}
 	if len(refused) == 0 {

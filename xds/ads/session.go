@@ -94,6 +94,7 @@ type Session struct {
 	batches map[BatchID]*batch
 	last    BatchID
 	now     time.Duration
+	ttls    bool // some resource has, or had, a TTL
 }
 
 // held is what is known of one resource.
@@ -109,15 +110,17 @@ type typeState struct {
 	// Survives streams
 	wildcard bool
 	want     map[string]struct{}
+	list     []string // want, sorted; nil when it changed. Never modified: requests share it
 	have     map[string]held
 	version  string // last accepted version_info
 
 	// Of this stream
 	started bool                // a request went out
-	sent    map[string]struct{} // names the server was told
 	wildTo  bool                // the wildcard the server was told
 	named   bool                // SotW: a request with names went out
-	dropped map[string]struct{} // told, then unsubscribed, not yet told
+	sent    map[string]struct{} // delta: names the server was told
+	adds    map[string]struct{} // delta: to be told
+	drops   map[string]struct{} // delta: told, then unsubscribed, to be told
 	dirty   bool
 	nonce   string   // of the last response
 	waiting []answer // withheld answers, oldest first
@@ -173,7 +176,7 @@ func (s *Session) addType(t TypeConfig) *typeState {
 // reset forgets what belongs to a stream.
 func (st *typeState) reset() {
 	st.started, st.wildTo, st.named, st.dirty, st.nonce, st.waiting = false, false, false, false, "", nil
-	st.sent, st.dropped = map[string]struct{}{}, map[string]struct{}{}
+	st.sent, st.adds, st.drops = map[string]struct{}{}, map[string]struct{}{}, map[string]struct{}{}
 }
 
 // active reports whether anything of the type is subscribed.
@@ -212,6 +215,9 @@ func (s *Session) Step(ev Event, out []Action) []Action {
 // Deadline returns the time of the next TTL expiry on the clock of Tick, and whether there is one.
 func (s *Session) Deadline() (time.Duration, bool) {
 	var best time.Duration
+	if !s.ttls {
+		return 0, false
+	}
 	for _, st := range s.types {
 		for _, h := range st.have {
 			if h.deadline > 0 && (best == 0 || h.deadline < best) {
@@ -267,6 +273,9 @@ func (s *Session) closed(out []Action) []Action {
 
 func (s *Session) tick(now time.Duration, out []Action) []Action {
 	s.now = max(s.now, now)
+	if !s.ttls {
+		return out
+	}
 	for _, st := range s.types {
 		var gone []string
 		for name, h := range st.have {

@@ -19,7 +19,11 @@ func (s *Session) subscribe(e Subscribe) {
 			continue
 		}
 		st.want[n] = struct{}{}
-		st.dirty = true
+		st.list, st.dirty = nil, true
+		if st.started {
+			st.adds[n] = struct{}{}
+			delete(st.drops, n)
+		}
 	}
 }
 
@@ -41,12 +45,13 @@ func (s *Session) unsubscribe(e Unsubscribe) {
 			continue
 		}
 		delete(st.want, n)
-		st.dirty = true
+		delete(st.adds, n)
+		st.list, st.dirty = nil, true
 		if !st.wildcard {
 			delete(st.have, n)
 		}
 		if _, told := st.sent[n]; told {
-			st.dropped[n] = struct{}{}
+			st.drops[n] = struct{}{}
 		}
 	}
 }
@@ -96,21 +101,18 @@ func (s *Session) request(st *typeState, m Send, out []Action) []Action {
 	m.Node = !s.spoke || s.cfg.NodeInEvery
 	s.spoke, st.started, st.dirty = true, true, false
 	st.named = st.named || len(m.Names) > 0
-	st.sent = make(map[string]struct{}, len(st.want))
-	for n := range st.want {
-		st.sent[n] = struct{}{}
-	}
-	clear(st.dropped)
 	return append(out, m)
 }
 
 // fullNames is the SotW name list. The legacy wildcard is the empty list, which works only as long as no name was ever sent on the stream.
 func (s *Session) fullNames(st *typeState) []string {
-	names := sorted(st.want)
-	if st.wildcard && (len(names) > 0 || st.named || s.cfg.ExplicitWildcard) {
-		names = slices.Insert(names, 0, wildcardName)
+	if st.list == nil {
+		st.list = sorted(st.want)
 	}
-	return names
+	if st.wildcard && (len(st.list) > 0 || st.named || s.cfg.ExplicitWildcard) {
+		return slices.Concat([]string{wildcardName}, st.list)
+	}
+	return st.list
 }
 
 func (s *Session) flushDelta(st *typeState, out []Action) []Action {
@@ -120,23 +122,19 @@ func (s *Session) flushDelta(st *typeState, out []Action) []Action {
 	if first && !st.active() {
 		return out
 	}
-	for n := range st.want {
-		_, told := st.sent[n]
-		_, again := st.dropped[n]
-		if !told || again {
-			m.Add = append(m.Add, n)
-			st.sent[n] = struct{}{}
-		}
+	add := st.adds
+	if first {
+		add = st.want
 	}
-	for n := range st.dropped {
-		if _, back := st.want[n]; !back {
-			m.Remove = append(m.Remove, n)
-			delete(st.sent, n)
-		}
+	m.Add, m.Remove = sorted(add), sorted(st.drops)
+	for n := range add {
+		st.sent[n] = struct{}{}
 	}
-	clear(st.dropped)
-	slices.Sort(m.Add)
-	slices.Sort(m.Remove)
+	for n := range st.drops {
+		delete(st.sent, n)
+	}
+	clear(st.adds)
+	clear(st.drops)
 	switch {
 	case st.wildcard && !st.wildTo:
 		// The legacy form is an empty list in the type's first request; anything else has to say it.

@@ -158,3 +158,29 @@ func TestValidate_WhenNestedRulesFail_ThenAllPathsAreProtoNames(t *testing.T) {
 		}
 	}
 }
+
+func TestDocument_WhenRendered_ThenEveryTableAndRowIsThere(t *testing.T) {
+	tab := testTable()
+	sets := append(tab.Messages(), testMessages)
+	d := Document{
+		Intro: "# Support", Sections: []Section{{"Clusters", "envoy.config.cluster.v3.Cluster"}}, Kinds: []KindInfo{tab.Info()},
+		Schema: MustSchema(sets...),
+	}
+	got := d.Markdown()
+	for _, want := range []string{
+		"# Support\n\n## Clusters\n\n### envoy.config.cluster.v3.Cluster\n",
+		"| `name` | supported |  |\n", "| `type` | supported | only `STATIC`, `EDS`; else refused. |\n",
+		"| `alt_stat_name` | accepted with a warning | stats are named by the cluster |\n",
+		"| `load_assignment.endpoints.priority` | refused | priorities are refused below a cluster |\n",
+		"Everything else is refused: ", "`respect_dns_ttl`", "### envoy.config.endpoint.v3.LocalityLbEndpoints",
+		"## Network filters\n", "| `envoy.filters.network.tcp_proxy` | `envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy` | stable | robust_to_untrusted_downstream |  |\n",
+		"- `x.Later`: TLS\n",
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("lacks %q:\n%s", want, got)
+		}
+	}
+	if strings.Count(got, "### envoy.config.endpoint.v3.ClusterLoadAssignment\n") != 1 || got != d.Markdown() {
+		t.Error("a table twice, or another text the second time")
+	}
+}

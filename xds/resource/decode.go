@@ -3,6 +3,7 @@
 package resource
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -121,7 +122,24 @@ func Decode(t Type, url string, body []byte, o Options) (*Decoded, error) {
 		}
 		return nil, errors.Join(all...)
 	}
-	return &Decoded{Type: t, Name: Name(m), Hash: HashOf(m), Message: m}, nil
+	if mayHoldAny(body) {
+		canonical(m.ProtoReflect(), 0)
+	}
+	return &Decoded{Type: t, Name: Name(m), Hash: hashBytes(m), Message: m}, nil
+}
+
+// anyRoots are the packages of all messages that can be linked in: an Any that can be re-encoded has one of them in its type URL.
+var anyRoots = [][]byte{[]byte("envoy."), []byte("google."), []byte("xds."), []byte("udpa.")}
+
+// mayHoldAny tells by the bytes alone whether a resource can contain an Any of a linked-in type; most load assignments cannot, and walking
+// one with 100,000 endpoints to find none costs as much as decoding it.
+func mayHoldAny(body []byte) bool {
+	for _, r := range anyRoots {
+		if bytes.Contains(body, r) {
+			return true
+		}
+	}
+	return false
 }
 
 // Name returns the resource name inside a decoded message. In every resource type it is field 1.
@@ -188,6 +206,10 @@ func RawHash(url string, body []byte) Hash {
 // changes m's bytes but not its meaning.
 func HashOf(m proto.Message) Hash {
 	canonical(m.ProtoReflect(), 0)
+	return hashBytes(m)
+}
+
+func hashBytes(m proto.Message) Hash {
 	b, err := proto.MarshalOptions{Deterministic: true, AllowPartial: true}.Marshal(m)
 	if err != nil {
 		// Only invalid UTF-8 set by hand can get here; decoding has refused it on the wire.
