@@ -35,13 +35,26 @@ func must(f *Format, err error) *Format {
 // Compile compiles a text format. The error names an unknown operator or the place where the syntax is wrong.
 func Compile(text string) (*Format, error) { return CompileText(text, false) }
 
-// CompileText is Compile with omit_empty_values: then an absent value prints nothing instead of "-".
+// Options of a SubstitutionFormatString.
+type Options struct {
+	OmitEmpty bool // omit_empty_values: an absent value prints nothing instead of "-"; in JSON it is left out with its key
+	Strings   bool // the older JSON format: every value is a string
+	// ReqWithoutQuery enables the command of envoy.formatter.req_without_query.
+	ReqWithoutQuery bool
+}
+
+// CompileText is Compile with omit_empty_values.
 func CompileText(text string, omitEmpty bool) (*Format, error) {
-	ops, err := compileOps(text)
+	return CompileOptions(text, Options{OmitEmpty: omitEmpty})
+}
+
+// CompileOptions is Compile with options.
+func CompileOptions(text string, o Options) (*Format, error) {
+	ops, err := compileOps(text, o)
 	if err != nil {
 		return nil, err
 	}
-	return &Format{ops: ops, omit: omitEmpty}, nil
+	return &Format{ops: ops, omit: o.OmitEmpty}, nil
 }
 
 // CompileHeader compiles the value of a header mutation: it also takes the older spellings UPSTREAM_METADATA(["a", "b"]),
@@ -65,7 +78,7 @@ var (
 	oldMetaPart = regexp.MustCompile(`"([^"]*)"`)
 )
 
-func compileOps(text string) ([]op, error) {
+func compileOps(text string, opts Options) ([]op, error) {
 	var ops []op
 	literal := func(s string) {
 		if n := len(ops); n > 0 && ops[n-1].code == opLiteral {
@@ -75,7 +88,7 @@ func compileOps(text string) ([]op, error) {
 		ops = append(ops, op{code: opLiteral, text: s, max: -1})
 	}
 	err := tokenize(text, literal, func(c command) error {
-		o, err := compileCommand(c)
+		o, err := compileCommand(c, opts)
 		if err == nil {
 			ops = append(ops, o)
 		}
@@ -129,7 +142,7 @@ func (f *Format) AppendHeader(b []byte, r *Record) []byte {
 
 // Uses tells whether any operator of the format is the one named, so that callers can skip work that nobody prints.
 func (f *Format) Uses(operator string) bool {
-	c, err := compileOps("%" + operator + "%")
+	c, err := compileOps("%"+operator+"%", Options{})
 	if err != nil || len(c) != 1 {
 		return false
 	}

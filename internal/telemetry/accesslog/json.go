@@ -36,14 +36,19 @@ const maxJSONDepth = 64
 // CompileJSON compiles a JSON format given as a plain tree: string, float64, int, bool, nil, map[string]any and []any. Keys are printed in
 // sorted order. With omitEmpty keys and list elements whose value is absent are left out.
 func CompileJSON(tree map[string]any, omitEmpty bool) (*Format, error) {
-	n, err := compileNode("", tree, 0)
+	return CompileJSONOptions(tree, Options{OmitEmpty: omitEmpty})
+}
+
+// CompileJSONOptions is CompileJSON with options.
+func CompileJSONOptions(tree map[string]any, o Options) (*Format, error) {
+	n, err := o.compileNode("", tree, 0)
 	if err != nil {
 		return nil, err
 	}
-	return &Format{json: &n, omit: omitEmpty}, nil
+	return &Format{json: &n, omit: o.OmitEmpty}, nil
 }
 
-func compileNode(path string, v any, depth int) (node, error) {
+func (o Options) compileNode(path string, v any, depth int) (node, error) {
 	if depth > maxJSONDepth {
 		return node{}, errAt(path, errors.New("nested too deep"))
 	}
@@ -57,11 +62,11 @@ func compileNode(path string, v any, depth int) (node, error) {
 	case float64:
 		return node{lit: string(appendNumber(nil, v))}, nil
 	case string:
-		return compileStringNode(path, v)
+		return o.compileStringNode(path, v)
 	case []any:
 		n := node{shape: nodeList}
 		for i, e := range v {
-			kid, err := compileNode(path+"["+strconv.Itoa(i)+"]", e, depth+1)
+			kid, err := o.compileNode(path+"["+strconv.Itoa(i)+"]", e, depth+1)
 			if err != nil {
 				return n, err
 			}
@@ -69,12 +74,12 @@ func compileNode(path string, v any, depth int) (node, error) {
 		}
 		return n, nil
 	case map[string]any:
-		return compileObjectNode(path, v, depth)
+		return o.compileObjectNode(path, v, depth)
 	}
 	return node{}, errAt(path, fmt.Errorf("%T is no JSON value", v))
 }
 
-func compileObjectNode(path string, v map[string]any, depth int) (node, error) {
+func (o Options) compileObjectNode(path string, v map[string]any, depth int) (node, error) {
 	keys := make([]string, 0, len(v))
 	for k := range v {
 		keys = append(keys, k)
@@ -86,7 +91,7 @@ func compileObjectNode(path string, v map[string]any, depth int) (node, error) {
 		if path != "" {
 			sub = path + "." + k
 		}
-		kid, err := compileNode(sub, v[k], depth+1)
+		kid, err := o.compileNode(sub, v[k], depth+1)
 		if err != nil {
 			return n, err
 		}
@@ -96,8 +101,8 @@ func compileObjectNode(path string, v map[string]any, depth int) (node, error) {
 	return n, nil
 }
 
-func compileStringNode(path, s string) (node, error) {
-	ops, err := compileOps(s)
+func (o Options) compileStringNode(path, s string) (node, error) {
+	ops, err := compileOps(s, o)
 	switch {
 	case err != nil:
 		return node{}, errAt(path, err)
@@ -105,7 +110,7 @@ func compileStringNode(path, s string) (node, error) {
 		return node{lit: `""`}, nil
 	case len(ops) == 1 && ops[0].code == opLiteral:
 		return node{lit: string(appendQuoted(nil, ops[0].text))}, nil
-	case len(ops) == 1:
+	case len(ops) == 1 && !o.Strings:
 		return node{shape: nodeValue, ops: ops}, nil
 	}
 	return node{shape: nodeString, ops: ops}, nil

@@ -277,9 +277,17 @@ func buildDefs() map[string]opDef {
 	return d
 }
 
-func compileCommand(c command) (op, error) {
-	if c.name == "COALESCE" {
+func compileCommand(c command, opts Options) (op, error) {
+	switch {
+	case c.name == "COALESCE":
 		return coalesceOp(c)
+	case c.name == "REQ_WITHOUT_QUERY" && opts.ReqWithoutQuery:
+		if !c.has {
+			return op{}, fmt.Errorf("%s requires parameters", c.name)
+		}
+		o, err := headerOp(opReq)(c)
+		o.sub = 1
+		return o, err
 	}
 	if why, ok := refusedOps[c.name]; ok {
 		return op{}, fmt.Errorf("operator %s is not supported: %s", c.name, why)
@@ -566,5 +574,5 @@ func coalesceCommand(c command) (op, error) {
 	if _, known := defs[c.name]; !known && refusedOps[c.name] == "" {
 		return op{}, fmt.Errorf("unknown command: '%s'", c.name)
 	}
-	return compileCommand(c)
+	return compileCommand(c, Options{})
 }

@@ -203,6 +203,11 @@ func (o *op) header(r *Record) ([]byte, bool) {
 	if !ok && o.b.Name != "" {
 		v, ok = field(o.code, h, f, o.b)
 	}
+	if o.sub == 1 { // REQ_WITHOUT_QUERY
+		if q := bytes.IndexByte(v, '?'); q >= 0 {
+			v = v[:q]
+		}
+	}
 	return v, ok
 }
 
