@@ -103,6 +103,7 @@ const (
 	TooManyHeaders        // max_headers_count
 	LowVersion            // not HTTP/1.1 (or 1.0 without accept_http_10)
 	HTTP2Preface          // an HTTP/2 preface on an HTTP/1 codec
+	ConnectionRejected    // Connection names ten fields or more, or one that must not be removed
 
 	// Found by the HTTP connection manager or the router.
 	MissingHost
@@ -158,8 +159,9 @@ var rows = [numKinds]Row{
 	LengthAndChunked:      {400, "Bad Request", FlagDPE, "http1.content_length_and_chunked_not_allowed", true},
 	HeadersTooLarge:       {431, "Request Header Fields Too Large", FlagDPE, "http1.headers_too_large", true},
 	TooManyHeaders:        {431, "Request Header Fields Too Large", FlagDPE, "http1.too_many_headers", true},
-	LowVersion:            {426, "Upgrade Required", 0, "low_version", true},
+	LowVersion:            {426, "Upgrade Required", FlagDPE, "low_version", true},
 	HTTP2Preface:          {0, "", FlagDPE, "http2_not_supported_on_this_listener", true},
+	ConnectionRejected:    {400, "Bad Request", FlagDPE, "http1.connection_header_rejected", true},
 
 	MissingHost:          {400, "", 0, "missing_host_header", true},
 	MissingPath:          {404, "", 0, "missing_path_rejected", true},

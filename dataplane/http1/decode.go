@@ -125,7 +125,7 @@ func (d *Decoder) EOF() (end bool, k fault.Kind) {
 // Done: the first n bytes are consumed and h is filled: names in lower case with ids, Host moved to Authority, Body, Length, KeepAlive, Upgrade,
 // ExpectContinue and TrailersOK set; connection-level fields are still among the Fields (see StripHopByHop). A 1xx response other than a switch
 // to a tunnel is a head with Body none after which Head is called again.
-// Fault: the connection is done for; h is untouched, except for LowVersion, where it is filled.
+// Fault: the connection is done for; h is untouched.
 //
 // A request without Host has HostCount 0: the caller answers it with fault.MissingHost. A Target that does not start with '/' ("*", "?q", a URL
 // with AllowAbsoluteURL off) is for the caller to refuse with fault.AbsolutePathRejected, unless the method is CONNECT, where Target is empty.
@@ -164,14 +164,11 @@ func (d *Decoder) whole(in []byte, h *httpmsg.Head) (int, Status, fault.Kind) {
 		h.A.Truncate(mark + p.pos)
 		k = d.finish(&p)
 	}
-	switch {
-	case k == fault.None && p.ended:
+	if k == fault.None && p.ended {
 		if d.o.KeepRawNames {
 			p.keepRaw(in)
 		}
 		return p.pos, Done, fault.None
-	case k == fault.LowVersion:
-		return 0, NeedMore, d.broken(k)
 	}
 	h.Reset(h.A)
 	h.A.Truncate(mark)

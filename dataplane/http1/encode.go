@@ -8,7 +8,8 @@ import (
 
 // AppendRequestHead appends the head of a request: request line, host, the live fields in order, and the framing that h.Body asks for. It writes
 // HTTP/1.1 whatever h.Version is. Connection-level fields are written as they are; StripHopByHop removes them before. A content-length field is
-// kept only with BodyNone; otherwise content-length or transfer-encoding are written from h.Body.
+// kept only with BodyNone; otherwise content-length or transfer-encoding are written from h.Body. A request without body and content-length gets
+// content-length: 0, unless its method does not go with a body.
 func AppendRequestHead(b []byte, h *httpmsg.Head, o *Options) []byte {
 	b = append(b, h.MethodBytes()...)
 	b = append(b, ' ')
@@ -40,7 +41,20 @@ func AppendRequestHead(b []byte, h *httpmsg.Head, o *Options) []byte {
 	b = append(b, h.Host()...)
 	b = append(b, "\r\n"...)
 	b = appendFields(b, h, o, true)
+	if h.Body == httpmsg.BodyNone && !h.Upgrade && wantsLength(h.Method) && h.Find(httpmsg.IDContentLength, 0) < 0 {
+		b = appendWellKnown(b, "content-length: ", o)
+		b = append(b, "0\r\n"...)
+	}
 	return append(b, "\r\n"...)
+}
+
+// wantsLength: RFC 9110 section 8.6 wants content-length: 0 of a method that could have a body; these are the ones Envoy excepts.
+func wantsLength(m httpmsg.Method) bool {
+	switch m {
+	case httpmsg.MethodGet, httpmsg.MethodHead, httpmsg.MethodDelete, httpmsg.MethodTrace, httpmsg.MethodConnect:
+		return false
+	}
+	return true
 }
 
 // AppendResponseHead appends the head of a response in the version of the client: status line with Envoy's own reason phrase, the live fields in
@@ -66,11 +80,18 @@ func AppendResponseHead(b []byte, h *httpmsg.Head, version httpmsg.Version, o *O
 func appendFields(b []byte, h *httpmsg.Head, o *Options, chunkedOK bool) []byte {
 	arena := h.A.Tail()
 	respell := o.KeepRawNames || o.ProperCase
+	length := false
 	from, to := 0, 0 // the run that waits to be copied
 	for i := range h.List {
 		f := &h.List[i]
-		if f.Dead || f.ID == httpmsg.IDTransferEncoding || f.ID == httpmsg.IDContentLength && h.Body != httpmsg.BodyNone {
+		if f.Dead || f.ID == httpmsg.IDTransferEncoding {
 			continue
+		}
+		if f.ID == httpmsg.IDContentLength && h.Body != httpmsg.BodyNone {
+			if length || h.Body != httpmsg.BodyLength || !canonicalLength(h.Value(i), h.Length) {
+				continue
+			}
+			length = true // it says what h.Body says: it may keep its place
 		}
 		name, colon, value, end := int(f.Name.Off), int(f.Name.Off+f.Name.Len), int(f.Value.Off), int(f.Value.Off+f.Value.Len)
 		if !respell && value == colon+2 && end+2 <= len(arena) && arena[colon] == ':' && arena[colon+1] == ' ' && arena[end] == '\r' &&
@@ -91,7 +112,7 @@ func appendFields(b []byte, h *httpmsg.Head, o *Options, chunkedOK bool) []byte 
 	}
 	b = append(b, arena[from:to]...)
 	switch {
-	case h.Body == httpmsg.BodyLength:
+	case h.Body == httpmsg.BodyLength && !length:
 		b = appendWellKnown(b, "content-length: ", o)
 		b = appendInt(b, h.Length)
 		b = append(b, "\r\n"...)
@@ -100,6 +121,11 @@ func appendFields(b []byte, h *httpmsg.Head, o *Options, chunkedOK bool) []byte 
 		b = append(b, "chunked\r\n"...)
 	}
 	return b
+}
+
+func canonicalLength(b []byte, n int64) bool {
+	v, ok := parseLength(b)
+	return ok && v == n && (b[0] != '0' || len(b) == 1)
 }
 
 func appendWellKnown(b []byte, name string, o *Options) []byte {
@@ -188,7 +214,7 @@ var (
 
 // StripHopByHop removes the fields that concern one hop only (RFC 9110 section 7.6.1), as Envoy does. Of a request: connection, keep-alive,
 // proxy-connection, transfer-encoding, fields that connection names, upgrade, and te except for "trailers". Of a response the same, but not the fields
-// that connection names, and te stays. A message with h.Upgrade keeps upgrade, with connection: upgrade.
+// that connection names, and te stays. A message with h.Upgrade keeps upgrade, and connection if that says so.
 func StripHopByHop(h *httpmsg.Head, response bool) {
 	for i := range h.List {
 		f := &h.List[i]
@@ -200,9 +226,7 @@ func StripHopByHop(h *httpmsg.Head, response bool) {
 			if !response {
 				stripNominated(h, h.Value(i))
 			}
-			if !h.Upgrade || !equalFold(h.Value(i), "upgrade") {
-				f.Dead = true
-			}
+			f.Dead = !h.Upgrade || !hasItem(h.Value(i), "upgrade") || hasItem(h.Value(i), "close")
 		case httpmsg.IDKeepAlive, httpmsg.IDProxyConnection, httpmsg.IDTransferEncoding:
 			f.Dead = true
 		case httpmsg.IDUpgrade:

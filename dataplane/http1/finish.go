@@ -3,6 +3,8 @@
 package http1
 
 import (
+	"bytes"
+
 	"sidecar/dataplane/fault"
 	"sidecar/dataplane/httpmsg"
 )
@@ -17,6 +19,9 @@ func (d *Decoder) finish(p *parser) fault.Kind {
 	if k := p.requestFraming(); k != fault.None {
 		return k
 	}
+	if p.flags&sConnRejected != 0 || p.nominated > maxNominated {
+		return fault.ConnectionRejected
+	}
 	if k := p.authority(); k != fault.None {
 		return k
 	}
@@ -24,9 +29,7 @@ func (d *Decoder) finish(p *parser) fault.Kind {
 	h.ExpectContinue = p.flags&sExpect != 0 && h.Version == httpmsg.HTTP11
 	// RFC 9110 section 7.8: Upgrade in an HTTP/1.0 request is ignored; h2c is always removed, as Envoy does.
 	h.Upgrade = p.flags&(sUpgrade|sConnUpgrade|sH2C) == sUpgrade|sConnUpgrade && h.Version == httpmsg.HTTP11
-	// Envoy refuses any version but 1.1 in the connection manager, after the codec found nothing wrong.
-	if h.Version != httpmsg.HTTP11 && (!p.o.AcceptHTTP10 || p.flags&(sOldVersion|sNoVersion) == sOldVersion) {
-		d.phase = phBroken
+	if h.Version != httpmsg.HTTP11 && !p.o.AcceptHTTP10 {
 		return fault.LowVersion
 	}
 	d.armBody(h, phHead)
@@ -47,9 +50,10 @@ func (p *parser) requestFraming() fault.Kind {
 		switch { // RFC 9110 section 9.3.6: no content
 		case p.codings > 0:
 			return fault.InvalidTransferCoding
-		case p.lengths > 0:
+		case p.length > 0 || p.lengths > 1 || p.flags&sBadLength != 0:
 			return fault.BodyDisallowed
 		}
+		h.Remove(httpmsg.IDContentLength.Key())
 		return fault.None
 	}
 	if k := p.framing(); k != fault.None {
@@ -116,14 +120,13 @@ func (p *parser) authority() fault.Kind {
 	return fault.None
 }
 
-// target reads a request target: RFC 9112 section 3.2.
+// target reads a request target: RFC 9112 section 3.2. The kinds of fault are Envoy's.
 func (p *parser) target(from, to int) fault.Kind {
 	t := p.buf[from:to]
-	if len(t) == 0 || !plain(t) {
-		return fault.InvalidURL
-	}
 	h := p.h
 	switch {
+	case len(t) == 0 || !plain(t):
+		return fault.CodecError
 	case h.Method == httpmsg.MethodOther && string(h.MethodBytes()) == "PRI":
 		return fault.CodecError // half an HTTP/2 preface
 	case h.Method == httpmsg.MethodConnect:
@@ -133,7 +136,7 @@ func (p *parser) target(from, to int) fault.Kind {
 		p.targetHost = p.span(from, to)
 	case t[0] == '/':
 		h.Target = p.span(from, to)
-	case len(t) == 1 && t[0] == '*':
+	case t[0] == '*':
 		if h.Method != httpmsg.MethodOptions {
 			return fault.InvalidURL
 		}
@@ -154,20 +157,23 @@ func (p *parser) absolute(from, to int) fault.Kind {
 	case len(t) > 8 && equalFold(t[:8], "https://"):
 		skip = 8
 	default:
-		return fault.InvalidURL
+		return fault.CodecError
 	}
 	end := skip
 	for end < len(t) && t[end] != '/' && t[end] != '?' && t[end] != '#' {
 		end++
 	}
 	host := skip
-	for i := end - 1; i >= skip; i-- {
-		if t[i] == '@' {
-			host = i + 1
-			break
+	if i := bytes.IndexByte(t[skip:end], '@'); i >= 0 {
+		host = skip + i + 1
+		if !httpmsg.ValidUserinfo(t[skip : host-1]) {
+			return fault.CodecError
 		}
 	}
-	if !httpmsg.ValidAuthority(t[host:end], false) || end == host {
+	if end < len(t) && t[end] == '#' {
+		return fault.CodecError
+	}
+	if !httpmsg.ValidAuthority(t[host:end], false) || t[end-1] == ':' {
 		return fault.InvalidURL
 	}
 	if !p.o.AllowAbsoluteURL {
@@ -186,9 +192,9 @@ func (p *parser) absolute(from, to int) fault.Kind {
 func (d *Decoder) finishResponse(p *parser) fault.Kind {
 	h := p.h
 	h.KeepAlive = p.keepAlive()
-	h.Upgrade = p.flags&(sUpgrade|sConnUpgrade) == sUpgrade|sConnUpgrade
 	connected := d.flags&dConnect != 0 && h.Status >= 200 && h.Status < 300
 	if connected || h.Status == 101 && d.flags&dSwitch != 0 {
+		h.Upgrade = h.Status == 101 && p.flags&(sUpgrade|sConnUpgrade) == sUpgrade|sConnUpgrade
 		// RFC 9110 section 9.3.6: framing fields in such an answer mean nothing.
 		h.Remove(httpmsg.IDContentLength.Key())
 		h.Remove(httpmsg.IDTransferEncoding.Key())

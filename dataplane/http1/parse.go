@@ -20,9 +20,12 @@ const (
 	sUpgrade
 	sH2C
 	sNoVersion
-	sOldVersion
 	sExpect
+	sConnRejected
 )
+
+// maxNominated bounds the elements of Connection in a request, which bounds the work of StripHopByHop too; Envoy's number.
+const maxNominated = 9
 
 // parser reads the lines of a head from buf, which is a copy in the arena of h at offset base. Names are lowered in place.
 type parser struct {
@@ -31,16 +34,18 @@ type parser struct {
 	buf  []byte
 	base uint32
 
-	pos      int   // next byte
-	lines    int   // lines read: the first line counts as one
-	length   int64 // content-length
-	hosts    int
-	lengths  int
-	codings  int
-	host2    httpmsg.Span
-	flags    uint16
-	response bool
-	ended    bool // the empty line was reached
+	pos     int   // next byte
+	lines   int   // lines read: the first line counts as one
+	length  int64 // content-length
+	hosts   int
+	lengths int
+	codings int
+
+	nominated int // elements of Connection
+	host2     httpmsg.Span
+	flags     uint16
+	response  bool
+	ended     bool // the empty line was reached
 
 	targetHost httpmsg.Span // authority named by the request target
 	rootTarget bool         // absolute form without path: the target is "/"
@@ -150,7 +155,7 @@ func (p *parser) requestLine() fault.Kind {
 	}
 	end := p.lineEnd(sp + 1)
 	if end < 0 {
-		return fault.CodecError
+		return p.startLineFault(sp + 1)
 	}
 	rest := p.buf[sp+1 : end]
 	cut := len(rest) - len(version11) - 1
@@ -163,9 +168,22 @@ func (p *parser) requestLine() fault.Kind {
 	} else {
 		cut = len(rest)
 		h.Version = httpmsg.HTTP10
-		p.flags |= sNoVersion | sOldVersion
+		p.flags |= sNoVersion
 	}
 	return p.target(sp+1, sp+1+cut)
+}
+
+// startLineFault names the fault of a request line with a control character; Envoy tells line ends and blanks from the rest.
+func (p *parser) startLineFault(i int) fault.Kind {
+	for ; i < len(p.buf); i++ {
+		switch i = control(p.buf, i); {
+		case i == len(p.buf) || p.buf[i] == '\r' || p.buf[i] == '\n':
+			return fault.CodecError
+		case p.buf[i] != '\t':
+			return fault.InvalidCharacters
+		}
+	}
+	return fault.CodecError
 }
 
 // laxRequestLine takes any run of blanks as separator, and trailing blanks, as Envoy does.
@@ -202,7 +220,7 @@ func (p *parser) laxRequestLine() fault.Kind {
 	}
 	if n == 2 {
 		p.h.Version = httpmsg.HTTP10
-		p.flags |= sNoVersion | sOldVersion
+		p.flags |= sNoVersion
 	} else if v := p.buf[word[2][0]:word[2][1]]; string(v) == version11 {
 		p.h.Version = httpmsg.HTTP11
 	} else if k := p.oldVersion(v); k != fault.None {
@@ -230,7 +248,8 @@ func (p *parser) method(from, to int) fault.Kind {
 	return fault.CodecError
 }
 
-// oldVersion reads a version that is not HTTP/1.1: any other HTTP/digit.digit gets an answer of its own later, the rest is malformed.
+// oldVersion reads a version that is not HTTP/1.1. Any other HTTP/digit.digit counts as HTTP/1.0, as in Envoy, which by default has an answer of its
+// own; the rest is malformed.
 func (p *parser) oldVersion(v []byte) fault.Kind {
 	if len(v) != len(version11) || string(v[:5]) != "HTTP/" || v[6] != '.' || v[5] < '0' || v[5] > '9' || v[7] < '0' || v[7] > '9' {
 		return fault.CodecError
@@ -242,9 +261,6 @@ func (p *parser) oldVersion(v []byte) fault.Kind {
 		return fault.CodecError
 	}
 	p.h.Version = httpmsg.HTTP10
-	if string(v) != "HTTP/1.0" {
-		p.flags |= sOldVersion
-	}
 	return fault.None
 }
 
@@ -256,9 +272,6 @@ func (p *parser) statusLine() fault.Kind {
 		return fault.CodecError
 	}
 	b := p.buf[start:end]
-	if p.o.Lax {
-		b = trimBlanks(b)
-	}
 	if len(b) < len("HTTP/1.1 200") || string(b[:5]) != "HTTP/" || b[6] != '.' || b[8] != ' ' {
 		return fault.CodecError
 	}
@@ -275,7 +288,7 @@ func (p *parser) statusLine() fault.Kind {
 	for ; i < len(b) && i < 9+4 && b[i] >= '0' && b[i] <= '9'; i++ {
 		st = st*10 + uint16(b[i]-'0')
 	}
-	if i < len(b) && b[i] != ' ' || i == 9 || !p.o.Lax && (i != 12 || st < 100) {
+	if i < len(b) && b[i] != ' ' || st == 0 || !p.o.Lax && (i != 12 || st < 100) {
 		return fault.CodecError
 	}
 	p.h.Status = st
@@ -299,6 +312,9 @@ func (p *parser) field() fault.Kind {
 		i++
 	}
 	if i == start || b[i] != ':' {
+		if c := b[i]; c == 0x7f || c < ' ' && c != '\t' && c != '\r' && c != '\n' {
+			return fault.InvalidCharacters
+		}
 		return fault.CodecError
 	}
 	colon := i
@@ -431,6 +447,11 @@ func (p *parser) note(id httpmsg.ID, v []byte) {
 				p.flags |= sConnUpgrade
 			case equalFold(it, "host"):
 				p.flags |= sConnHost
+			case untouchable(it):
+				p.flags |= sConnRejected
+			}
+			if len(it) > 0 {
+				p.nominated++
 			}
 		}
 	case httpmsg.IDContentLength:
@@ -447,7 +468,7 @@ func (p *parser) note(id httpmsg.ID, v []byte) {
 		p.codings++
 	case httpmsg.IDUpgrade:
 		p.flags |= sUpgrade
-		if hasItem(v, "h2c") || p.o.IgnoreUpgrade != nil && p.o.IgnoreUpgrade(v) {
+		if equalFold(v, "h2c") || p.o.IgnoreUpgrade != nil && p.o.IgnoreUpgrade(v) {
 			p.flags |= sH2C
 		}
 	case httpmsg.IDExpect:
@@ -459,6 +480,11 @@ func (p *parser) note(id httpmsg.ID, v []byte) {
 			p.h.TrailersOK = true
 		}
 	}
+}
+
+// untouchable reports names that a client must not have removed: what other proxies said about it, and pseudo-headers.
+func untouchable(it []byte) bool {
+	return len(it) > 0 && it[0] == ':' || equalFold(it, "x-forwarded-for") || equalFold(it, "x-forwarded-host") || equalFold(it, "x-forwarded-proto")
 }
 
 // keepRaw stores the spelling of the names as received; in is what buf was copied from. A mark of its own is not needed: offsets are equal.

@@ -18,7 +18,7 @@ var hostChars = func() (t [256]bool) {
 func ValidAuthority(b []byte, lax bool) bool {
 	if lax {
 		for _, c := range b {
-			if !hostChars[c] && c != '@' && c != ':' && c != '[' && c != ']' && c != '/' && c != '?' && c != '|' {
+			if !hostChars[c] && c != '@' && c != ':' && c != '[' && c != ']' {
 				return false
 			}
 		}
@@ -35,6 +35,16 @@ func ValidAuthority(b []byte, lax bool) bool {
 func ValidHostPort(b []byte) bool {
 	host, port, ok := splitAuthority(b)
 	return ok && len(host) > 0 && len(port) > 0 && validPort(port)
+}
+
+// ValidUserinfo reports whether b is userinfo (RFC 3986 section 3.2.1).
+func ValidUserinfo(b []byte) bool {
+	for _, c := range b {
+		if !hostChars[c] && c != ':' {
+			return false
+		}
+	}
+	return true
 }
 
 func validPort(b []byte) bool {

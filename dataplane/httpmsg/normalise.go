@@ -37,7 +37,7 @@ var pathChars = func() (t [256]byte) {
 		switch {
 		case '0' <= c && c <= '9', 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', c == '-', c == '_', c == '~':
 			t[c] = pcUnescape
-		case c <= ' ', c >= 0x7f, bytes.IndexByte([]byte("\"#<>?`{}^"), byte(c)) >= 0:
+		case c <= ' ', c >= 0x7f, bytes.IndexByte([]byte("\"#<>?^`{|}"), byte(c)) >= 0:
 			t[c] = pcEscape
 		}
 	}
@@ -214,9 +214,10 @@ func AppendNormalPath(b, p []byte) ([]byte, bool) {
 				continue
 			case pathChars[e]&pcInvalid != 0:
 				return nil, false
-			case pathChars[e]&pcUnescape != 0 && (len(b)-stray > 2 || !isHex(byte(e))):
+			case pathChars[e]&pcUnescape != 0:
 				b = append(b, byte(e))
-			default: // also a digit that would complete a stray percent sign to an escape, which the next reader would decode
+				b, stray = closeStray(b, stray, path[i+2:])
+			default:
 				b = append(b, path[i-1:i+2]...)
 			}
 			i += 2
@@ -230,6 +231,28 @@ func AppendNormalPath(b, p []byte) ([]byte, bool) {
 		}
 	}
 	return append(b, p[end:]...), true
+}
+
+// closeStray is called when a decoded character was appended to b. If it would complete a stray percent sign to an escape, which the next
+// reader would decode, the percent sign is encoded.
+func closeStray(b []byte, stray int, next []byte) ([]byte, int) {
+	last := b[len(b)-1]
+	switch len(b) - stray {
+	case 2:
+		if !isHex(last) || len(next) == 0 || !isHex(next[0]) {
+			return b, stray
+		}
+	case 3:
+		if !isHex(last) || !isHex(b[stray+1]) {
+			return b, stray
+		}
+	default:
+		return b, stray
+	}
+	b = append(b, 0, 0)
+	copy(b[stray+3:], b[stray+1:])
+	b[stray+1], b[stray+2] = '2', '5'
+	return b, -3
 }
 
 // dot returns the length of the dot, plain or encoded, at p[i:]; 0 if there is none.

@@ -200,7 +200,7 @@ func TestProxyHeader(t *testing.T) {
 		{"PROXY " + strings.Repeat("x", 101), "", "", Reject}, {"proxy TCP4", "", "", NoMatch}, {"PROX", "", "", NeedMore}, {"", "", "", NeedMore}, {"GET /", "", "", NoMatch},
 		{v2(0x21, 0x11, addr4, ""), "1.2.3.4:80", "5.6.7.8:443", Match}, {v2(0x21, 0x21, addr6, ""), "[2001:db8::1]:80", "[::1]:443", Match},
 		{v2(0x21, 0x12, addr4, ""), "1.2.3.4:80", "5.6.7.8:443", Match}, {v2(0x20, 0, "", ""), "", "", Match}, {v2(0x20, 0x11, addr4, "junk"), "", "", Match},
-		{v2(0x21, 0, "", "junk"), "", "", Match}, {v2(0x21, 0x31, strings.Repeat("u", 216), ""), "", "", Reject}, {v2(0x22, 0x11, addr4, ""), "", "", Reject},
+		{v2(0x21, 0, "", "junk"), "", "", Reject}, {v2(0x21, 0x31, strings.Repeat("u", 216), ""), "", "", Reject}, {v2(0x22, 0x11, addr4, ""), "", "", Reject},
 		{v2(0x11, 0x11, addr4, ""), "", "", Reject}, {v2(0x21, 0x13, addr4, ""), "", "", Reject}, {v2(0x21, 0x21, addr4, ""), "", "", Reject},
 		{v2(0x21, 0x11, addr4, "\x01\x00\x02h"), "", "", Reject}, {v2(0x21, 0x11, addr4, "\x01\x00"), "", "", Reject},
 		{v2(0x21, 0x11, addr4, "\x01\x00\x02h2"), "1.2.3.4:80", "5.6.7.8:443", Match}, {crc, "1.2.3.4:80", "5.6.7.8:443", Match},

@@ -17,7 +17,7 @@ type Proxy struct {
 	TLVs     []byte // version 2: the TLVs, all well-formed, as a view into the prefix; for NextTLV
 	Len      int    // bytes of the header, to be consumed before the connection's own bytes
 	Version  uint8  // 1 or 2
-	Local    bool   // UNKNOWN, LOCAL or unspecified family: the connection's own addresses hold
+	Local    bool   // UNKNOWN or LOCAL: the connection's own addresses hold
 }
 
 // TLV types with a meaning here.
@@ -150,8 +150,6 @@ func proxyV2(b []byte) (p Proxy, v Verdict) {
 	size := 0
 	switch {
 	case p.Local:
-	case family == 0:
-		p.Local = true
 	case proto != 1 && proto != 2:
 		return Proxy{}, Reject
 	case family == 1:
