@@ -149,7 +149,7 @@ node: {id: n, cluster: 5, colour: red}
 static_resources:
   clusters:
   - {name: a, connect_timeout: 5, type: STATICK, http_protocol_options: [1]}
-  - {name: b, lb_policy: ROUND_ROBIN, circuit_breakers: {thresholds: {priority: HIGH}}}
+  - {name: b, lb_policy: ROUND_ROBIN, circuit_breakers: {thresholds: {priority: HIGHER}}}
   listeners:
   - name: l
     filter_chains:
@@ -161,7 +161,7 @@ static_resources:
 			"node.id: invalid value for string", "node.cluster: invalid value for string", "node.colour: unknown field",
 			"static_resources.clusters[0].connect_timeout: unexpected token 5", "static_resources.clusters[0].type: invalid value for enum",
 			"static_resources.clusters[0].http_protocol_options: an object expected, got a list",
-			"static_resources.clusters[1].circuit_breakers.thresholds: a list expected, got an object",
+			"static_resources.clusters[1].circuit_breakers.thresholds[0].priority: invalid value for enum",
 			"static_resources.listeners[0].filter_chains[0].filters[0].typed_config.clutser: unknown field",
 			`static_resources.listeners[0].filter_chains[0].filters[1].typed_config: "@type" is missing`,
 		}},

@@ -23,6 +23,9 @@ const (
 
 var schema = registry.MustSchema(Messages)
 
+// Schema returns the field tables the bootstrap is checked with, for the documentation.
+func Schema() *registry.Schema { return schema }
+
 // digester turns the message into Config, collecting every fault.
 type digester struct {
 	c    *Config

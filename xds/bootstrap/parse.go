@@ -156,8 +156,9 @@ func plainScalar(text string) any {
 	case "", "~", "null", "Null", "NULL":
 		return nil
 	}
-	if strings.ContainsAny(text, "_bBoO") {
-		return text // digit groups, 0b and 0o are not YAML 1.1 integers for Envoy
+	digits := strings.TrimLeft(text, "+-")
+	if strings.Contains(text, "_") || (len(digits) > 1 && digits[0] == '0' && strings.ContainsAny(digits[1:2], "bBoO")) {
+		return text // digit groups, 0b and 0o are no integers for Envoy
 	}
 	if i, err := strconv.ParseInt(text, 0, 32); err == nil {
 		return json.Number(strconv.FormatInt(i, 10))

@@ -109,8 +109,7 @@ func (b *builder) field(m protoreflect.Message, fd protoreflect.FieldDescriptor,
 	case fd.IsList():
 		list, ok := v.([]any)
 		if !ok {
-			b.fail(at, "a list expected, got %s", kindOf(v))
-			return
+			list = []any{v} // one value stands for a list of one, as Envoy reads it
 		}
 		dst := m.Mutable(fd).List()
 		for i, e := range list {

@@ -40,42 +40,49 @@ func (t *Table[C]) Info() KindInfo {
 	return k
 }
 
-// Section is a top-level message of the documentation: a resource type, or the bootstrap.
+// Section is one chapter of the documentation: a top-level message (a resource type, the bootstrap), or the rows of one kind of extension.
+// Its messages are described by the schema its compiler checks them with; the same message may be listed differently elsewhere.
 type Section struct {
+	// Title of the chapter; "" for the kind's own name.
 	Title   string
 	Message protoreflect.FullName
+	Kind    *KindInfo
+	Schema  *Schema
 }
 
 // Document renders docs/xds-support.md from the tables that the program itself runs on.
 type Document struct {
 	Intro    string
 	Sections []Section
-	Kinds    []KindInfo
-	Schema   *Schema
 }
 
 // Markdown returns the document. The same tables give the same bytes.
 func (d Document) Markdown() string {
-	w := &docWriter{d: d, done: map[protoreflect.FullName]bool{}}
+	w := &docWriter{}
 	w.b.WriteString(strings.TrimSpace(d.Intro) + "\n")
 	for _, s := range d.Sections {
-		w.b.WriteString("\n## " + s.Title + "\n")
+		w.schema, w.done = s.Schema, map[protoreflect.FullName]bool{}
+		title := s.Title
+		if title == "" && s.Kind != nil {
+			title = strings.ToUpper(s.Kind.Kind[:1]) + s.Kind.Kind[1:]
+		}
+		w.b.WriteString("\n## " + title + "\n")
+		if s.Kind != nil {
+			w.kind(*s.Kind)
+		}
 		w.message(s.Message)
-	}
-	for _, k := range d.Kinds {
-		w.kind(k)
 	}
 	return w.b.String()
 }
 
 type docWriter struct {
-	d    Document
-	b    strings.Builder
-	done map[protoreflect.FullName]bool
+	b      strings.Builder
+	schema *Schema
+	done   map[protoreflect.FullName]bool // described in this chapter
 }
 
 func (w *docWriter) kind(k KindInfo) {
-	fmt.Fprintf(&w.b, "\n## %s\n\n", strings.ToUpper(k.Kind[:1])+k.Kind[1:])
+	w.b.WriteByte('\n')
 	w.b.WriteString("| name | message | status | security posture | notes |\n|---|---|---|---|---|\n")
 	for _, r := range k.Rows {
 		fmt.Fprintf(&w.b, "| `%s` | `%s` | %s | %s | %s |\n", r.Name, r.Message, r.Status, r.Trust, cell(r.Notes))
@@ -91,13 +98,16 @@ func (w *docWriter) kind(k KindInfo) {
 	}
 }
 
-// message writes the table of a message and then those of the messages it leads to, each once in the document.
+// message writes the table of a message and then those of the messages it leads to, each once in the chapter.
 func (w *docWriter) message(name protoreflect.FullName) {
 	if w.done[name] {
 		return
 	}
 	w.done[name] = true
-	fields, ok := w.d.Schema.Table(name)
+	if w.schema == nil || name == "" {
+		return
+	}
+	fields, ok := w.schema.Table(name)
 	md, err := messageByName(name)
 	if !ok || err != nil {
 		return

@@ -161,11 +161,11 @@ func TestValidate_WhenNestedRulesFail_ThenAllPathsAreProtoNames(t *testing.T) {
 
 func TestDocument_WhenRendered_ThenEveryTableAndRowIsThere(t *testing.T) {
 	tab := testTable()
-	sets := append(tab.Messages(), testMessages)
-	d := Document{
-		Intro: "# Support", Sections: []Section{{"Clusters", "envoy.config.cluster.v3.Cluster"}}, Kinds: []KindInfo{tab.Info()},
-		Schema: MustSchema(sets...),
-	}
+	info := tab.Info()
+	d := Document{Intro: "# Support", Sections: []Section{
+		{Title: "Clusters", Message: "envoy.config.cluster.v3.Cluster", Schema: MustSchema(testMessages)},
+		{Kind: &info, Schema: MustSchema(tab.Messages()...)},
+	}}
 	got := d.Markdown()
 	for _, want := range []string{
 		"# Support\n\n## Clusters\n\n### envoy.config.cluster.v3.Cluster\n",
