@@ -1,0 +1,402 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package exchange
+
+import (
+	"sidecar/dataplane/fault"
+	"sidecar/dataplane/hostset"
+	"sidecar/dataplane/http1"
+	"sidecar/dataplane/httpmsg"
+	"sidecar/dataplane/lb"
+	"sidecar/dataplane/pool"
+	"sidecar/dataplane/route"
+	"sidecar/dataplane/snapshot"
+	"sidecar/dataplane/sys"
+	"sidecar/internal/telemetry/accesslog"
+	"sidecar/internal/telemetry/stats"
+)
+
+// connectTries is how many hosts a request may try to connect to, with or without a retry policy: nothing was sent, so nothing can happen twice.
+const connectTries = 3
+
+// maxTried bounds the hosts remembered by one request.
+const maxTried = 16
+
+// act is the router's first step, once the filters are through: redirects and direct responses are answered, requests that go upstream get
+// their cluster. False means that the request was answered.
+func (x *Exchange) act(now sys.Nanos) bool {
+	b := x.ch.hcm
+	b.Inc(stats.HCMRqTotal)
+	e := x.entry
+	if !x.allowUpgrade(e) {
+		return false
+	}
+	if x.local.tls {
+		b.Inc(stats.HCMRqDirectResponse)
+		x.redirectTLS()
+		return false
+	}
+	if e == nil {
+		b.Inc(stats.HCMNoRoute)
+		x.replyKind(fault.RouteNotFound)
+		return false
+	}
+	switch e.Kind {
+	case route.ActionRedirect:
+		b.Inc(stats.HCMRqDirectResponse)
+		x.redirect(e)
+		return false
+	case route.ActionDirect:
+		b.Inc(stats.HCMRqDirectResponse)
+		x.direct(e)
+		return false
+	case route.ActionNonForwarding:
+		b.Inc(stats.HCMNoCluster)
+		x.replyKind(fault.ClusterNotFound)
+		return false
+	}
+	return x.chooseCluster(now, e.Forward)
+}
+
+// chooseCluster draws the cluster and prepares the head for it; once per request (and per internal redirect).
+func (x *Exchange) chooseCluster(now sys.Nanos, f *route.Forward) bool {
+	snap := x.env.Snap
+	var ok bool
+	x.choice, ok = f.Choose(&x.q)
+	x.row = nil
+	if ok {
+		if x.choice.Ref != nil {
+			x.row = snap.Cluster(x.choice.Ref)
+			x.rec.ClusterRaw = x.choice.Ref.Name
+		} else {
+			x.row = snap.ClusterByName(x.choice.Name)
+		}
+	}
+	if x.row == nil {
+		x.ch.hcm.Inc(stats.HCMNoCluster)
+		x.replyKind(fault.ClusterNotFound)
+		if f.NotFoundStatus != 0 {
+			x.local.status = f.NotFoundStatus
+		}
+		return false
+	}
+	x.cl = x.env.Up.Get(x.row)
+	x.rec.Cluster, x.rec.ClusterRaw, x.rec.ClusterMeta = x.row.StatName, x.row.Name, x.row.Metadata
+	x.prio = 0
+	if f.HighPriority {
+		x.prio = 1
+	}
+	if x.row.Protocol == snapshot.UpstreamHTTP2 {
+		x.local = localReply{status: 503, body: http2Body, details: "http2_upstream_not_supported", flags: fault.FlagUF}
+		x.to(stReply)
+		return false
+	}
+	if x.refused(snap) {
+		return false
+	}
+	if len(f.Hash) > 0 {
+		x.hash, x.hasHash, x.cookie = route.HashOf(f.Hash, &x.q, x.rec.Conn.Remote)
+	}
+	x.limits = f.Timeouts(&x.req)
+	if i := x.req.Find(httpmsg.IDEnvoyTimeoutAlt, 0); i >= 0 {
+		x.fl |= xAltTimeout
+		x.req.List[i].Dead = true
+	}
+	f.Retry.FromHeaders(&x.req, &x.plan)
+	if x.has(xReqEnd) && x.limits.Global > 0 {
+		x.routeAt = x.reqDone + x.limits.Global
+	}
+	x.entry.FinalizeRequest(&x.choice, &x.req, &x.q)
+	if !x.ch.h.Router.SuppressEnvoyHeaders {
+		if t := x.expected(); t > 0 {
+			x.setNumber(keyExpected, uint64(t/sys.Millisecond))
+		}
+	}
+	if !x.has(xReqEnd) && !x.has(xPrebuf) && (x.plan.On != 0 || len(x.mirrors()) > 0) && x.req.Body != httpmsg.BodyNone {
+		x.fl |= xKeepBody
+	}
+	if x.has(xReqEnd) {
+		x.startMirrors(now)
+	}
+	return true
+}
+
+var http2Body = []byte("upstream HTTP/2 is not supported yet")
+
+// expected is what x-envoy-expected-rq-timeout-ms says: the per-try timeout, or what is left of the route timeout.
+func (x *Exchange) expected() sys.Nanos {
+	t := x.limits.PerTry
+	if g := x.limits.Global; g > 0 {
+		left := g
+		if x.routeAt > 0 && x.attempts > 0 {
+			left = max(x.routeAt-x.env.L.Now(), sys.Millisecond)
+		}
+		if t == 0 || left < t {
+			t = left
+		}
+	}
+	return t
+}
+
+func (x *Exchange) setNumber(k httpmsg.Key, n uint64) {
+	x.req.SetSpan(k, x.reqA.Take(appendUint(x.reqA.Tail(), n)))
+}
+
+func appendUint(b []byte, n uint64) []byte {
+	var t [20]byte
+	i := len(t)
+	for {
+		i--
+		t[i] = byte('0' + n%10)
+		if n /= 10; n == 0 {
+			return append(b, t[i:]...)
+		}
+	}
+}
+
+// refused answers requests that a cluster does not take at all: maintenance mode and drop_overloads.
+func (x *Exchange) refused(snap *snapshot.Snapshot) bool {
+	row := x.row
+	if row.MaintenanceKey != "" && snap.Runtime != nil {
+		if n := snap.Runtime.Number(row.MaintenanceKey, 0); n > 0 && float64(x.q.Rand%100) < n {
+			x.cl.Block.Inc(stats.ClusterUpstreamRqMaintenanceMode)
+			x.replyKind(fault.MaintenanceMode)
+			x.local.overloaded = true
+			return true
+		}
+	}
+	for i := range row.Hosts.DropOverload {
+		if d := &row.Hosts.DropOverload[i]; d.Den > 0 && x.env.L.Rand()%uint64(d.Den) < uint64(d.Num) {
+			x.cl.Block.Inc(stats.ClusterUpstreamRqDropOverload)
+			x.replyKind(fault.DropOverload)
+			x.local.overloaded = true
+			return true
+		}
+	}
+	return false
+}
+
+// pick runs the router up to a connection: action, host, pool.
+func (x *Exchange) pick(now sys.Nanos) {
+	if x.cl == nil && !x.act(now) {
+		return
+	}
+	x.attempts++
+	x.rec.Attempts = x.attempts
+	h := x.pickHost()
+	if h == nil {
+		x.host = nil
+		x.upstreamFailed(now, fault.NoHealthyUpstream)
+		return
+	}
+	x.useHost(h)
+	if x.vh.IncludeAttempts {
+		x.setNumber(keyAttempts, uint64(x.attempts))
+	}
+	if x.attempts > 1 && !x.ch.h.Router.SuppressEnvoyHeaders {
+		if t := x.expected(); t > 0 {
+			x.setNumber(keyExpected, uint64(t/sys.Millisecond))
+		}
+	}
+	x.tryStart = now
+	x.fl &^= xHeadSent | xReqSent | xRespHead | xRespEnd | xReplayed | xMoreResp
+	switch x.cl.Pool(h, x.prio).Get(&x.w) {
+	case pool.Ready:
+		m, _, _ := x.w.Take()
+		x.attach(m, now)
+	case pool.Queued:
+		x.to(stWaitPool)
+	default:
+		_, k, e := x.w.Take()
+		x.errno = e
+		x.poolFailed(now, k)
+	}
+}
+
+func (x *Exchange) pickHost() *hostset.Host {
+	q := &x.lbq // not on the stack: Pick is an interface call
+	*q = lb.Query{Rand: x.env.L.Rand(), Now: x.env.L.Now(), Hash: x.hash, HasHash: x.hasHash}
+	if r := x.entry.Forward.Retry; x.attempts > 1 {
+		q.Tried = x.tried
+		q.AvoidTried = x.retries == 0
+		if r != nil && x.retries > 0 {
+			q.OmitCanary, q.MaxTries = r.OmitCanary, r.MaxSelect
+			if !r.PreviousHosts {
+				q.Tried = nil
+			}
+		}
+	}
+	h := x.cl.Pick(q, x.originalDst())
+	if q.InPanic {
+		x.cl.Block.Inc(stats.ClusterLbHealthyPanic)
+	}
+	return h
+}
+
+// originalDst is where an ORIGINAL_DST cluster connects to: the restored destination, or the address that a trusted header names.
+func (x *Exchange) originalDst() sys.Addr {
+	o := x.row.OrigDst
+	if x.row.Type != snapshot.ClusterOriginalDst {
+		return sys.Addr{}
+	}
+	a := x.s.info.Local
+	if o == nil {
+		return a
+	}
+	if o.UseHeader {
+		name := o.HeaderName
+		if name == "" {
+			name = "x-envoy-original-dst-host"
+		}
+		if i := x.req.FindName(name, 0); i >= 0 {
+			if ap, ok := parseHostPort(x.req.Value(i)); ok {
+				a = sys.AddrOf(ap)
+			}
+		}
+	}
+	if o.PortOverride != 0 {
+		a = withPort(a, o.PortOverride)
+	}
+	return a
+}
+
+// useHost notes the host of this try.
+func (x *Exchange) useHost(h *hostset.Host) {
+	x.host = h
+	if len(x.tried) < maxTried {
+		x.tried = append(x.tried, h)
+	}
+	x.rec.UpstreamHost, x.rec.UpstreamHostName, x.rec.HostMeta = h.Addr, h.Hostname, h.Metadata
+	x.rec.UpstreamConnID = 0
+	x.rec.Tried = append(x.rec.Tried, accesslog.Attempt{Host: h.Addr, Name: h.Hostname})
+	if f := x.entry.Forward; f.HostAuto {
+		f.SetAutoHost(&x.req, &x.q, h.Hostname)
+	}
+}
+
+// poolAnswer takes the pool's answer; false while there is none.
+func (x *Exchange) poolAnswer(now sys.Nanos) bool {
+	m, k, e := x.w.Take()
+	switch {
+	case m != nil:
+		x.attach(m, now)
+	case k != fault.None:
+		x.errno = e
+		x.poolFailed(now, k)
+	default:
+		return false
+	}
+	return true
+}
+
+// poolFailed: no connection for this try. Nothing was sent, so another host is tried at once.
+func (x *Exchange) poolFailed(now sys.Nanos, k fault.Kind) {
+	if (k == fault.ConnectFailed || k == fault.ConnectTimeout) && x.connectAgain() {
+		if x.st != stPick {
+			x.to(stPick)
+		}
+		return
+	}
+	x.upstreamFailed(now, k)
+}
+
+// connectAgain tells whether a failed connect may go to another host.
+func (x *Exchange) connectAgain() bool {
+	x.connTries++
+	if x.connTries >= connectTries || x.row.Type == snapshot.ClusterOriginalDst {
+		return false
+	}
+	for i := range x.row.Hosts.Priorities {
+		for j := range x.row.Hosts.Priorities[i].Hosts {
+			if !x.wasTried(x.row.Hosts.Priorities[i].Hosts[j].Host) {
+				return true
+			}
+			if j >= maxTried {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (x *Exchange) wasTried(h *hostset.Host) bool {
+	for _, t := range x.tried {
+		if t == h {
+			return true
+		}
+	}
+	return false
+}
+
+// attach starts the try on a connection: the request head goes out, with as much of the body as is here.
+func (x *Exchange) attach(m *pool.Member, now sys.Nanos) {
+	x.m = m
+	x.to(stRelay)
+	x.fl |= xHeadSent
+	m.Dec.BeginResponse(x.req.Method, x.has(xUpgrade))
+	x.inSeen, x.outSeen = m.C.BytesIn, m.C.BytesOut
+	r := &x.rec
+	r.UpstreamConnID, r.UpstreamRequests = m.ID(), uint64(m.Requests())
+	r.UpstreamRemote = m.C.Remote()
+	r.Tried[len(r.Tried)-1].ConnID = m.ID()
+	r.UpstreamProtocol = "HTTP/1.1"
+	r.PoolReady = int64(now - x.tryStart)
+	r.UpConnStart, r.UpConnDone = accesslog.Unset, accesslog.Unset
+	if !m.Reused() {
+		a, b := m.Connect()
+		r.UpConnStart, r.UpConnDone = x.since(a), x.since(b)
+	}
+	if x.needsLocal() {
+		r.UpstreamLocal = m.C.Local()
+	}
+	if r.FirstUpTx < 0 {
+		r.FirstUpTx = x.since(now)
+	}
+	x.requestFraming()
+	out := x.sender(m.C)
+	out.enc = http1.AppendRequestHead(out.enc, &x.req, &x.cl.Cfg.H1)
+	r.UpHeadOut += uint64(len(out.enc))
+	r.LastUpTx = x.since(now)
+	if !x.has(xUpgrade) {
+		x.requestBody(now, &out)
+	} else {
+		x.fl |= xReqSent // the bytes behind an upgrade wait for the answer
+	}
+	x.sent(&out)
+}
+
+// requestFraming decides how the body goes upstream.
+func (x *Exchange) requestFraming() {
+	x.fl &^= xReqChunked
+	switch {
+	case x.has(xPrebuf):
+		x.req.Body, x.req.Length = httpmsg.BodyLength, int64(len(x.body))
+		if len(x.body) == 0 && x.req.Method != httpmsg.MethodPost && x.req.Method != httpmsg.MethodPut {
+			x.req.Body = httpmsg.BodyNone
+		}
+	case x.req.Body == httpmsg.BodyChunked:
+		x.fl |= xReqChunked
+	}
+}
+
+// release gives the connection of the try back. reuse says that both messages were complete.
+func (x *Exchange) release(reuse bool) {
+	m := x.m
+	if m == nil {
+		return
+	}
+	x.rec.UpBytesIn += m.C.BytesIn - x.inSeen
+	x.rec.UpBytesOut += m.C.BytesOut - x.outSeen
+	x.m = nil
+	if !reuse && m.C.PeerClosed() {
+		m.ReleaseBroken()
+		return
+	}
+	m.Release(reuse)
+}
+
+// upstreamDone ends the try after a complete response.
+func (x *Exchange) upstreamDone(now sys.Nanos) {
+	x.release(x.has(xReqSent|xRespEnd) && x.resp.KeepAlive && !(x.has(xUpgrade) && x.req.Body != httpmsg.BodyNone))
+	x.chargeTime(now)
+}

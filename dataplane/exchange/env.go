@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package exchange
+
+import (
+	"net/netip"
+
+	"sidecar/dataplane/loop"
+	"sidecar/dataplane/snapshot"
+	"sidecar/dataplane/sys"
+	"sidecar/dataplane/upstream"
+	"sidecar/internal/telemetry/accesslog"
+	"sidecar/internal/telemetry/stats"
+)
+
+// Bounds of one Advance: the rest waits for the next one, so that one busy connection cannot starve the others.
+const (
+	maxPerRun = 16      // pipelined requests
+	maxMove   = 2 << 20 // body bytes in one direction
+)
+
+// Bounds of what is kept between requests.
+const (
+	arenaKeep = 16 << 10 // head arenas that grew over this are dropped
+	replayCap = 64 << 10 // replay buffers that grew over this are dropped
+	spareBufs = 32       // replay buffers kept by one worker
+)
+
+// AccessLogger writes records to the loggers that want them; implemented by the worker, which owns the buffers.
+type AccessLogger interface {
+	Log(loggers []*accesslog.Logger, r *accesslog.Record)
+}
+
+// Env is what the exchanges of one worker share. The worker makes one with NewEnv and changes Snap when it adopts a snapshot.
+type Env struct {
+	// Immutable
+	L       *loop.Loop
+	Up      *upstream.Manager
+	Shard   int          // the worker's stats shard: worker index + 1
+	Logs    AccessLogger // may be nil
+	LocalIP netip.Addr   // the node's address: what x-forwarded-for gets for a loopback peer, and mirrored requests
+
+	// Worker
+	Snap *snapshot.Snapshot
+	// FailHealth is /healthcheck/fail: every response says Connection: close.
+	FailHealth bool
+	// DrainClose, when set, is asked before each response whether the listener's drain sequence wants the connection to close now.
+	DrainClose func(l *snapshot.Listener) bool
+	// Overloaded makes every response say Connection: close (disable_keepalive under memory pressure).
+	Overloaded bool
+	// Panicked counts exchanges that a contained panic ended.
+	Panicked uint64
+
+	servers   loop.Slab[Server]
+	exchanges loop.Slab[Exchange]
+	shadows   loop.Slab[shadow]
+	infos     loop.Slab[accesslog.ConnInfo]
+	chains    map[*snapshot.FilterChain]*chain
+	bufs      [][]byte
+}
+
+// NewEnv makes the environment of one worker.
+func NewEnv(l *loop.Loop, up *upstream.Manager, shard int, snap *snapshot.Snapshot) *Env {
+	return &Env{L: l, Up: up, Shard: shard, Snap: snap, chains: map[*snapshot.FilterChain]*chain{}}
+}
+
+// Active is the number of requests in flight on this worker.
+func (e *Env) Active() int { return e.exchanges.Live() }
+
+// Connections is the number of HTTP connections of this worker.
+func (e *Env) Connections() int { return e.servers.Live() }
+
+// chain is what the connections of one filter chain share on one worker, so that a connection needs one pointer for all of it.
+type chain struct {
+	env  *Env
+	l    *snapshot.Listener
+	fc   *snapshot.FilterChain
+	h    *snapshot.HCM
+	hcm  *stats.Block // stats.HCMDef
+	lis  *stats.Block // stats.HCMListenerDef, nil when the listener counts nothing
+	path pathOptions
+	refs int
+
+	logsLocal bool // a log format wants the upstream's local address
+}
+
+func (e *Env) chainOf(l *snapshot.Listener, fc *snapshot.FilterChain) *chain {
+	ch := e.chains[fc]
+	if ch == nil || ch.l != l {
+		h := fc.HTTP
+		ch = &chain{env: e, l: l, fc: fc, h: h, hcm: h.Scope.Block(e.Shard)}
+		if h.ListenerScope != nil {
+			ch.lis = h.ListenerScope.Block(e.Shard)
+		}
+		ch.path.Normalize, ch.path.MergeSlashes, ch.path.EscapedSlashes = h.NormalizePath, h.MergeSlashes, h.EscapedSlashes
+		ch.path.StripFragment = !h.RejectFragment
+		ch.logsLocal = logsLocal(h.AccessLogs)
+		e.chains[fc] = ch
+	}
+	ch.refs++
+	return ch
+}
+
+func (ch *chain) release() {
+	if ch.refs--; ch.refs == 0 && ch.env.chains[ch.fc] == ch {
+		delete(ch.env.chains, ch.fc)
+	}
+}
+
+// takeBuf lends an empty buffer for a body that has to be kept.
+func (e *Env) takeBuf() []byte {
+	if n := len(e.bufs); n > 0 {
+		b := e.bufs[n-1]
+		e.bufs[n-1] = nil
+		e.bufs = e.bufs[:n-1]
+		return b
+	}
+	return make([]byte, 0, 4<<10)
+}
+
+func (e *Env) giveBuf(b []byte) {
+	if b != nil && cap(b) <= replayCap && len(e.bufs) < spareBufs {
+		e.bufs = append(e.bufs, b[:0])
+	}
+}
+
+// clockMillis turns a length into the milliseconds that histograms count.
+func clockMillis(d sys.Nanos) uint64 {
+	if d < 0 {
+		return 0
+	}
+	return uint64(d / sys.Millisecond)
+}

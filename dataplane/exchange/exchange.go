@@ -1,0 +1,278 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package exchange
+
+import (
+	"sidecar/dataplane/conn"
+	"sidecar/dataplane/fault"
+	"sidecar/dataplane/filter"
+	"sidecar/dataplane/hostset"
+	"sidecar/dataplane/httpmsg"
+	"sidecar/dataplane/lb"
+	"sidecar/dataplane/pool"
+	"sidecar/dataplane/route"
+	"sidecar/dataplane/snapshot"
+	"sidecar/dataplane/sys"
+	"sidecar/dataplane/upstream"
+	"sidecar/internal/telemetry/accesslog"
+	"sidecar/internal/telemetry/stats"
+)
+
+// outcome is what advance leaves to the Server.
+type outcome uint8
+
+const (
+	waits outcome = iota // nothing to do until a wake-up
+	again                // the budget of this run is used up
+	ended                // the exchange is over; the Server's state says what comes
+)
+
+// The facts of one exchange that are more than a state.
+const (
+	xReqEnd      uint32 = 1 << iota // the request was decoded to its end
+	xReqSent                        // the request was forwarded to its end in this attempt
+	xHeadSent                       // the request head went out in this attempt
+	xReqChunked                     // the request body goes upstream in chunks
+	xRespHead                       // a final response head came in this attempt
+	xRespStarted                    // response bytes went downstream
+	xRespEnd                        // the response was decoded to its end
+	xRespChunked                    // the response body goes downstream in chunks
+	xNoBody                         // the response has no body on the wire (HEAD, 204, 304)
+	xMoreReq                        // the request decoder wants more bytes than are here
+	xMoreResp                       // the response decoder wants more bytes than are here
+	xInternal                       // the request is internal (x-envoy-internal)
+	xGrpc                           // content-type application/grpc
+	xKeepBody                       // the body is kept for a retry or a mirror
+	xReplayed                       // the kept body was sent in this attempt
+	xCounted                        // the response code was counted
+	xAltTimeout                     // x-envoy-upstream-rq-timeout-alt-response
+	xUpgrade                        // the request asks for an upgrade or CONNECT that is enabled
+	xRouted                         // the route was matched
+	xPrebuf                         // the whole body is in x.body (a filter buffered it)
+	xLogged                         // the record was written
+	xPeerFirst                      // tunnel: the client ended first
+	xUpFirst                        // tunnel: the upstream ended first
+	xClearRoute                     // a filter asked for another look at the route
+	xRespHeld                       // a response filter has not let the head pass yet
+	xConnTried                      // the connection attempt of this try failed before
+	xTunnel                         // counted in downstream_cx_upgrades_active
+)
+
+// Exchange is one request and its response. It lives in the worker's slab and keeps its memory between uses.
+type Exchange struct {
+	// Worker
+	s     *Server
+	ch    *chain
+	env   *Env
+	st    state
+	trail uint64 // the last states, four bits each
+	fl    uint32
+
+	req, resp     httpmsg.Head
+	reqA, respA   httpmsg.Arena
+	reqTr, respTr httpmsg.Fields
+	rec           accesslog.Record
+	info          accesslog.ConnInfo // rec.Conn when the request has a remote address of its own (x-forwarded-for)
+
+	q      route.Query
+	table  *route.Table
+	entry  *route.Entry
+	vh     *route.VirtualHost
+	choice route.Choice
+
+	row       *snapshot.Cluster
+	cl        *upstream.Cluster
+	host      *hostset.Host
+	tried     []*hostset.Host
+	lbq       lb.Query
+	w         pool.Waiter
+	m         *pool.Member
+	prio      int
+	attempts  uint32 // all tries, connect retries included
+	connTries uint32
+	plan      route.RetryPlan
+	limits    route.Timeouts
+	cookie    *route.SetCookie
+	hash      uint64
+	hasHash   bool
+	retries   uint32 // retries used
+	budget    bool   // a place under max_retries is held
+	redirects uint32
+
+	start      sys.Nanos // first byte of the request
+	reqDone    sys.Nanos // request complete; 0 before
+	tryStart   sys.Nanos
+	lastActive sys.Nanos
+	retryAt    sys.Nanos // end of the back-off
+	routeAt    sys.Nanos // route timeout; 0 = none
+	perTryAt   sys.Nanos
+	idleAt     sys.Nanos // scratch of deadline
+	wakeAt     sys.Nanos // earliest filter timer
+	streamIdle sys.Nanos
+	maxStream  sys.Nanos
+
+	body     []byte // kept body: for retries and mirrors, or what a filter buffers
+	respBody []byte // response body that a filter buffers
+	local    localReply
+	fault    fault.Kind // of the last attempt, for the log and the retry decision
+	errno    sys.Errno
+
+	filters []filter.HTTP
+	fctx    []filter.Ctx
+	fphase  []filter.Phase
+	fwake   []sys.Nanos
+	fevents uint64 // bit i: EventResume for filter i
+	fpos    int    // the filter that holds a head
+	dataPos int    // request body filters start here (those before saw it buffered)
+	respPos int
+	upSeen  uint64 // bytes of the downstream connection already counted
+	inSeen  uint64
+	outSeen uint64
+}
+
+// prepare makes a slab object ready for the head decoder.
+func (x *Exchange) prepare() {
+	x.reqA.Reset(arenaKeep)
+	x.respA.Reset(arenaKeep)
+	x.req.Reset(&x.reqA)
+	x.resp.Reset(&x.respA)
+}
+
+// begin starts an exchange; start is when the first byte of the request came, headBytes its length on the wire.
+func (x *Exchange) begin(s *Server, start, now sys.Nanos, headBytes int) {
+	x.s, x.ch, x.env = s, s.ch, s.ch.env
+	x.st, x.trail, x.fl = stFree, 0, 0
+	x.to(stHead)
+	x.reqTr.Reset(&x.reqA)
+	x.respTr.Reset(&x.respA)
+	e := x.env
+	x.rec.Reset()
+	x.rec.Conn = s.info
+	x.rec.Start = e.L.Wall() - int64(now-start)
+	x.rec.LastDownRx = int64(now - start)
+	x.rec.Req = &x.req
+	x.rec.ReqHeadBytes = uint64(headBytes)
+	x.rec.Protocol = "HTTP/1.1"
+	x.rec.Type = accesslog.DownstreamEnd
+	x.rec.Runtime = e.Snap.Runtime
+	x.q.Head, x.q.Rec, x.q.Rand, x.q.Runtime = &x.req, &x.rec, e.L.Rand(), e.Snap.Runtime
+	x.q.TLS, x.q.Secure, x.q.NoEnvoyHeaders = false, false, x.ch.h.Router.SuppressEnvoyHeaders
+	x.table, x.entry, x.vh, x.choice = nil, nil, nil, route.Choice{}
+	x.row, x.cl, x.host, x.m, x.prio = nil, nil, nil, nil, 0
+	x.tried = x.tried[:0]
+	x.attempts, x.connTries, x.retries, x.redirects, x.budget = 0, 0, 0, 0, false
+	x.plan.On, x.limits, x.cookie, x.hasHash = 0, route.Timeouts{}, nil, false
+	x.start, x.lastActive, x.reqDone, x.tryStart, x.retryAt = start, now, 0, 0, 0
+	x.routeAt, x.perTryAt, x.wakeAt = 0, 0, 0
+	x.streamIdle, x.maxStream = x.ch.h.StreamIdle, x.ch.h.MaxStream
+	x.local = localReply{}
+	x.fault, x.errno = fault.None, 0
+	x.filters, x.fctx, x.fphase, x.fwake = x.filters[:0], x.fctx[:0], x.fphase[:0], x.fwake[:0]
+	x.fevents, x.fpos, x.dataPos, x.respPos = 0, 0, 0, 0
+	x.w.Init(&s.task)
+	b := x.ch.hcm
+	b.Inc(stats.HCMDownstreamRqTotal)
+	b.Inc(stats.HCMDownstreamRqHTTP1Total)
+	b.Inc(stats.HCMDownstreamRqActive)
+	if x.ch.h.LogOnNewRequest && headBytes > 0 {
+		x.rec.Type = accesslog.DownstreamStart
+		x.writeLog()
+		x.rec.Type = accesslog.DownstreamEnd
+	}
+}
+
+// has tells whether all facts in f hold.
+func (x *Exchange) has(f uint32) bool { return x.fl&f == f }
+
+// since is now on the record's clock.
+func (x *Exchange) since(now sys.Nanos) int64 { return int64(now - x.start) }
+
+// advance moves the exchange until it has to wait or is over.
+func (x *Exchange) advance(now sys.Nanos) outcome {
+	o := x.run(now)
+	if o == waits && x.st != stTunnel {
+		// A client that ends while its request is in flight gets nothing more (as in Envoy); what could be answered at once was.
+		if c := x.s.c; c.PeerClosed() || c.Broken() {
+			x.s.fl |= fPeerGone
+			x.downstreamGone(now)
+			return ended
+		}
+	}
+	return o
+}
+
+// run is the machine.
+func (x *Exchange) run(now sys.Nanos) outcome {
+	for {
+		switch x.st {
+		case stFree:
+			return ended // the exchange was ended inside of a state
+		case stFilter:
+			x.runRequestFilters(now)
+		case stPaused, stHold:
+			if !x.filterEvents(now) {
+				return waits
+			}
+		case stBuffer:
+			if o := x.collect(now); x.st == stBuffer {
+				return o
+			}
+		case stPick:
+			x.pick(now)
+		case stWaitPool:
+			if !x.poolAnswer(now) {
+				return waits
+			}
+		case stRelay:
+			if o := x.relay(now); x.st == stRelay {
+				return o
+			}
+		case stBackoff:
+			if now < x.retryAt {
+				return waits
+			}
+			x.to(stPick)
+		case stReply:
+			x.sendReply(now)
+		case stTunnel:
+			if o := x.tunnel(now); x.st == stTunnel {
+				return o
+			}
+		case stDone:
+			x.finish(now)
+			return ended
+		default:
+			panic("exchange: advance in state " + x.st.String())
+		}
+	}
+}
+
+// sender collects output for one connection in the loop's encode scratch, so that a head and the start of its body leave in one system call.
+type sender struct {
+	c   *conn.Conn
+	enc []byte
+}
+
+// gather is the size up to which body pieces are copied behind each other instead of being sent on their own.
+const gather = 16 << 10
+
+func (x *Exchange) sender(c *conn.Conn) sender { return sender{c: c, enc: x.env.L.Enc()} }
+
+// done sends what is left and gives the scratch back.
+func (x *Exchange) sent(o *sender) {
+	if len(o.enc) > 0 {
+		o.c.Send(o.enc, nil)
+	}
+	x.env.L.SetEnc(o.enc)
+	o.enc = nil
+}
+
+// raw adds body bytes as they are.
+func (o *sender) raw(p []byte) {
+	if len(o.enc)+len(p) <= gather {
+		o.enc = append(o.enc, p...)
+		return
+	}
+	o.c.Send(o.enc, p)
+	o.enc = o.enc[:0]
+}

@@ -1,0 +1,402 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package exchange
+
+import (
+	"sidecar/dataplane/conn"
+	"sidecar/dataplane/fault"
+	"sidecar/dataplane/filter"
+	"sidecar/dataplane/sys"
+	"sidecar/internal/telemetry/stats"
+)
+
+// maxFilters bounds the HTTP filters of one chain: fevents has one bit for each.
+const maxFilters = 64
+
+// startFilters makes the instances of the chain's filters. A chain without filters costs nothing here.
+func (x *Exchange) startFilters(now sys.Nanos) {
+	list := x.ch.h.Filters
+	if len(list) == 0 {
+		return
+	}
+	for i := range list {
+		f, ok := list[i].Config.(filter.Factory)
+		if !ok || list[i].Disabled || len(x.filters) == maxFilters {
+			continue
+		}
+		n := len(x.filters)
+		x.fctx = append(x.fctx, filter.Ctx{S: x, Req: &x.req, Rec: &x.rec, Now: now, Wall: x.env.L.Wall(), Rand: x.q.Rand, Index: n})
+		x.filters = append(x.filters, nil)
+		x.fphase = append(x.fphase, f.Phases())
+		x.fwake = append(x.fwake, 0)
+	}
+	n := 0
+	for i := range list {
+		if f, ok := list[i].Config.(filter.Factory); ok && !list[i].Disabled && n < len(x.filters) {
+			x.filters[n] = f.New(&x.fctx[n])
+			n++
+		}
+	}
+}
+
+// ctx prepares filter i's view for a call.
+func (x *Exchange) ctx(i int) *filter.Ctx {
+	c := &x.fctx[i]
+	c.Route = x.entry
+	c.Now, c.Wall = x.env.L.Now(), x.env.L.Wall()
+	return c
+}
+
+// routeConfig gives every filter its most specific per-route configuration; false for a filter that the route disables.
+func (x *Exchange) routeConfig() {
+	e := x.entry
+	if e == nil {
+		return
+	}
+	n := 0
+	for i := range x.ch.h.Filters {
+		f := &x.ch.h.Filters[i]
+		if _, ok := f.Config.(filter.Factory); !ok || f.Disabled || n == len(x.filters) {
+			continue
+		}
+		cfg, off := perRoute(e, f.Name)
+		x.fctx[n].PerRoute = cfg
+		if off {
+			x.fphase[n] = 0
+		}
+		n++
+	}
+}
+
+// WakeFilter implements filter.Stream.
+func (x *Exchange) WakeFilter(i int, ev filter.Event) {
+	if ev == filter.EventResume && x.st != stFree {
+		x.fevents |= 1 << i
+		x.env.L.Ready(&x.s.task)
+	}
+}
+
+// WakeFilterAt implements filter.Stream.
+func (x *Exchange) WakeFilterAt(i int, at sys.Nanos) {
+	x.fwake[i] = at
+	x.wakeAt = 0
+	for _, w := range x.fwake {
+		x.wakeAt = earlier(x.wakeAt, w)
+	}
+}
+
+// ClearRoute implements filter.Stream.
+func (x *Exchange) ClearRoute() { x.fl |= xClearRoute }
+
+// runRequestFilters takes the request head through the filters from fpos on.
+func (x *Exchange) runRequestFilters(now sys.Nanos) {
+	if len(x.filters) > 0 && x.fpos == 0 {
+		x.routeConfig()
+	}
+	for x.fpos < len(x.filters) {
+		i := x.fpos
+		v := filter.Continue
+		if x.fphase[i]&filter.RequestHead != 0 {
+			v = x.filters[i].OnHead(x.ctx(i), filter.Request, &x.req, x.has(xReqEnd) && !x.has(xPrebuf))
+		}
+		switch v {
+		case filter.Pause:
+			x.to(stPaused)
+			return
+		case filter.Buffer:
+			if !x.has(xReqEnd) {
+				x.to(stBuffer)
+				return
+			}
+			if x.has(xPrebuf) && !x.bufferedData(i) {
+				return
+			}
+		case filter.Reply:
+			x.filterReply(i)
+			return
+		}
+		x.fpos++
+	}
+	if x.has(xClearRoute) {
+		x.matchRoute()
+	}
+	x.to(stPick)
+}
+
+// filterReply answers with what filter i set.
+func (x *Exchange) filterReply(i int) {
+	l := &x.fctx[i].Local
+	x.leaveUpstream()
+	x.local = localReply{status: l.Status, body: l.Body, details: l.Details, flags: l.Flags, headers: l.Headers, mutate: x.entry != nil}
+	x.to(stReply)
+}
+
+// collect reads the request body for a filter that wants it in one piece.
+func (x *Exchange) collect(now sys.Nanos) outcome {
+	c := x.s.c
+	for !x.has(xReqEnd) {
+		if len(c.In()) == 0 || x.has(xMoreReq) {
+			switch c.Fill() {
+			case conn.Blocked:
+				return waits
+			case conn.More:
+			default:
+				x.s.fl |= fPeerGone
+				x.downstreamGone(now)
+				return ended
+			}
+			x.fl &^= xMoreReq
+		}
+		n, data, end, k := x.s.dec.Body(c.In(), &x.reqTr)
+		if k != fault.None {
+			x.requestFault(now, k)
+			return waits
+		}
+		if len(data) > 0 {
+			x.rec.BytesIn += uint64(len(data))
+			x.lastActive = now
+			x.rec.LastDownRx = x.since(now)
+			if len(x.body)+len(data) > x.bodyLimit() {
+				x.ch.hcm.Inc(stats.HCMDownstreamRqTooLarge)
+				x.replyKind(fault.PayloadTooLarge)
+				return waits
+			}
+			if x.body == nil {
+				x.body = x.env.takeBuf()
+			}
+			x.body = append(x.body, data...)
+		}
+		c.Discard(n)
+		if end {
+			x.requestComplete(now)
+		} else if n == 0 {
+			x.fl |= xMoreReq
+		}
+	}
+	x.fl |= xPrebuf
+	if x.bufferedData(x.fpos) {
+		x.fpos++
+		x.to(stFilter)
+	}
+	return waits
+}
+
+// bufferedData hands the whole body to filter i; false means that it replied or paused.
+func (x *Exchange) bufferedData(i int) bool {
+	x.dataPos = i + 1
+	if x.fphase[i]&filter.RequestData == 0 {
+		return true
+	}
+	d := filter.Data{Bytes: x.body}
+	v := x.filters[i].OnData(x.ctx(i), filter.Request, &d, true)
+	x.replaceBody(d.Bytes)
+	switch v {
+	case filter.Reply:
+		x.filterReply(i)
+		return false
+	case filter.Pause:
+		x.to(stPaused)
+		return false
+	}
+	return true
+}
+
+// replaceBody takes over what a filter made of the body.
+func (x *Exchange) replaceBody(b []byte) {
+	if len(b) == len(x.body) && (len(b) == 0 || &b[0] == &x.body[0]) {
+		return
+	}
+	if x.body == nil {
+		x.body = x.env.takeBuf()
+	}
+	x.body = append(x.body[:0], b...)
+}
+
+// filterRequestData takes one streamed piece of the request body through the filters; false stops the pump.
+func (x *Exchange) filterRequestData(now sys.Nanos, data []byte, end bool) ([]byte, bool) {
+	d := filter.Data{Bytes: data}
+	for i := x.dataPos; i < len(x.filters); i++ {
+		if x.fphase[i]&filter.RequestData == 0 {
+			continue
+		}
+		if v := x.filters[i].OnData(x.ctx(i), filter.Request, &d, end); v == filter.Reply {
+			if x.has(xRespStarted) {
+				x.resetStarted(now, fault.LocalReset)
+			} else {
+				x.filterReply(i)
+			}
+			return nil, false
+		}
+	}
+	return d.Bytes, true
+}
+
+// filterEvents delivers wake-ups to the filter that holds a head; false while it still waits.
+func (x *Exchange) filterEvents(now sys.Nanos) bool {
+	i := x.fpos
+	if x.fevents&(1<<i) == 0 {
+		return false
+	}
+	x.fevents &^= 1 << i
+	return x.deliver(now, i, filter.EventResume)
+}
+
+// filterTimers delivers the timers that are due.
+func (x *Exchange) filterTimers(now sys.Nanos) {
+	for i := range x.fwake {
+		if x.fwake[i] > 0 && now >= x.fwake[i] {
+			x.WakeFilterAt(i, 0)
+			x.deliver(now, i, filter.EventTimer)
+			if x.st == stReply || x.st == stDone {
+				return
+			}
+		}
+	}
+}
+
+// deliver gives ev to filter i and moves on if it was the one that held the head and lets go.
+func (x *Exchange) deliver(now sys.Nanos, i int, ev filter.Event) bool {
+	v := x.filters[i].OnEvent(x.ctx(i), ev)
+	holds := i == x.fpos && (x.st == stPaused || x.st == stHold)
+	switch {
+	case v == filter.Reply && !x.has(xRespStarted):
+		x.filterReply(i)
+		return true
+	case !holds || v != filter.Continue:
+		return false
+	case x.st == stPaused:
+		x.fpos++
+		x.to(stFilter)
+	default:
+		x.fpos--
+		x.to(stRelay)
+		out := x.sender(x.s.c)
+		if x.filterResponseHead(now) {
+			x.sendHead(now, &out)
+		}
+		x.sent(&out)
+	}
+	return true
+}
+
+// filterResponseHead takes the response head through the filters, last to first, from fpos on; false means that it is held.
+func (x *Exchange) filterResponseHead(now sys.Nanos) bool {
+	if !x.has(xRespHeld) {
+		x.fpos = len(x.filters) - 1
+	}
+	x.fl &^= xRespHeld
+	end := x.responseEmpty()
+	for ; x.fpos >= 0; x.fpos-- {
+		i := x.fpos
+		if x.fphase[i]&filter.ResponseHead == 0 {
+			continue
+		}
+		c := x.ctx(i)
+		c.Resp = &x.resp
+		switch x.filters[i].OnHead(c, filter.Response, &x.resp, end) {
+		case filter.Pause:
+			x.fl |= xRespHeld
+			x.to(stHold)
+			return false
+		case filter.Buffer:
+			if !end {
+				x.fl |= xRespHeld
+				x.respPos = i
+				return false
+			}
+		case filter.Reply:
+			x.filterReply(i)
+			return false
+		}
+	}
+	x.respPos = len(x.filters)
+	return true
+}
+
+// responseEmpty tells whether no response body follows.
+func (x *Exchange) responseEmpty() bool { return x.m == nil || !x.m.Dec.HasBody() }
+
+// filterResponseData takes a piece of the response body through the filters; while a filter buffers, the piece is kept.
+func (x *Exchange) filterResponseData(now sys.Nanos, data []byte, end bool) []byte {
+	if x.has(xRespHeld) {
+		if len(x.respBody)+len(data) > x.bodyLimit() {
+			x.ch.hcm.Inc(stats.HCMRsTooLarge)
+			x.fl &^= xRespHeld
+			x.release(false)
+			x.local = localReply{status: 500, body: kindBodies[fault.Bug], details: "response_payload_too_large", mutate: true}
+			x.to(stReply)
+			return nil
+		}
+		if x.respBody == nil {
+			x.respBody = x.env.takeBuf()
+		}
+		x.respBody = append(x.respBody, data...)
+		return nil
+	}
+	d := filter.Data{Bytes: data}
+	for i := min(x.respPos, len(x.filters)) - 1; i >= 0; i-- {
+		if x.fphase[i]&filter.ResponseData != 0 {
+			x.filters[i].OnData(x.ctx(i), filter.Response, &d, end)
+		}
+	}
+	return d.Bytes
+}
+
+// endBuffered: the response body that a filter wanted in one piece is complete.
+func (x *Exchange) endBuffered(now sys.Nanos, out *sender) {
+	i := x.respPos
+	d := filter.Data{Bytes: x.respBody}
+	if x.fphase[i]&filter.ResponseData != 0 {
+		switch x.filters[i].OnData(x.ctx(i), filter.Response, &d, true) {
+		case filter.Reply:
+			x.fl &^= xRespHeld
+			x.filterReply(i)
+			return
+		}
+	}
+	x.fpos = i - 1
+	if !x.filterResponseHead(now) {
+		if x.st != stRelay {
+			return
+		}
+		// A filter further on wants it buffered as well.
+		if x.respBody = append(x.respBody[:0], d.Bytes...); x.has(xRespHeld) {
+			x.endBuffered(now, out)
+		}
+		return
+	}
+	x.respPos = i
+	x.setLength(len(d.Bytes))
+	x.sendHead(now, out)
+	b := x.filterResponseData(now, d.Bytes, true)
+	x.putResponse(out, b)
+}
+
+// setLength makes the framing of a buffered response fit its body; a filter that streams behind it must not change the length.
+func (x *Exchange) setLength(n int) {
+	x.resp.Body, x.resp.Length = bodyLength, int64(n)
+}
+
+// filterLocalHead shows a local reply's head to the response filters; they may add to it but not hold it.
+func (x *Exchange) filterLocalHead(now sys.Nanos) {
+	for i := len(x.filters) - 1; i >= 0; i-- {
+		if x.fphase[i]&filter.ResponseHead != 0 {
+			c := x.ctx(i)
+			c.Resp = &x.resp
+			x.filters[i].OnHead(c, filter.Response, &x.resp, len(x.local.body) == 0)
+		}
+	}
+}
+
+// doneFilters calls OnDone exactly once for every instance.
+func (x *Exchange) doneFilters() {
+	for i, f := range x.filters {
+		if f != nil {
+			f.OnDone(x.ctx(i))
+		}
+		x.filters[i] = nil
+	}
+	x.filters = x.filters[:0]
+	clear(x.fctx)
+	x.fctx, x.fphase, x.fwake = x.fctx[:0], x.fphase[:0], x.fwake[:0]
+}

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package exchange
+
+import (
+	"sidecar/dataplane/fault"
+	"sidecar/dataplane/match"
+	"sidecar/dataplane/route"
+	"sidecar/dataplane/sys"
+	"sidecar/internal/telemetry/accesslog"
+	"sidecar/internal/telemetry/stats"
+)
+
+// finish is the single exit of an exchange whose response is out.
+func (x *Exchange) finish(now sys.Nanos) {
+	x.leaveUpstream() // nothing, unless the answer came without the upstream
+	x.log(now)
+	s := x.s
+	x.free()
+	s.served(now)
+}
+
+// abort ends an exchange whose client will not get (the rest of) its answer; the caller disposes of the connection.
+func (x *Exchange) abort(k fault.Kind) {
+	row := k.Row()
+	x.rec.Flags |= row.Flags
+	x.rec.Details = row.Details
+	b := x.ch.hcm
+	b.Inc(stats.HCMDownstreamCxDestroyActiveRq)
+	if x.s.fl&fPeerGone != 0 {
+		b.Inc(stats.HCMDownstreamCxDestroyRemoteActiveRq)
+		b.Inc(stats.HCMDownstreamRqRxReset)
+	} else {
+		b.Inc(stats.HCMDownstreamCxDestroyLocalActiveRq)
+	}
+	x.leaveUpstream()
+	x.log(x.env.L.Now())
+	s := x.s
+	x.free()
+	s.x = nil
+}
+
+// downstreamGone ends the exchange and the connection when the client ends inside its request.
+func (x *Exchange) downstreamGone(sys.Nanos) {
+	s := x.s
+	x.st = stDone // whatever runs now has nothing more to do
+	x.abort(fault.DownstreamGone)
+	s.free()
+}
+
+// log writes the one access-log record and counts the request.
+func (x *Exchange) log(now sys.Nanos) {
+	if x.has(xLogged) {
+		return
+	}
+	x.fl |= xLogged
+	r, c, b := &x.rec, x.s.c, x.ch.hcm
+	r.End = x.since(now)
+	r.DownWireIn, r.DownWireOut = c.BytesIn, c.BytesOut
+	if c.BytesIn > 0 {
+		b.Add(stats.HCMDownstreamCxRxBytesTotal, int64(c.BytesIn))
+	}
+	if c.BytesOut > 0 {
+		b.Add(stats.HCMDownstreamCxTxBytesTotal, int64(c.BytesOut))
+	}
+	c.BytesIn, c.BytesOut = 0, 0
+	b.Dec(stats.HCMDownstreamRqActive)
+	b.Record(stats.HCMDownstreamRqTime, clockMillis(now-x.start))
+	if x.has(xTunnel) {
+		b.Dec(stats.HCMDownstreamCxUpgradesActive)
+	}
+	if x.has(xRespStarted) {
+		x.countCode(r.Code)
+	}
+	x.writeLog()
+}
+
+func (x *Exchange) countCode(code uint16) {
+	c := int(code / 100)
+	if c < 1 || c > 5 {
+		return
+	}
+	b := x.ch.hcm
+	b.Inc(stats.HCMDownstreamRqCompleted)
+	b.Inc(stats.HCMDownstreamRq1xx + c - 1)
+	if l := x.ch.lis; l != nil {
+		l.Inc(stats.HCMListenerDownstreamRqCompleted)
+		l.Inc(stats.HCMListenerDownstreamRq1xx + c - 1)
+	}
+}
+
+func (x *Exchange) writeLog() {
+	if l := x.ch.h.AccessLogs; len(l) > 0 && x.env.Logs != nil {
+		x.env.Logs.Log(l, &x.rec)
+	}
+}
+
+// free gives everything back; the exchange must not be touched afterwards.
+func (x *Exchange) free() {
+	x.dropBudget()
+	x.doneFilters()
+	e := x.env
+	e.giveBuf(x.body)
+	e.giveBuf(x.respBody)
+	x.body, x.respBody = nil, nil
+	x.st = stFree
+	x.s, x.ch, x.row, x.cl, x.host, x.entry, x.vh, x.table = nil, nil, nil, nil, nil, nil, nil, nil
+	x.choice = route.Choice{}
+	x.local = localReply{}
+	e.exchanges.Put(x)
+}
+
+// chargeCode counts a response, or the router's answer in its place, for the cluster, the route and the virtual cluster; once per request.
+func (x *Exchange) chargeCode(status uint16, hasHost bool) {
+	if x.has(xCounted) || !x.ch.h.Router.DynamicStats {
+		return
+	}
+	x.fl |= xCounted
+	b := x.cl.Block
+	b.Code(stats.ClusterCodes, status)
+	if x.has(xInternal) {
+		b.Code(stats.ClusterCodesInternal, status)
+	} else {
+		b.Code(stats.ClusterCodesExternal, status)
+	}
+	if hasHost {
+		if x.host.Canary {
+			b.Code(stats.ClusterCodesCanary, status)
+		}
+		if status >= 500 {
+			x.host.RqError.Add(1)
+		} else {
+			x.host.RqSuccess.Add(1)
+		}
+	}
+	if s := x.entry.Stats; s != nil {
+		rb := s.Block(x.env.Shard)
+		rb.Inc(stats.VirtualClusterUpstreamRqTotal)
+		rb.Code(stats.VirtualClusterCodes, status)
+	}
+	if vc := x.virtualCluster(); vc != nil {
+		x.rec.VirtualCluster = vc.Name
+		if vc.Scope != nil {
+			vb := vc.Scope.Block(x.env.Shard)
+			vb.Inc(stats.VirtualClusterUpstreamRqTotal)
+			vb.Code(stats.VirtualClusterCodes, status)
+		}
+	}
+}
+
+// virtualCluster is the first virtual cluster that the request belongs to, nil when there is none.
+func (x *Exchange) virtualCluster() *route.VirtualCluster {
+	for i := range x.vh.VirtualClusters {
+		vc := &x.vh.VirtualClusters[i]
+		if match.All(vc.Headers, &x.req) {
+			return vc
+		}
+	}
+	return nil
+}
+
+// chargeTime records the response time: from the end of the request to the end of the response.
+func (x *Exchange) chargeTime(now sys.Nanos) {
+	if x.reqDone == 0 || !x.ch.h.Router.DynamicStats {
+		return
+	}
+	ms := clockMillis(now - x.reqDone)
+	b := x.cl.Block
+	b.Record(stats.ClusterUpstreamRqTime, ms)
+	if x.has(xInternal) {
+		b.Record(stats.ClusterInternalUpstreamRqTime, ms)
+	} else {
+		b.Record(stats.ClusterExternalUpstreamRqTime, ms)
+	}
+	if x.host != nil && x.host.Canary {
+		b.Record(stats.ClusterCanaryUpstreamRqTime, ms)
+	}
+	if s := x.entry.Stats; s != nil {
+		s.Block(x.env.Shard).Record(stats.VirtualClusterUpstreamRqTime, ms)
+	}
+}
+
+// needsLocal tells whether a logger wants the upstream's local address, which costs a system call.
+func (x *Exchange) needsLocal() bool { return x.ch.logsLocal }
+
+// logsLocal looks through the formats of a connection manager once.
+func logsLocal(ls []*accesslog.Logger) bool {
+	for _, l := range ls {
+		if l.Format != nil && (l.Format.Uses("UPSTREAM_LOCAL_ADDRESS") || l.Format.Uses("UPSTREAM_LOCAL_ADDRESS_WITHOUT_PORT") ||
+			l.Format.Uses("UPSTREAM_LOCAL_PORT")) {
+			return true
+		}
+	}
+	return false
+}

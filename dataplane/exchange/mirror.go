@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package exchange
+
+import (
+	"sidecar/dataplane/conn"
+	"sidecar/dataplane/fault"
+	"sidecar/dataplane/http1"
+	"sidecar/dataplane/httpmsg"
+	"sidecar/dataplane/lb"
+	"sidecar/dataplane/loop"
+	"sidecar/dataplane/pool"
+	"sidecar/dataplane/route"
+	"sidecar/dataplane/sys"
+	"sidecar/dataplane/upstream"
+	"sidecar/internal/telemetry/stats"
+)
+
+// shadowTimeout bounds a mirrored request whose route has no timeout.
+const shadowTimeout = 60 * sys.Second
+
+// maxShadows bounds the mirrored requests in flight on one worker; further ones are dropped and counted as abandoned.
+const maxShadows = 1024
+
+// mirrors are the mirror policies of the request's route, or of its virtual host or table.
+func (x *Exchange) mirrors() []route.Mirror {
+	if f := x.entry.Forward; len(f.Mirrors) > 0 {
+		return f.Mirrors
+	}
+	if len(x.vh.Mirrors) > 0 {
+		return x.vh.Mirrors
+	}
+	return x.table.Mirrors
+}
+
+// startMirrors sends copies of the complete request to the mirror clusters and forgets them.
+func (x *Exchange) startMirrors(now sys.Nanos) {
+	if x.entry == nil || x.entry.Kind != route.ActionForward || x.cl == nil || x.has(xUpgrade) {
+		return
+	}
+	list := x.mirrors()
+	if len(list) == 0 {
+		return
+	}
+	if x.req.Body != httpmsg.BodyNone && !x.has(xKeepBody) && !x.has(xPrebuf) {
+		return // the body grew over the limit: abandoned and counted
+	}
+	for i := range list {
+		m := &list[i]
+		if m.Fraction != nil && !x.rec.Runtime.Fraction(*m.Fraction).Hit(x.env.L.Rand()) {
+			continue
+		}
+		row := x.env.Snap.Cluster(m.Cluster)
+		if m.ClusterHeader != nil {
+			if v, ok := x.req.GetKey(*m.ClusterHeader); ok {
+				row = x.env.Snap.ClusterByName(v)
+			}
+		}
+		cl := x.env.Up.Get(row)
+		if cl == nil {
+			continue
+		}
+		if x.env.shadows.Live() >= maxShadows {
+			cl.Block.Inc(stats.ClusterRetryOrShadowAbandoned)
+			continue
+		}
+		x.env.shadows.Get().begin(x, cl, m, now)
+	}
+}
+
+// shadow is one mirrored request: sent once, its answer read and thrown away.
+type shadow struct {
+	// Worker
+	env   *Env
+	task  loop.Task
+	timer loop.Timer
+	bound bool
+	w     pool.Waiter
+	q     lb.Query
+	m     *pool.Member
+	cl    *upstream.Cluster
+	req   httpmsg.Head
+	resp  httpmsg.Head
+	a     httpmsg.Arena
+	respA httpmsg.Arena
+	body  []byte
+	start sys.Nanos
+	head  bool
+	more  bool
+}
+
+func (h *shadow) begin(x *Exchange, cl *upstream.Cluster, m *route.Mirror, now sys.Nanos) {
+	if !h.bound {
+		h.bound = true
+		h.task.Init(h)
+		h.timer.Init(&h.task)
+	}
+	h.env, h.cl, h.start, h.head, h.more, h.m = x.env, cl, now, false, false, nil
+	h.w.Init(&h.task)
+	h.a.Reset(arenaKeep)
+	h.respA.Reset(arenaKeep)
+	h.resp.Reset(&h.respA)
+	h.req.CopyHead(&x.req, &h.a)
+	if !m.KeepHost {
+		h.shadowHost()
+	}
+	h.req.SetString(keyInternal, "true")
+	if ip := x.env.LocalIP; ip.IsValid() {
+		var t [64]byte
+		b := h.a.Tail()
+		if i := h.req.Find(httpmsg.IDForwardedFor, 0); i >= 0 {
+			b = append(append(b, h.req.Value(i)...), ',')
+		}
+		b = append(b, ip.AppendTo(t[:0])...)
+		h.req.SetSpan(keyXFF, h.a.Take(b))
+	}
+	h.body = nil
+	if len(x.body) > 0 {
+		h.body = append(x.env.takeBuf(), x.body...)
+	}
+	if h.req.Body != httpmsg.BodyNone {
+		h.req.Body, h.req.Length = httpmsg.BodyLength, int64(len(h.body))
+	}
+	d := x.limits.Global
+	if d <= 0 {
+		d = shadowTimeout
+	}
+	x.env.L.Arm(&h.timer, now+d)
+	h.pick(x, now)
+}
+
+// shadowHost puts -shadow behind the host name.
+func (h *shadow) shadowHost() {
+	host := h.req.Host()
+	i := httpmsg.PortStart(host)
+	if i < 0 {
+		i = len(host)
+	}
+	b := append(h.a.Tail(), host[:i]...)
+	b = append(b, "-shadow"...)
+	h.req.Authority = h.a.Take(append(b, host[i:]...))
+}
+
+func (h *shadow) pick(x *Exchange, now sys.Nanos) {
+	h.q = lb.Query{Rand: h.env.L.Rand(), Hash: x.hash, HasHash: x.hasHash, Now: now}
+	host := h.cl.Pick(&h.q, x.rec.Conn.Local)
+	if host == nil {
+		h.cl.Block.Inc(stats.ClusterUpstreamCxNoneHealthy)
+		h.end(false)
+		return
+	}
+	switch h.cl.Pool(host, 0).Get(&h.w) {
+	case pool.Ready:
+		m, _, _ := h.w.Take()
+		h.send(m)
+	case pool.Failed:
+		h.w.Take()
+		h.end(false)
+	}
+}
+
+func (h *shadow) send(m *pool.Member) {
+	h.m = m
+	m.Dec.BeginResponse(h.req.Method, false)
+	b := http1.AppendRequestHead(h.env.L.Enc(), &h.req, &h.cl.Cfg.H1)
+	m.C.Send(b, h.body)
+	h.env.L.SetEnc(b)
+}
+
+// Advance reads the answer to its end.
+func (h *shadow) Advance(now sys.Nanos) loop.Step {
+	if h.env == nil {
+		return loop.Done
+	}
+	if h.timer.Fired() {
+		h.end(false)
+		return loop.Done
+	}
+	if h.m == nil {
+		m, k, _ := h.w.Take()
+		switch {
+		case m != nil:
+			h.send(m)
+		case k != fault.None:
+			h.end(false)
+			return loop.Done
+		default:
+			return loop.Idle
+		}
+	}
+	return h.read()
+}
+
+func (h *shadow) read() loop.Step {
+	c := h.m.C
+	for moved := 0; moved < maxMove; {
+		if len(c.In()) == 0 || h.more {
+			switch c.Fill() {
+			case conn.Blocked:
+				return loop.Idle
+			case conn.More:
+				h.more = false
+			default:
+				h.end(false)
+				return loop.Done
+			}
+		}
+		if !h.head {
+			n, st, k := h.m.Dec.Head(c.In(), &h.resp)
+			if k != fault.None {
+				h.end(false)
+				return loop.Done
+			}
+			h.more = st == http1.NeedMore
+			c.Discard(n)
+			if h.head = st == http1.Done && h.resp.Status >= 200; !h.head {
+				if st == http1.Done {
+					h.resp.Reset(&h.respA)
+				}
+				continue
+			}
+			h.cl.Block.Code(stats.ClusterCodes, h.resp.Status)
+			h.cl.Block.Code(stats.ClusterCodesInternal, h.resp.Status)
+		}
+		n, _, end, k := h.m.Dec.Body(c.In(), nil)
+		c.Discard(n)
+		moved += n
+		if end || k != fault.None {
+			h.end(end && h.resp.KeepAlive)
+			return loop.Done
+		}
+		h.more = n == 0
+	}
+	return loop.Again
+}
+
+// Poison ends a mirrored request whose Advance panicked.
+func (h *shadow) Poison(any) {
+	if h.env != nil {
+		h.env.Panicked++
+		h.end(false)
+	}
+}
+
+func (h *shadow) end(reuse bool) {
+	e := h.env
+	h.w.Cancel()
+	if h.m != nil {
+		m := h.m
+		h.m = nil
+		m.Release(reuse)
+	}
+	e.giveBuf(h.body)
+	h.body = nil
+	e.L.Disarm(&h.timer)
+	e.L.Cancel(&h.task)
+	h.env, h.cl = nil, nil
+	e.shadows.Put(h)
+}

@@ -1,0 +1,362 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package exchange
+
+import (
+	"sidecar/dataplane/conn"
+	"sidecar/dataplane/fault"
+	"sidecar/dataplane/http1"
+	"sidecar/dataplane/httpmsg"
+	"sidecar/dataplane/sys"
+	"sidecar/internal/telemetry/stats"
+)
+
+// chunk adds p as one chunk.
+func (o *sender) chunk(p []byte) {
+	if len(p) == 0 {
+		return
+	}
+	if len(o.enc)+len(p) <= gather {
+		o.enc = http1.AppendChunk(o.enc, p)
+		return
+	}
+	o.enc = http1.AppendChunkHead(o.enc, len(p))
+	o.c.Send(o.enc, p)
+	o.enc = append(o.enc[:0], "\r\n"...)
+}
+
+// relay moves both directions as far as bytes and room allow.
+func (x *Exchange) relay(now sys.Nanos) outcome {
+	o := waits
+	if x.m.C.Broken() && !x.m.C.Readable() {
+		x.upstreamFault(now, x.brokenKind())
+		return waits
+	}
+	if !x.has(xReqSent) && x.st == stRelay {
+		o = x.pumpRequest(now)
+	}
+	if x.st == stRelay {
+		if r := x.pumpResponse(now); r == again {
+			o = again
+		}
+	}
+	return o
+}
+
+// pumpRequest moves the request body upstream.
+func (x *Exchange) pumpRequest(now sys.Nanos) outcome {
+	out := x.sender(x.m.C)
+	r := x.requestBody(now, &out)
+	x.sent(&out)
+	return r
+}
+
+// requestBody is pumpRequest without the sender's frame; the first call of an attempt has the request head in out.
+func (x *Exchange) requestBody(now sys.Nanos, out *sender) outcome {
+	if x.has(xKeepBody) && !x.has(xReplayed) || x.has(xPrebuf) && !x.has(xReplayed) {
+		x.fl |= xReplayed
+		x.putRequest(out, x.body)
+	}
+	if x.has(xReqEnd) {
+		x.endRequest(now, out)
+		return waits
+	}
+	c := x.s.c
+	for moved := 0; ; {
+		if out.c.Room()-len(out.enc) <= 0 {
+			return waits
+		}
+		if moved > maxMove {
+			return again
+		}
+		if len(c.In()) == 0 || x.has(xMoreReq) {
+			switch c.Fill() {
+			case conn.Blocked:
+				return waits
+			case conn.More:
+			default:
+				// The client ended inside its message; advance sees it next time, but the edge is spent: act now.
+				x.s.fl |= fPeerGone
+				x.downstreamGone(now)
+				return waits
+			}
+			x.fl &^= xMoreReq
+		}
+		n, data, end, k := x.s.dec.Body(c.In(), &x.reqTr)
+		if k != fault.None {
+			x.requestFault(now, k)
+			return waits
+		}
+		moved += n
+		if len(data) > 0 {
+			x.rec.BytesIn += uint64(len(data))
+			x.lastActive = now
+			x.rec.LastDownRx = x.since(now)
+			if !x.takeRequestData(now, out, data, end) {
+				c.Discard(n)
+				return waits
+			}
+		}
+		c.Discard(n)
+		if end {
+			x.requestComplete(now)
+			x.endRequest(now, out)
+			return waits
+		}
+		if n == 0 {
+			x.fl |= xMoreReq
+		}
+	}
+}
+
+// takeRequestData passes one piece of the request body on; false stops the pump.
+func (x *Exchange) takeRequestData(now sys.Nanos, out *sender, data []byte, end bool) bool {
+	if len(x.filters) > 0 {
+		var ok bool
+		if data, ok = x.filterRequestData(now, data, end); !ok {
+			return false
+		}
+	}
+	if x.has(xKeepBody) {
+		x.keep(data)
+	}
+	x.putRequest(out, data)
+	return true
+}
+
+func (x *Exchange) putRequest(out *sender, data []byte) {
+	if x.has(xReqChunked) {
+		out.chunk(data)
+	} else {
+		out.raw(data)
+	}
+	x.rec.LastUpTx = x.since(x.env.L.Now())
+}
+
+// endRequest writes the end of the request upstream.
+func (x *Exchange) endRequest(now sys.Nanos, out *sender) {
+	if x.has(xReqSent) {
+		return
+	}
+	x.fl |= xReqSent
+	if x.has(xReqChunked) {
+		var tr *httpmsg.Fields
+		if x.cl.Cfg.H1.EnableTrailers && len(x.reqTr.List) > 0 {
+			tr = &x.reqTr
+		}
+		out.enc = http1.AppendLastChunk(out.enc, tr)
+	}
+	x.rec.LastUpTx = x.since(now)
+	x.armPerTry(now)
+}
+
+// requestComplete is called once, when the last byte of the request was decoded: route timeout and service time count from here.
+func (x *Exchange) requestComplete(now sys.Nanos) {
+	if x.has(xReqEnd) {
+		return
+	}
+	x.fl |= xReqEnd
+	x.reqDone = now
+	if len(x.reqTr.List) > 0 {
+		x.rec.ReqTrailers = &x.reqTr
+	}
+	if x.limits.Global > 0 {
+		x.routeAt = now + x.limits.Global
+	}
+	x.startMirrors(now)
+}
+
+// keep appends body bytes to the replay buffer; over the limit the request loses its retries and mirrors, as in Envoy.
+func (x *Exchange) keep(p []byte) {
+	if len(x.body)+len(p) > x.bodyLimit() {
+		x.fl &^= xKeepBody
+		x.plan.On = 0
+		x.env.giveBuf(x.body)
+		x.body = nil
+		x.cl.Block.Inc(stats.ClusterRetryOrShadowAbandoned)
+		return
+	}
+	if x.body == nil {
+		x.body = x.env.takeBuf()
+	}
+	x.body = append(x.body, p...)
+}
+
+// bodyLimit bounds what is kept of a body.
+func (x *Exchange) bodyLimit() int {
+	if e := x.entry; e != nil && e.RequestBodyLimit >= 0 && e.RequestBodyLimit < 1<<40 {
+		return int(e.RequestBodyLimit)
+	}
+	if n := x.ch.l.BufferLimit; n > 0 {
+		return n
+	}
+	return 1 << 20
+}
+
+// pumpResponse reads the response and moves it downstream.
+func (x *Exchange) pumpResponse(now sys.Nanos) outcome {
+	if !x.m.C.Readable() {
+		return waits
+	}
+	out := x.sender(x.s.c)
+	r := x.response(now, &out)
+	x.sent(&out)
+	return r
+}
+
+func (x *Exchange) response(now sys.Nanos, out *sender) outcome {
+	up := x.m.C
+	for moved := 0; x.st == stRelay; {
+		if out.c.Room()-len(out.enc) <= 0 {
+			return waits
+		}
+		if moved > maxMove {
+			return again
+		}
+		if len(up.In()) == 0 || x.has(xMoreResp) {
+			switch up.Fill() {
+			case conn.Blocked:
+				return waits
+			case conn.More:
+				if x.rec.FirstUpRx < 0 {
+					x.rec.FirstUpRx = x.since(now)
+				}
+			case conn.EOF:
+				x.responseEOF(now, out)
+				return waits
+			default:
+				x.upstreamFault(now, x.brokenKind())
+				return waits
+			}
+			x.fl &^= xMoreResp
+		}
+		if !x.has(xRespHead) {
+			if !x.responseHead(now, out) {
+				continue
+			}
+			if x.st != stRelay {
+				return waits
+			}
+		}
+		n, data, end, k := x.m.Dec.Body(up.In(), &x.respTr)
+		if k != fault.None {
+			x.upstreamFault(now, k)
+			return waits
+		}
+		moved += n
+		if len(data) > 0 {
+			x.lastActive = now
+			x.takeResponseData(now, out, data, end)
+		}
+		up.Discard(n)
+		if end {
+			x.rec.LastUpRx = x.since(now)
+			x.endResponse(now, out)
+			return waits
+		}
+		if n == 0 {
+			x.fl |= xMoreResp
+		}
+	}
+	return waits
+}
+
+// responseHead decodes one head; false means that the loop goes on reading (or that the state has changed).
+func (x *Exchange) responseHead(now sys.Nanos, out *sender) bool {
+	up := x.m.C
+	n, st, k := x.m.Dec.Head(up.In(), &x.resp)
+	switch {
+	case k != fault.None:
+		x.cl.Block.Inc(stats.ClusterUpstreamCxProtocolError)
+		x.upstreamFault(now, fault.UpstreamProtocol)
+		return false
+	case st == http1.NeedMore:
+		x.fl |= xMoreResp
+		return false
+	}
+	x.rec.UpHeadIn += uint64(n)
+	up.Discard(n)
+	x.lastActive = now
+	if x.resp.Status < 200 && !x.m.Dec.Tunnel() {
+		x.informational(out)
+		x.resp.Reset(&x.respA)
+		return false
+	}
+	x.fl |= xRespHead
+	x.onResponseHead(now, out)
+	return x.st == stRelay && !x.has(xRespHeld)
+}
+
+// responseEOF: the upstream sent FIN.
+func (x *Exchange) responseEOF(now sys.Nanos, out *sender) {
+	end, k := x.m.Dec.EOF()
+	switch {
+	case end:
+		x.rec.LastUpRx = x.since(now)
+		x.endResponse(now, out)
+	case k != fault.None:
+		x.upstreamFault(now, k)
+	default:
+		x.upstreamFault(now, fault.ConnectionTerminate)
+	}
+}
+
+// takeResponseData passes one piece of the response body on.
+func (x *Exchange) takeResponseData(now sys.Nanos, out *sender, data []byte, end bool) {
+	if len(x.filters) > 0 {
+		if data = x.filterResponseData(now, data, end); x.has(xRespHeld) {
+			return // collected
+		}
+	}
+	x.putResponse(out, data)
+}
+
+func (x *Exchange) putResponse(out *sender, data []byte) {
+	if x.has(xNoBody) {
+		return
+	}
+	x.rec.BytesOut += uint64(len(data))
+	if x.has(xRespChunked) {
+		out.chunk(data)
+	} else {
+		out.raw(data)
+	}
+	x.rec.LastDownTx = x.since(x.env.L.Now())
+}
+
+// endResponse writes the end of the response downstream and ends the exchange.
+func (x *Exchange) endResponse(now sys.Nanos, out *sender) {
+	x.fl |= xRespEnd
+	if x.has(xRespHeld) {
+		x.endBuffered(now, out)
+		if x.has(xRespHeld) || x.st != stRelay {
+			return
+		}
+	}
+	x.finishResponse(now, out)
+}
+
+func (x *Exchange) finishResponse(now sys.Nanos, out *sender) {
+	if x.has(xRespChunked) && !x.has(xNoBody) {
+		var tr *httpmsg.Fields
+		if x.ch.h.H1.EnableTrailers && len(x.respTr.List) > 0 {
+			tr = &x.respTr
+		}
+		out.enc = http1.AppendLastChunk(out.enc, tr)
+	}
+	if len(x.respTr.List) > 0 {
+		x.rec.RespTrailers = &x.respTr
+	}
+	x.rec.LastDownTx = x.since(now)
+	x.upstreamDone(now)
+	x.to(stDone)
+}
+
+// brokenKind names a connection error by what was seen before.
+func (x *Exchange) brokenKind() fault.Kind {
+	x.errno = x.m.C.Err()
+	if x.has(xRespHead) || !x.m.Dec.Idle() && x.has(xMoreResp) {
+		return fault.UpstreamProtocol // as Envoy: a reset inside a message reads like one that is malformed
+	}
+	return fault.RemoteReset
+}

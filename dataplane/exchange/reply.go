@@ -1,0 +1,370 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package exchange
+
+import (
+	"net/netip"
+
+	"sidecar/dataplane/fault"
+	"sidecar/dataplane/filter"
+	"sidecar/dataplane/httpmsg"
+	"sidecar/dataplane/match"
+	"sidecar/dataplane/route"
+	"sidecar/dataplane/sys"
+	"sidecar/internal/telemetry/stats"
+)
+
+// localReply is a response that the proxy makes itself.
+type localReply struct {
+	status      uint16
+	body        []byte
+	details     string
+	flags       fault.Flags
+	location    httpmsg.Span // in the request arena
+	contentType string
+	headers     []filter.Header
+	hasLocation bool
+	tls         bool // the redirect of require_tls, decided at route matching
+	close       bool
+	overloaded  bool // x-envoy-overloaded
+	mutate      bool // the route's response mutations apply
+	grpc        uint8
+}
+
+// replyKind answers with the row of a fault.
+func (x *Exchange) replyKind(k fault.Kind) {
+	row := k.Row()
+	x.fault = k
+	x.local = localReply{status: row.Status, details: row.Details, flags: row.Flags, close: row.Close, mutate: x.entry != nil}
+	if row.Body != "" {
+		x.local.body = kindBodies[k]
+	}
+	x.to(stReply)
+}
+
+// kindBodies are the rows' bodies as bytes, made once: replies do not allocate.
+var kindBodies = func() (t [256][]byte) {
+	for k := fault.None + 1; k <= fault.Bug; k++ {
+		if b := k.Row().Body; b != "" {
+			t[k] = []byte(b)
+		}
+	}
+	return t
+}()
+
+// codecFault answers bytes that are not HTTP, or closes if there is no answer to that.
+func (x *Exchange) codecFault(k fault.Kind) {
+	x.ch.hcm.Inc(stats.HCMDownstreamCxProtocolError)
+	if k == fault.LowVersion {
+		x.rec.Protocol = "HTTP/1.0"
+	} else {
+		x.rec.Req = nil
+	}
+	x.headFault(k)
+}
+
+// headFault answers a request whose head is not usable.
+func (x *Exchange) headFault(k fault.Kind) {
+	if k.Row().Status == 0 {
+		x.abort(k)
+		x.s.fl |= fClose
+		s := x.s
+		s.x = nil
+		s.startLinger()
+		return
+	}
+	x.replyKind(k)
+	if k == fault.StreamIdle {
+		x.local.status, x.local.flags = 408, 0
+	}
+	x.s.fl |= fClose
+}
+
+// requestFault: the request body is malformed. An answer is possible only if none has begun.
+func (x *Exchange) requestFault(now sys.Nanos, k fault.Kind) {
+	x.ch.hcm.Inc(stats.HCMDownstreamCxProtocolError)
+	x.s.fl |= fClose
+	if x.has(xRespStarted) {
+		x.rec.Flags |= fault.FlagDPE
+		x.rec.Details = k.Row().Details
+		x.release(false)
+		x.log(now)
+		x.to(stDone)
+		x.free()
+		s := x.s
+		s.x = nil
+		s.startLinger()
+		return
+	}
+	x.leaveUpstream()
+	x.replyKind(k)
+}
+
+// leaveUpstream gives up the try, wherever it is.
+func (x *Exchange) leaveUpstream() {
+	x.w.Cancel()
+	x.release(false)
+}
+
+// redirectTLS is the 301 of require_tls.
+func (x *Exchange) redirectTLS() {
+	x.local = localReply{status: 301, location: x.reqA.Take(route.TLSLocation(x.reqA.Tail(), &x.req, &x.q)), hasLocation: true,
+		details: "direct_response"}
+	x.to(stReply)
+}
+
+func (x *Exchange) redirect(e *route.Entry) {
+	r := e.Redirect
+	x.local = localReply{status: r.Code, hasLocation: true, mutate: true, details: "direct_response"}
+	x.local.location = x.reqA.Take(r.Location(x.reqA.Tail(), &x.req, &x.q))
+	x.to(stReply)
+}
+
+func (x *Exchange) direct(e *route.Entry) {
+	d := e.Direct
+	x.local = localReply{status: d.Status, body: d.Body, mutate: true, details: "direct_response", contentType: d.ContentType}
+	if d.Format != nil {
+		x.local.body = x.reqA.Bytes(x.reqA.Take(d.Format.Append(x.reqA.Tail(), &x.rec)))
+	}
+	if b, ok := d.Location(x.reqA.Tail(), &x.req, &x.q); ok {
+		x.local.location, x.local.hasLocation = x.reqA.Take(b), true
+	}
+	x.to(stReply)
+}
+
+// upstreamReply is the router's answer to a try that failed for good.
+func (x *Exchange) upstreamReply(now sys.Nanos, k fault.Kind) {
+	x.replyKind(k)
+	l := &x.local
+	row := k.Row()
+	switch k {
+	case fault.Overflow:
+		l.overloaded = true
+	case fault.RouteTimeout, fault.PerTryTimeout, fault.PerTryIdleTimeout:
+		if x.has(xAltTimeout) {
+			l.status, l.body = 204, nil
+		}
+	case fault.NoHealthyUpstream:
+		x.cl.Block.Inc(stats.ClusterUpstreamCxNoneHealthy)
+	case fault.ConnectFailed:
+		l.details = connectDetails(x.errno)
+	}
+	if x.retries > 0 && len(row.Body) > len(resetPrefix) && row.Body[:len(resetPrefix)] == resetPrefix {
+		b := append(x.reqA.Tail(), "upstream connect error or disconnect/reset before headers. retried and the latest reset reason: "...)
+		const mark = "reset reason: "
+		for i := 0; i+len(mark) <= len(row.Body); i++ {
+			if row.Body[i:i+len(mark)] == mark {
+				b = append(b, row.Body[i+len(mark):]...)
+				break
+			}
+		}
+		l.body = x.reqA.Bytes(x.reqA.Take(b))
+	}
+	x.chargeCode(l.status, x.host != nil)
+}
+
+const resetPrefix = "upstream connect error or disconnect/reset before headers. "
+
+// sendReply writes the local reply: Envoy's form, after local_reply_config, through the response filters.
+func (x *Exchange) sendReply(now sys.Nanos) {
+	l := &x.local
+	x.resp.Reset(&x.respA)
+	resp := &x.resp
+	resp.Version, resp.KeepAlive = httpmsg.HTTP11, true
+	resp.Status = l.status
+	x.rec.Flags |= l.flags
+	x.rec.Details = l.details
+	if l.hasLocation {
+		resp.Add(keyLocation, x.reqA.Bytes(l.location))
+	}
+	if l.overloaded {
+		resp.AddString(keyOverloaded, "true")
+	}
+	for i := range l.headers {
+		resp.AddString(l.headers[i].Key, l.headers[i].Value)
+	}
+	grpc := x.has(xGrpc) && x.entry != nil && !l.hasLocation && x.entry.Kind == route.ActionForward
+	if l.mutate && x.entry != nil {
+		x.entry.FinalizeResponse(&x.choice, resp, &x.q)
+	}
+	x.rec.Code, x.rec.Resp = resp.Status, resp
+	if !grpc {
+		x.mapReply(now)
+	}
+	body := l.body
+	if grpc {
+		body = nil
+		x.grpcReply()
+	} else {
+		x.replyBody(body)
+	}
+	if l.close {
+		x.s.fl |= fClose
+	}
+	if len(x.filters) > 0 {
+		x.filterLocalHead(now)
+	}
+	out := x.sender(x.s.c)
+	x.sendHead(now, &out)
+	if len(body) > 0 {
+		x.putResponse(&out, body)
+	}
+	x.sent(&out)
+	x.to(stDone)
+}
+
+func (x *Exchange) replyBody(body []byte) {
+	resp := &x.resp
+	resp.Body, resp.Length = httpmsg.BodyLength, int64(len(body))
+	if len(body) == 0 {
+		return
+	}
+	if resp.Find(httpmsg.IDContentType, 0) < 0 {
+		ct := x.local.contentType
+		if ct == "" {
+			ct = "text/plain"
+		}
+		resp.AddString(keyContentType, ct)
+	}
+	x.rec.LocalReplyBody = body
+}
+
+// mapReply applies local_reply_config: the first mapper whose filter matches, then the overall body format.
+func (x *Exchange) mapReply(sys.Nanos) {
+	c := x.ch.h.LocalReply
+	if c == nil {
+		return
+	}
+	l, resp := &x.local, &x.resp
+	x.rec.LocalReplyBody = l.body
+	format, ct := c.Body, c.ContentType
+	for i := range c.Mappers {
+		m := &c.Mappers[i]
+		if m.Filter != nil && !m.Filter.Match(&x.rec, x.q.Rand) {
+			continue
+		}
+		if m.HasBody {
+			l.body = m.Body
+			x.rec.LocalReplyBody = l.body
+		}
+		m.Headers.Response.Apply(resp, &x.rec)
+		if m.Status != 0 {
+			resp.Status, x.rec.Code = m.Status, m.Status
+		}
+		if m.Format != nil {
+			format, ct = m.Format, m.ContentType
+		}
+		break
+	}
+	if format != nil {
+		l.body = x.respA.Bytes(x.respA.Take(format.Append(x.respA.Tail(), &x.rec)))
+		if ct == "" {
+			ct = "text/plain"
+			if format.IsJSON() {
+				ct = "application/json"
+			}
+		}
+		l.contentType = ct
+	}
+}
+
+// grpcStatuses maps HTTP statuses to gRPC ones, as Envoy does for local replies.
+func grpcStatus(status uint16) uint64 {
+	switch status {
+	case 400:
+		return 13
+	case 401:
+		return 16
+	case 403:
+		return 7
+	case 404:
+		return 12
+	case 429, 502, 503, 504:
+		return 14
+	}
+	return 2
+}
+
+// grpcReply turns a local reply into a gRPC trailers-only response.
+func (x *Exchange) grpcReply() {
+	l, resp := &x.local, &x.resp
+	n := grpcStatus(resp.Status)
+	if x.fault == fault.MaxDuration {
+		n = 4
+	}
+	resp.Status = 200
+	x.rec.Code = 200
+	resp.Body = httpmsg.BodyNone
+	resp.SetString(keyContentType, "application/grpc")
+	resp.SetSpan(keyGrpcStatus, x.respA.Take(appendUint(x.respA.Tail(), n)))
+	if len(l.body) > 0 {
+		resp.SetSpan(keyGrpcMessage, x.respA.Take(appendPercent(x.respA.Tail(), l.body)))
+	}
+}
+
+// appendPercent encodes a grpc-message: everything outside of printable ASCII, and '%'.
+func appendPercent(b, p []byte) []byte {
+	for _, c := range p {
+		if c < ' ' || c > '~' || c == '%' {
+			b = append(b, '%', "0123456789ABCDEF"[c>>4], "0123456789ABCDEF"[c&15])
+			continue
+		}
+		b = append(b, c)
+	}
+	return b
+}
+
+// parseHostPort reads "ip:port" without allocating.
+func parseHostPort(v []byte) (netip.AddrPort, bool) {
+	i := httpmsg.PortStart(v)
+	if i < 0 {
+		return netip.AddrPort{}, false
+	}
+	host := v[:i]
+	if len(host) > 2 && host[0] == '[' && host[len(host)-1] == ']' {
+		host = host[1 : len(host)-1]
+	}
+	a, ok := httpmsg.ParseAddr(host)
+	p, ok2 := match.ParseUint(v[i+1:])
+	if !ok || !ok2 || p > 65535 {
+		return netip.AddrPort{}, false
+	}
+	return netip.AddrPortFrom(a, uint16(p)), true
+}
+
+func withPort(a sys.Addr, port uint16) sys.Addr {
+	if a.IsUnix() {
+		return a
+	}
+	return sys.AddrOf(netip.AddrPortFrom(a.IP.Addr(), port))
+}
+
+// connectReason and connectDetails name the errno of a refused connect as Envoy does; the usual ones are constants, so that a dead upstream costs no
+// garbage.
+func connectReason(e sys.Errno) string {
+	switch e {
+	case sys.ECONNREFUSED:
+		return "delayed_connect_error:_Connection_refused"
+	case sys.EHOSTUNREACH:
+		return "delayed_connect_error:_No_route_to_host"
+	case sys.ENETUNREACH:
+		return "delayed_connect_error:_Network_is_unreachable"
+	case sys.ETIMEDOUT:
+		return "delayed_connect_error:_Connection_timed_out"
+	}
+	return ""
+}
+
+func connectDetails(e sys.Errno) string {
+	switch e {
+	case sys.ECONNREFUSED:
+		return "upstream_reset_before_response_started{remote_connection_failure|delayed_connect_error:_Connection_refused}"
+	case sys.EHOSTUNREACH:
+		return "upstream_reset_before_response_started{remote_connection_failure|delayed_connect_error:_No_route_to_host}"
+	case sys.ENETUNREACH:
+		return "upstream_reset_before_response_started{remote_connection_failure|delayed_connect_error:_Network_is_unreachable}"
+	case sys.ETIMEDOUT:
+		return "upstream_reset_before_response_started{remote_connection_failure|delayed_connect_error:_Connection_timed_out}"
+	}
+	return "upstream_reset_before_response_started{remote_connection_failure}"
+}

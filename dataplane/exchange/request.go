@@ -1,0 +1,527 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package exchange
+
+import (
+	"net/netip"
+
+	"sidecar/dataplane/fault"
+	"sidecar/dataplane/http1"
+	"sidecar/dataplane/httpmsg"
+	"sidecar/dataplane/match"
+	"sidecar/dataplane/route"
+	"sidecar/dataplane/sys"
+	"sidecar/internal/telemetry/accesslog"
+	"sidecar/internal/telemetry/stats"
+)
+
+// pathOptions is the connection manager's path handling.
+type pathOptions = httpmsg.PathOptions
+
+// onHead looks at a complete request head in the order of Envoy's connection manager: host, path, hop-by-hop fields, addresses, request id, route.
+func (x *Exchange) onHead(now sys.Nanos) {
+	h, s, b := x.ch.h, x.s, x.ch.hcm
+	req := &x.req
+	if req.Version == httpmsg.HTTP10 {
+		x.rec.Protocol = "HTTP/1.0"
+	}
+	if !req.KeepAlive {
+		s.fl |= fClose
+	}
+	if n := h.MaxRequestsPerConn; n > 0 && s.requests >= n {
+		s.fl |= fDrain
+		b.Inc(stats.HCMDownstreamCxMaxRequestsReached)
+	}
+	if req.Body == httpmsg.BodyNone {
+		x.fl |= xReqEnd
+		x.reqDone = now
+	}
+	if req.ExpectContinue && !h.Proxy100Continue {
+		req.Remove(keyExpect)
+		s.c.Send(continue100, nil)
+	}
+	connect := req.Method == httpmsg.MethodConnect
+	switch {
+	case req.HostCount == 0:
+		x.replyKind(fault.MissingHost)
+		return
+	case !connect && (req.Target.Len == 0 || req.Path()[0] != '/'):
+		b.Inc(stats.HCMDownstreamRqNonRelativePath)
+		x.replyKind(fault.AbsolutePathRejected)
+		return
+	}
+	if !connect && !x.cleanPath() {
+		return
+	}
+	x.stripHost(connect)
+	http1.StripHopByHop(req, false)
+	if !x.addresses() {
+		return
+	}
+	x.requestID()
+	if h.Via != "" {
+		appendJoined(req, keyVia, h.Via, ", ")
+	}
+	x.fl |= x.grpcFlag()
+	x.to(stFilter)
+	x.startFilters(now)
+	x.matchRoute()
+}
+
+var continue100 = []byte("HTTP/1.1 100 Continue\r\n\r\n")
+
+func (x *Exchange) grpcFlag() uint32 {
+	if i := x.req.Find(httpmsg.IDContentType, 0); i >= 0 && match.GRPC(&x.req) {
+		return xGrpc
+	}
+	return 0
+}
+
+// cleanPath normalises the path; false means that the request was answered.
+func (x *Exchange) cleanPath() bool {
+	switch x.req.CleanPath(&x.ch.path) {
+	case httpmsg.PathRejected:
+		x.ch.hcm.Inc(stats.HCMDownstreamRqFailedPathNormalization)
+		x.replyKind(fault.PathNormalization)
+		return false
+	case httpmsg.PathRedirect:
+		x.ch.hcm.Inc(stats.HCMDownstreamRqRedirectedWithNormalizedPath)
+		x.local = localReply{status: 307, details: "path_normalization_failed", location: x.req.Target, hasLocation: true}
+		x.to(stReply)
+		return false
+	}
+	return true
+}
+
+// stripHost applies strip_any_host_port, strip_matching_host_port and strip_trailing_host_dot. The port of CONNECT's authority stays.
+func (x *Exchange) stripHost(connect bool) {
+	h, req := x.ch.h, &x.req
+	if h.StripTrailingDot {
+		host := req.Host()
+		i := httpmsg.PortStart(host)
+		switch {
+		case i < 0 && len(host) > 0 && host[len(host)-1] == '.':
+			req.Authority.Len--
+		case i > 0 && host[i-1] == '.':
+			b := append(x.reqA.Tail(), host[:i-1]...)
+			req.Authority = x.reqA.Take(append(b, host[i:]...))
+		}
+	}
+	if connect || !h.StripAnyPort && !h.StripMatchingPort {
+		return
+	}
+	host := req.Host()
+	i := httpmsg.PortStart(host)
+	if i < 0 {
+		return
+	}
+	if h.StripMatchingPort {
+		p, ok := match.ParseUint(host[i+1:])
+		if !ok || p != uint64(x.s.info.Local.IP.Port()) {
+			return
+		}
+	}
+	req.Authority.Len = uint32(i)
+}
+
+// What happens to a field of an external request, by id: Envoy's cleanInternalHeaders.
+const (
+	dropExternal uint8 = 1 << iota // from every external request
+	dropEdge                       // only from requests of use_remote_address listeners
+	dropAlways                     // from every request: only this hop may set it
+)
+
+var dropClass = func() (t [256]uint8) {
+	for _, id := range [...]httpmsg.ID{httpmsg.IDEnvoyRetriableCodes, httpmsg.IDEnvoyRetriableHeaders, httpmsg.IDEnvoyRetryOn,
+		httpmsg.IDEnvoyRetryGrpcOn, httpmsg.IDEnvoyMaxRetries, httpmsg.IDEnvoyUpstreamAltStatName, httpmsg.IDEnvoyUpstreamTimeout,
+		httpmsg.IDEnvoyPerTryTimeout, httpmsg.IDEnvoyTimeoutAlt, httpmsg.IDEnvoyExpectedTimeout, httpmsg.IDEnvoyIPTags,
+		httpmsg.IDEnvoyOriginalURL, httpmsg.IDEnvoyHedge} {
+		t[id] = dropExternal
+	}
+	for _, id := range [...]httpmsg.ID{httpmsg.IDEnvoyDecoratorOperation, httpmsg.IDEnvoyDownstreamServiceCluster,
+		httpmsg.IDEnvoyDownstreamServiceNode, httpmsg.IDEnvoyOriginalPath, httpmsg.IDEnvoyOriginalHost} {
+		t[id] = dropEdge
+	}
+	t[httpmsg.IDEnvoyInternal] = dropAlways
+	return t
+}()
+
+// addresses settles who the client is (x-forwarded-for), and with that x-forwarded-proto, :scheme, and whether the request is internal. False means
+// that the request was answered.
+func (x *Exchange) addresses() bool {
+	h, req, info := x.ch.h, &x.req, x.s.info
+	var xff, xffN, xfp, others = -1, 0, -1, uint8(0)
+	for i := range req.List {
+		f := &req.List[i]
+		if f.Dead || f.ID == httpmsg.IDOther {
+			continue
+		}
+		switch f.ID {
+		case httpmsg.IDForwardedFor:
+			if xffN++; xff < 0 {
+				xff = i
+			}
+		case httpmsg.IDForwardedProto:
+			xfp = i
+		case httpmsg.IDEnvoyInternal:
+			f.Dead = true
+		default:
+			others |= dropClass[f.ID]
+		}
+	}
+	if xffN > 1 {
+		x.joinXFF(xff)
+	}
+	remote, single := x.clientAddress(xff)
+	if h.UseRemoteAddr {
+		single = xff < 0
+		if !remote.IsValid() {
+			remote = info.Remote.IP.Addr()
+		}
+		if !h.SkipXFFAppend {
+			x.appendXFF(xff)
+		}
+		if h.XFFHops == 0 || xfp < 0 {
+			x.setProto(xfp)
+			xfp = req.Find(httpmsg.IDForwardedProto, 0)
+		}
+	}
+	if xfp < 0 {
+		x.setProto(-1)
+	}
+	if h.AppendXFPort && (h.UseRemoteAddr && h.XFFHops == 0 || req.Find(httpmsg.IDForwardedPort, 0) < 0) {
+		var t [8]byte
+		req.Set(keyXFPort, info.Local.AppendPort(t[:0]))
+	}
+	x.setScheme()
+	internal := single && remote.IsValid() && x.isInternal(remote)
+	x.q.Secure = x.q.TLS || string(req.Get(httpmsg.IDForwardedProto)) == "https"
+	if remote.IsValid() && remote != info.Remote.IP.Addr() {
+		x.info = *info
+		x.info.Remote = sys.AddrOf(netip.AddrPortFrom(remote, 0))
+		x.rec.Conn = &x.info
+	}
+	if internal {
+		x.fl |= xInternal
+		req.AddString(keyInternal, "true")
+		return true
+	}
+	edge := h.UseRemoteAddr
+	if edge {
+		var t [64]byte
+		if remote.IsValid() {
+			req.Set(keyExternal, remote.AppendTo(t[:0]))
+		}
+	}
+	if others != 0 {
+		x.dropInternal(edge)
+	}
+	return true
+}
+
+func (x *Exchange) dropInternal(edge bool) {
+	mask := dropExternal
+	if edge {
+		mask |= dropEdge
+	}
+	for i := range x.req.List {
+		if f := &x.req.List[i]; dropClass[f.ID]&mask != 0 {
+			f.Dead = true
+		}
+	}
+}
+
+// joinXFF makes one x-forwarded-for field of several, as Envoy's header map does.
+func (x *Exchange) joinXFF(first int) {
+	req := &x.req
+	b := x.reqA.Tail()
+	for i := first; i >= 0; i = req.Find(httpmsg.IDForwardedFor, i+1) {
+		if i != first {
+			b = append(b, ',')
+			b = append(b, req.Value(i)...)
+			req.List[i].Dead = true
+		} else {
+			b = append(b, req.Value(i)...)
+		}
+	}
+	req.List[first].Value = x.reqA.Take(b)
+}
+
+// clientAddress reads the trusted client address from x-forwarded-for; single tells that the field holds exactly one address.
+func (x *Exchange) clientAddress(xff int) (a netip.Addr, single bool) {
+	h := x.ch.h
+	if xff < 0 || h.UseRemoteAddr && h.XFFHops == 0 {
+		return a, false
+	}
+	skip := int(h.XFFHops)
+	if h.UseRemoteAddr {
+		skip--
+	}
+	item, n, ok := x.req.ForwardedFor(skip)
+	if !ok {
+		return a, false
+	}
+	if a, ok = httpmsg.ParseAddr(item); !ok {
+		return netip.Addr{}, false
+	}
+	return a, n == 1
+}
+
+// appendXFF adds the peer; a loopback peer is this node to everyone else.
+func (x *Exchange) appendXFF(xff int) {
+	var t [64]byte
+	var ip []byte
+	if a := x.s.info.Remote; a.IP.IsValid() {
+		addr := a.IP.Addr().Unmap()
+		if addr.IsLoopback() && x.env.LocalIP.IsValid() {
+			addr = x.env.LocalIP
+		}
+		ip = addr.AppendTo(t[:0])
+	} else {
+		return // a Unix peer has no address
+	}
+	if xff < 0 {
+		x.req.Add(keyXFF, ip)
+		return
+	}
+	b := append(x.reqA.Tail(), x.req.Value(xff)...)
+	b = append(b, ',')
+	x.req.List[xff].Value = x.reqA.Take(append(b, ip...))
+}
+
+func (x *Exchange) setProto(at int) {
+	p := "http"
+	if x.q.TLS {
+		p = "https"
+	}
+	if at >= 0 {
+		x.req.SetString(keyXFP, p)
+		return
+	}
+	x.req.AddString(keyXFP, p)
+}
+
+// setScheme: HTTP/1 requests carry none; x-forwarded-proto decides when it is a scheme, else the transport.
+func (x *Exchange) setScheme() {
+	req := &x.req
+	if s := x.ch.h.SchemeOverwrite; s != "" {
+		req.SetScheme(s)
+		return
+	}
+	switch p := req.Get(httpmsg.IDForwardedProto); {
+	case string(p) == "http":
+		req.SetScheme("http")
+	case string(p) == "https":
+		req.SetScheme("https")
+	case x.q.TLS:
+		req.SetScheme("https")
+	default:
+		req.SetScheme("http")
+	}
+}
+
+// isInternal: only internal_address_config counts.
+func (x *Exchange) isInternal(a netip.Addr) bool {
+	a = a.Unmap()
+	for _, p := range x.ch.h.InternalRanges {
+		if p.Contains(a) {
+			return true
+		}
+	}
+	return false
+}
+
+// appendJoined adds value to a list field, making it if it is not there.
+func appendJoined(h *httpmsg.Head, k httpmsg.Key, value, sep string) {
+	i := h.FindKey(k, 0)
+	if i < 0 {
+		h.AddString(k, value)
+		return
+	}
+	b := append(h.A.Tail(), h.Value(i)...)
+	b = append(b, sep...)
+	h.List[i].Value = h.A.Take(append(b, value...))
+}
+
+const hexDigits = "0123456789abcdef"
+
+// traceChar is the position in a uuid where Envoy keeps the trace decision.
+const traceChar = 14
+
+// requestID makes, keeps or replaces x-request-id and settles its trace bits.
+func (x *Exchange) requestID() {
+	h, req := x.ch.h, &x.req
+	i := req.Find(httpmsg.IDRequestID, 0)
+	if h.GenerateRequestID {
+		edge := !x.has(xInternal) && h.UseRemoteAddr
+		if i < 0 || edge && !h.PreserveExternalRequestID {
+			x.newRequestID(i)
+			i = req.Find(httpmsg.IDRequestID, 0)
+		} else if edge && h.PackTraceReason {
+			x.setTrace(i, '4')
+		}
+	}
+	if i < 0 {
+		return
+	}
+	x.rec.RequestID = req.Value(i)
+	if h.Tracing != nil {
+		x.trace(i)
+	}
+	x.rec.TraceReason = traceOf(x.rec.RequestID)
+}
+
+func (x *Exchange) newRequestID(at int) {
+	var t [36]byte
+	r := [2]uint64{x.env.L.Rand(), x.env.L.Rand()}
+	j := 0
+	for i := range t {
+		switch i {
+		case 8, 13, 18, 23:
+			t[i] = '-'
+			continue
+		}
+		t[i] = hexDigits[r[j>>4]>>(4*(j&15))&15]
+		j++
+	}
+	t[traceChar] = '4'
+	t[19] = "89ab"[t[19]&3]
+	if at >= 0 {
+		x.req.Set(keyRequestID, t[:])
+		return
+	}
+	x.req.Add(keyRequestID, t[:])
+}
+
+func isUUID(v []byte) bool {
+	if len(v) != 36 {
+		return false
+	}
+	for i, c := range v {
+		switch i {
+		case 8, 13, 18, 23:
+			if c != '-' {
+				return false
+			}
+		default:
+			if !('0' <= c && c <= '9' || 'a' <= c && c <= 'f' || 'A' <= c && c <= 'F') {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+func traceOf(id []byte) uint8 {
+	if !isUUID(id) {
+		return accesslog.TraceNone
+	}
+	switch id[traceChar] {
+	case '9':
+		return accesslog.TraceSampled
+	case 'a':
+		return accesslog.TraceForced
+	case 'b':
+		return accesslog.TraceClient
+	}
+	return accesslog.TraceNone
+}
+
+// setTrace writes the trace character; the id is copied, as it may be borrowed from the head as received.
+func (x *Exchange) setTrace(i int, c byte) {
+	v := x.req.Value(i)
+	if !isUUID(v) || v[traceChar] == c {
+		return
+	}
+	b := append(x.reqA.Tail(), v...)
+	b[len(b)-len(v)+traceChar] = c
+	x.req.List[i].Value = x.reqA.Take(b)
+	x.rec.RequestID = x.req.Value(i)
+}
+
+// trace decides whether the request is traced, as Envoy's mutateTracingRequestHeader: the decision is packed into the request id.
+func (x *Exchange) trace(i int) {
+	h, t := x.ch.h, x.ch.h.Tracing
+	v := x.req.Value(i)
+	if !isUUID(v) || !h.RequestIDSampling {
+		return
+	}
+	var n uint64
+	for _, c := range v[:8] {
+		n = n<<4 | uint64(unhex(c))
+	}
+	sample := n % 10000
+	rt := x.rec.Runtime
+	reason := v[traceChar]
+	if reason != '9' && reason != 'a' && reason != 'b' {
+		reason = '4'
+		switch {
+		case x.req.Find(httpmsg.IDClientTraceID, 0) >= 0 && hit(rt, "tracing.client_enabled", t.Client, x.q.Rand):
+			reason = 'b'
+		case hit(rt, "tracing.random_sampling", t.Random, sample):
+			reason = '9'
+		}
+	}
+	if reason != '4' && !hit(rt, "tracing.global_enabled", t.Overall, sample) {
+		reason = '4'
+	}
+	if h.PackTraceReason {
+		x.setTrace(i, reason)
+	}
+}
+
+func hit(rt *match.Runtime, key string, f match.Fraction, rnd uint64) bool {
+	if f.Den == 0 {
+		return false
+	}
+	f = rt.Fraction(match.RuntimeFraction{Default: f, Key: key})
+	// Envoy's sample has a resolution of 10,000 whatever the denominator of the fraction is.
+	return rnd%10000*uint64(f.Den) < uint64(f.Num)*10000
+}
+
+func unhex(c byte) byte {
+	switch {
+	case c >= 'a':
+		return c - 'a' + 10
+	case c >= 'A':
+		return c - 'A' + 10
+	}
+	return c - '0'
+}
+
+// matchRoute finds the route of the present head.
+func (x *Exchange) matchRoute() {
+	x.fl = x.fl&^xClearRoute | xRouted
+	x.table = x.env.Snap.Table(x.ch.h.Routes)
+	x.entry, x.vh = nil, nil
+	if x.table == nil {
+		return
+	}
+	if len(x.table.InternalOnly) > 0 && !x.has(xInternal) {
+		x.table.StripInternal(&x.req)
+	}
+	var v route.Verdict
+	x.entry, x.vh, v = x.table.Match(&x.q)
+	if x.vh != nil {
+		x.rec.VirtualHost = x.vh.Name
+		x.rec.VHostMeta = x.vh.Metadata
+	}
+	if v == route.TLSRedirect {
+		x.local = localReply{status: 301, tls: true}
+		return
+	}
+	e := x.entry
+	if e == nil {
+		return
+	}
+	x.rec.RouteName = e.Name
+	x.rec.RouteMeta = e.Metadata
+	if f := e.Forward; f != nil {
+		if f.IdleTimeout != route.Unset {
+			x.streamIdle = f.IdleTimeout
+		}
+		if f.MaxStream != route.Unset {
+			x.maxStream = f.MaxStream
+		}
+	}
+}

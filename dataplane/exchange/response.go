@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package exchange
+
+import (
+	"sidecar/dataplane/http1"
+	"sidecar/dataplane/httpmsg"
+	"sidecar/dataplane/snapshot"
+	"sidecar/dataplane/sys"
+	"sidecar/internal/telemetry/stats"
+)
+
+// informational handles a 1xx head: swallowed, unless proxy_100_continue is set.
+func (x *Exchange) informational(out *sender) {
+	if !x.ch.h.Proxy100Continue || x.req.Version != httpmsg.HTTP11 || x.has(xRespStarted) {
+		return
+	}
+	http1.StripHopByHop(&x.resp, true)
+	x.resp.Body = httpmsg.BodyNone
+	out.enc = http1.AppendResponseHead(out.enc, &x.resp, httpmsg.HTTP11, &x.ch.h.H1)
+}
+
+// onResponseHead handles the final head of a try: retry, router headers, filters, and out it goes.
+func (x *Exchange) onResponseHead(now sys.Nanos, out *sender) {
+	if x.has(xUpgrade) && x.m.Dec.Tunnel() {
+		x.startTunnel(now, out)
+		return
+	}
+	if x.has(xUpgrade) {
+		// Refused: the answer is an ordinary one, and as the client may already speak the other protocol the connection ends with it.
+		x.s.fl |= fClose
+	}
+	if x.retryResponse(now) {
+		return
+	}
+	if f := x.entry.Forward; f.InternalRedirect != nil && x.internalRedirect(now) {
+		return
+	}
+	x.chargeCode(x.resp.Status, true)
+	x.routerHeaders(now)
+	x.rec.Details = "via_upstream"
+	x.rec.Code = x.resp.Status
+	x.rec.Resp = &x.resp
+	if len(x.filters) > 0 && !x.filterResponseHead(now) {
+		return
+	}
+	x.sendHead(now, out)
+}
+
+// routerHeaders adds what the router says of its work, and the route's response mutations.
+func (x *Exchange) routerHeaders(now sys.Nanos) {
+	h, resp := x.ch.h, &x.resp
+	http1.StripHopByHop(resp, true)
+	if !h.Router.SuppressEnvoyHeaders && x.reqDone > 0 {
+		resp.SetSpan(keyServiceTime, x.respA.Take(appendUint(x.respA.Tail(), clockMillis(now-x.reqDone))))
+	}
+	if x.vh.IncludeAttemptsResp {
+		resp.SetSpan(keyAttempts, x.respA.Take(appendUint(x.respA.Tail(), uint64(x.attempts))))
+	}
+	if x.cookie != nil {
+		resp.AddSpan(keySetCookie, x.respA.Take(x.cookie.Append(x.respA.Tail())))
+	}
+	x.entry.FinalizeResponse(&x.choice, resp, &x.q)
+}
+
+// sendHead finishes a response head, whoever made it, and puts it into out: connection manager headers, framing, connection handling.
+func (x *Exchange) sendHead(now sys.Nanos, out *sender) {
+	h, resp, s := x.ch.h, &x.resp, x.s
+	x.managerHeaders()
+	x.responseFraming()
+	closing := x.closes()
+	if closing {
+		s.fl |= fClose
+		resp.SetString(keyConnection, "close")
+	} else if x.req.Version == httpmsg.HTTP10 {
+		resp.SetString(keyConnection, "keep-alive")
+	}
+	version := httpmsg.HTTP11
+	if x.req.Version == httpmsg.HTTP10 {
+		version = httpmsg.HTTP10
+	}
+	n := len(out.enc)
+	out.enc = http1.AppendResponseHead(out.enc, resp, version, &h.H1)
+	x.rec.RespHeadBytes = uint64(len(out.enc) - n)
+	x.rec.Code = resp.Status
+	x.rec.Resp = resp
+	x.fl |= xRespStarted
+	x.rec.LastDownTx = x.since(now)
+	if x.rec.FirstDownTx < 0 {
+		x.rec.FirstDownTx = x.since(now)
+	}
+}
+
+// closes decides whether the connection ends with this response.
+func (x *Exchange) closes() bool {
+	s, b := x.s, x.ch.hcm
+	if s.fl&fClose != 0 {
+		return true
+	}
+	switch {
+	case s.fl&fDrain != 0, x.env.FailHealth, x.env.DrainClose != nil && x.env.DrainClose(x.ch.l):
+		b.Inc(stats.HCMDownstreamCxDrainClose)
+		return true
+	case x.env.Overloaded:
+		b.Inc(stats.HCMDownstreamCxOverloadDisableKeepalive)
+		return true
+	case !x.has(xReqEnd):
+		// An early answer: what the client still sends belongs to this request and cannot be told from a next one by everybody.
+		b.Inc(stats.HCMDownstreamRqResponseBeforeRqComplete)
+		return true
+	}
+	return false
+}
+
+// managerHeaders adds what the connection manager adds to every response.
+func (x *Exchange) managerHeaders() {
+	h, resp := x.ch.h, &x.resp
+	switch h.ServerHeader {
+	case snapshot.ServerOverwrite:
+		resp.SetString(keyServer, h.ServerName)
+	case snapshot.ServerAppendIfAbsent:
+		if resp.Find(httpmsg.IDServer, 0) < 0 {
+			resp.AddString(keyServer, h.ServerName)
+		}
+	}
+	if resp.Find(httpmsg.IDDate, 0) < 0 {
+		resp.Add(keyDate, x.env.L.Date())
+	}
+	if h.AlwaysSetRequestIDInResponse && len(x.rec.RequestID) > 0 {
+		resp.Set(keyRequestID, x.rec.RequestID)
+	}
+	if h.Via != "" {
+		appendJoined(resp, keyVia, h.Via, ", ")
+	}
+}
+
+// responseFraming decides how the body goes downstream.
+func (x *Exchange) responseFraming() {
+	resp := &x.resp
+	x.fl &^= xRespChunked | xNoBody
+	switch {
+	case x.req.Method == httpmsg.MethodHead:
+		x.fl |= xNoBody
+		if resp.Body == httpmsg.BodyNone && resp.Status != 204 && resp.Status != 304 && resp.Find(httpmsg.IDContentLength, 0) < 0 &&
+			x.req.Version == httpmsg.HTTP11 {
+			resp.Body = httpmsg.BodyChunked // as Envoy, which says what a GET would have
+		}
+		return
+	case resp.Status == 204, resp.Status == 304, resp.Status < 200:
+		x.fl |= xNoBody
+		resp.Body = httpmsg.BodyNone
+		if resp.Status == 204 {
+			resp.Remove(keyCL)
+		}
+		return
+	}
+	switch resp.Body {
+	case httpmsg.BodyNone:
+		if resp.Find(httpmsg.IDContentLength, 0) < 0 {
+			resp.Body, resp.Length = httpmsg.BodyLength, 0
+		}
+	case httpmsg.BodyChunked, httpmsg.BodyUntilClose:
+		if x.req.Version == httpmsg.HTTP10 {
+			resp.Body = httpmsg.BodyUntilClose
+			x.s.fl |= fClose
+			return
+		}
+		resp.Body = httpmsg.BodyChunked
+		x.fl |= xRespChunked
+	}
+}

@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package exchange
+
+import (
+	"sidecar/dataplane/fault"
+	"sidecar/dataplane/httpmsg"
+	"sidecar/dataplane/match"
+	"sidecar/dataplane/route"
+	"sidecar/dataplane/sys"
+	"sidecar/internal/telemetry/stats"
+)
+
+// Default back-off of RetryPolicy.
+const (
+	retryBase    = 25 * sys.Millisecond
+	retryMaxMult = 10
+)
+
+// upstreamFailed ends a try before a response began: another try if policy and budget allow, else the local reply of k.
+func (x *Exchange) upstreamFailed(now sys.Nanos, k fault.Kind) {
+	x.fault = k
+	x.rec.UpstreamFailure = x.failureReason(k)
+	x.release(false)
+	if k != fault.NoHealthyUpstream && k != fault.RouteTimeout && x.retriableFault(k) && x.tryAgain(now, nil) {
+		return
+	}
+	x.upstreamReply(now, k)
+}
+
+// upstreamFault ends a try for something found on the upstream connection, before or after the response began.
+func (x *Exchange) upstreamFault(now sys.Nanos, k fault.Kind) {
+	if x.m != nil && k == fault.ConnectionTerminate {
+		x.errno = x.m.C.Err()
+	}
+	if x.has(xRespStarted) || x.has(xRespHead) && x.st != stRelay {
+		x.resetStarted(now, k)
+		return
+	}
+	x.upstreamFailed(now, k)
+}
+
+// resetStarted: the response has begun, so all that can be done is to close the client's connection without ending the message.
+func (x *Exchange) resetStarted(now sys.Nanos, k fault.Kind) {
+	row := k.Row()
+	x.rec.Flags |= row.Flags
+	x.rec.Details = startedDetails(k)
+	x.rec.UpstreamFailure = x.failureReason(k)
+	x.ch.hcm.Inc(stats.HCMRqResetAfterDownstreamResponseStarted)
+	x.release(false)
+	s := x.s
+	x.to(stDone)
+	s.fl |= fClose
+	x.log(now)
+	x.free()
+	s.x = nil
+	s.detach()
+}
+
+// startedDetails is RESPONSE_CODE_DETAILS of a response that broke off.
+func startedDetails(k fault.Kind) string {
+	switch k {
+	case fault.UpstreamProtocol, fault.CodecError:
+		return "upstream_reset_after_response_started{protocol_error}"
+	case fault.MaxDuration:
+		return "max_duration_timeout"
+	case fault.RouteTimeout:
+		return "response_timeout"
+	case fault.PerTryTimeout:
+		return "upstream_per_try_timeout"
+	case fault.StreamIdle:
+		return "stream_idle_timeout"
+	}
+	return "upstream_reset_after_response_started{connection_termination}"
+}
+
+// retriableFault tells whether the policy retries after k.
+func (x *Exchange) retriableFault(k fault.Kind) bool {
+	on := x.plan.On
+	if on == 0 {
+		return false
+	}
+	switch k {
+	case fault.ConnectFailed, fault.ConnectTimeout:
+		// "reset" and "5xx" cover connect failures as well.
+		return on&(route.RetryConnectFailure|route.RetryReset|route.RetryResetBeforeRequest|route.Retry5xx|route.RetryGatewayError) != 0
+	case fault.Overflow:
+		return false // Envoy does not retry what its own breakers refuse
+	case fault.ConnectionTerminate, fault.RemoteReset, fault.UpstreamProtocol:
+		if on&(route.RetryReset|route.Retry5xx|route.RetryGatewayError) != 0 {
+			return true
+		}
+		return on&route.RetryResetBeforeRequest != 0 && !x.has(xHeadSent)
+	case fault.PerTryTimeout, fault.PerTryIdleTimeout:
+		return on&(route.Retry5xx|route.RetryGatewayError|route.RetryReset) != 0
+	}
+	return false
+}
+
+// tryAgain schedules another try if retries are left, the request can be sent again, and the budget has room. resp is the response that asks for
+// it, nil after a fault.
+func (x *Exchange) tryAgain(now sys.Nanos, resp *httpmsg.Head) bool {
+	b := x.cl.Block
+	if x.retries >= x.plan.Num {
+		b.Inc(stats.ClusterUpstreamRqRetryLimitExceeded)
+		x.rec.Flags |= fault.FlagURX
+		return false
+	}
+	if !x.has(xReqEnd) && !x.has(xKeepBody) {
+		return false // part of the request is gone
+	}
+	if !x.takeBudget() {
+		b.Inc(stats.ClusterUpstreamRqRetryOverflow)
+		x.rec.Flags |= fault.FlagUO
+		return false
+	}
+	x.retries++
+	b.Inc(stats.ClusterUpstreamRqRetry)
+	x.retryAt = now + x.backoff(resp)
+	if x.st == stPick || x.st == stWaitPool || x.st == stRelay {
+		x.to(stBackoff)
+	}
+	return true
+}
+
+// takeBudget takes a place under max_retries or the retry budget; it is held until the exchange ends.
+func (x *Exchange) takeBudget() bool {
+	if x.budget {
+		return true
+	}
+	u := x.row.Limits
+	br := &x.row.Breakers[x.prio]
+	limit := int64(br.MaxRetries)
+	if br.RetryBudgetPercent > 0 {
+		active := u.Requests[x.prio].Load() + u.Pending[x.prio].Load()
+		limit = max(int64(float64(active)*br.RetryBudgetPercent/100), int64(br.MinRetryConcurrency))
+	}
+	if u.Retries[x.prio].Add(1) > limit {
+		u.Retries[x.prio].Add(-1)
+		return false
+	}
+	x.budget = true
+	return true
+}
+
+func (x *Exchange) dropBudget() {
+	if x.budget {
+		x.budget = false
+		x.row.Limits.Retries[x.prio].Add(-1)
+	}
+}
+
+// backoff is the wait before the next try: exponential with full jitter, or what a rate-limited upstream asks for.
+func (x *Exchange) backoff(resp *httpmsg.Head) sys.Nanos {
+	base, limit := retryBase, sys.Nanos(0)
+	if r := x.entry.Forward.Retry; r != nil {
+		if resp != nil {
+			if d, ok := x.resetHeader(r, resp); ok {
+				x.cl.Block.Inc(stats.ClusterUpstreamRqRetryBackoffRatelimited)
+				return d
+			}
+		}
+		if r.Base > 0 {
+			base = r.Base
+		}
+		limit = r.Max
+	}
+	if limit <= 0 {
+		limit = base * retryMaxMult
+	}
+	x.cl.Block.Inc(stats.ClusterUpstreamRqRetryBackoffExponential)
+	top := limit
+	if n := x.retries - 1; n < 20 && base<<n < limit {
+		top = base << n
+	}
+	if top < sys.Millisecond {
+		top = sys.Millisecond
+	}
+	return sys.Nanos(x.env.L.Rand() % uint64(top))
+}
+
+// resetHeader reads rate_limited_retry_back_off.reset_headers; the wait gets up to half of itself as jitter, as in Envoy.
+func (x *Exchange) resetHeader(r *route.Retry, resp *httpmsg.Head) (sys.Nanos, bool) {
+	for i := range r.RateLimited {
+		v, ok := resp.GetKey(r.RateLimited[i].Key)
+		if !ok {
+			continue
+		}
+		n, ok := match.ParseUint(v)
+		if !ok || n > 1<<40 {
+			continue
+		}
+		d := sys.Nanos(n) * sys.Second
+		if r.RateLimited[i].UnixTS {
+			d = sys.Nanos(int64(n)*int64(sys.Second) - x.env.L.Wall())
+		}
+		if d <= 0 || r.RateLimitedMax > 0 && d > r.RateLimitedMax {
+			continue
+		}
+		return d + sys.Nanos(x.env.L.Rand()%uint64(d/2+1)), true
+	}
+	return 0, false
+}
+
+// retryResponse decides on a response head; true means that the response is thrown away and another try follows.
+func (x *Exchange) retryResponse(now sys.Nanos) bool {
+	if x.plan.On == 0 {
+		return false
+	}
+	if !x.plan.Status(&x.resp) {
+		if x.retries > 0 {
+			x.cl.Block.Inc(stats.ClusterUpstreamRqRetrySuccess)
+		}
+		return false
+	}
+	if !x.tryAgain(now, &x.resp) {
+		return false
+	}
+	x.host.RqError.Add(1)
+	// What is left of the response is not read; Envoy resets the stream as well.
+	x.release(x.m.Dec.Idle() && x.resp.KeepAlive && x.has(xReqSent))
+	x.resp.Reset(&x.respA)
+	x.respA.Reset(arenaKeep)
+	x.fl &^= xRespHead
+	return true
+}
+
+// failureReason is %UPSTREAM_TRANSPORT_FAILURE_REASON%: Envoy says why a connection did not come about.
+func (x *Exchange) failureReason(k fault.Kind) string {
+	if k != fault.ConnectFailed {
+		return ""
+	}
+	return connectReason(x.errno)
+}

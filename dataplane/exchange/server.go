@@ -1,0 +1,458 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package exchange
+
+import (
+	"sidecar/dataplane/conn"
+	"sidecar/dataplane/fault"
+	"sidecar/dataplane/http1"
+	"sidecar/dataplane/httpmsg"
+	"sidecar/dataplane/loop"
+	"sidecar/dataplane/snapshot"
+	"sidecar/dataplane/sys"
+	"sidecar/internal/telemetry/accesslog"
+	"sidecar/internal/telemetry/stats"
+)
+
+// serverState is the place of a downstream connection in its life.
+type serverState uint8
+
+const (
+	sClosed serverState = iota
+	sIdle               // between requests
+	sHead               // a part of a head is here
+	sActive             // a request is in flight
+	sLinger             // the last response is out and FIN was sent: waiting for the client to close
+)
+
+const (
+	fDrain     uint8 = 1 << iota // say Connection: close with the next response
+	fClose                       // the response in flight said so: close after it
+	fIdleDrain                   // idle_timeout has passed; drain_timeout runs
+	fUsed                        // a request was served
+	fPeerGone                    // the client ended the connection
+	fBound                       // task and timer are initialised
+	fSoftDrain                   // counted in downstream_cx_http1_soft_drain
+)
+
+// Server is the HTTP/1 server side of one downstream connection. It is small, because most of them are idle; everything about a request is in the
+// Exchange.
+type Server struct {
+	// Place is the connection's membership in its listener; the worker lets it join.
+	Place conn.Member
+
+	// Worker
+	task     loop.Task
+	timer    loop.Timer
+	ch       *chain
+	c        *conn.Conn
+	info     *accesslog.ConnInfo
+	x        *Exchange // nil while idle
+	dec      http1.Decoder
+	since    sys.Nanos // idle: since when; head: when its first byte came; linger: when it began
+	requests uint32
+	st       serverState
+	fl       uint8
+}
+
+// NewServer starts serving HTTP/1 on c, which the Server owns from now on. initial are bytes that a listener filter has read but not consumed. info
+// must live as long as the connection. The caller lets Place join the listener's members before the next turn; Place.Leave is called once, when the
+// connection is over.
+func NewServer(env *Env, c *conn.Conn, l *snapshot.Listener, fc *snapshot.FilterChain, info *accesslog.ConnInfo, initial []byte) *Server {
+	s := env.servers.Get()
+	fl := s.fl & fBound
+	if fl == 0 {
+		s.task.Init(s)
+		s.timer.Init(&s.task)
+	}
+	s.ch, s.c, s.info, s.x, s.fl, s.st, s.requests = env.chainOf(l, fc), c, info, nil, fl|fBound, sIdle, 0
+	s.Place = conn.Member{H: s, Start: info.Start}
+	s.since = env.L.Now()
+	s.dec.InitRequest(&s.ch.h.H1)
+	b := s.ch.hcm
+	b.Inc(stats.HCMDownstreamCxTotal)
+	b.Inc(stats.HCMDownstreamCxActive)
+	b.Inc(stats.HCMDownstreamCxHTTP1Total)
+	b.Inc(stats.HCMDownstreamCxHTTP1Active)
+	c.Unread(initial)
+	c.SetOwner(&s.task)
+	s.rearm(s.since)
+	env.L.Ready(&s.task)
+	return s
+}
+
+// Chain is the filter chain that the connection was made with.
+func (s *Server) Chain() *snapshot.FilterChain { return s.ch.fc }
+
+// Active tells whether a request is in flight.
+func (s *Server) Active() bool { return s.st == sActive }
+
+// Drain asks the connection to end, as insistently as m says.
+func (s *Server) Drain(m conn.DrainMode) {
+	switch {
+	case s.st == sClosed:
+	case m == conn.DrainNow:
+		s.Close()
+	case m == conn.DrainIdle && s.st == sIdle && len(s.c.In()) == 0:
+		s.ch.hcm.Inc(stats.HCMDownstreamCxDrainClose)
+		s.fl |= fDrain
+		s.startLinger()
+	default:
+		s.fl |= fDrain
+	}
+}
+
+// Close ends the connection at once; a request in flight is logged as ended by the proxy.
+func (s *Server) Close() {
+	if s.st == sClosed {
+		return
+	}
+	if s.x != nil {
+		s.x.abort(fault.LocalReset)
+	}
+	s.free()
+}
+
+// Poison ends a connection whose Advance panicked: what it holds is released as far as that is possible.
+func (s *Server) Poison(any) {
+	if s.st == sClosed {
+		return
+	}
+	s.ch.env.Panicked++
+	if x := s.x; x != nil {
+		x.abort(fault.Bug)
+	}
+	s.free()
+}
+
+// Advance runs the connection until it has to wait.
+func (s *Server) Advance(now sys.Nanos) loop.Step {
+	if s.timer.Fired() {
+		s.ch.env.L.Disarm(&s.timer)
+		s.onTimer(now)
+	}
+	for range maxPerRun {
+		switch s.st {
+		case sIdle, sHead:
+			if !s.readHead(now) {
+				return loop.Idle
+			}
+		case sActive:
+			switch s.x.advance(now) {
+			case waits:
+				s.rearm(now)
+				return loop.Idle
+			case again:
+				s.rearm(now)
+				return loop.Again
+			}
+		case sLinger:
+			s.linger()
+			return loop.Idle
+		default:
+			return loop.Done
+		}
+	}
+	return loop.Again
+}
+
+// readHead reads until a request head is complete and starts its exchange; false means that there is nothing more to do now.
+func (s *Server) readHead(now sys.Nanos) bool {
+	c := s.c
+	if len(c.In()) == 0 || s.st == sHead {
+		switch c.Fill() {
+		case conn.Blocked:
+			return false
+		case conn.More:
+		default:
+			return s.peerEnded(now)
+		}
+	}
+	e := s.ch.env
+	x := e.exchanges.Get()
+	x.prepare()
+	n, st, k := s.dec.Head(c.In(), &x.req)
+	if k == fault.None && st == http1.NeedMore {
+		e.exchanges.Put(x)
+		if s.st == sIdle {
+			s.st, s.since = sHead, now
+			s.rearm(now)
+		}
+		return c.MayRead()
+	}
+	c.Discard(n)
+	start := now
+	if s.st == sHead {
+		start = s.since
+	}
+	s.st, s.x = sActive, x
+	s.fl = s.fl&^fIdleDrain | fUsed
+	s.requests++
+	x.begin(s, start, now, n)
+	if k != fault.None {
+		x.codecFault(k)
+	} else {
+		x.onHead(now)
+	}
+	return true
+}
+
+// peerEnded handles the end of input between requests or inside a head.
+func (s *Server) peerEnded(now sys.Nanos) bool {
+	s.fl |= fPeerGone
+	if s.st == sHead {
+		x := s.ch.env.exchanges.Get()
+		x.prepare()
+		s.x = x
+		x.begin(s, s.since, now, 0)
+		x.abort(fault.DownstreamGone)
+	}
+	s.free()
+	return true
+}
+
+// served is called by the exchange when its last byte was handed to the connection and it is logged.
+func (s *Server) served(now sys.Nanos) {
+	s.x = nil
+	s.since = now
+	if s.c.Broken() {
+		s.free()
+		return
+	}
+	if s.fl&fClose != 0 {
+		s.startLinger()
+		return
+	}
+	s.st = sIdle
+	s.rearm(now)
+}
+
+// startLinger sends FIN behind the last response and waits for the client to close, at most delayed_close_timeout, so that no RST can overtake
+// what it has not read yet. Envoy sends FIN only at the end of that time; a client that waits for it is served faster like this.
+func (s *Server) startLinger() {
+	d := s.ch.h.DelayedClose
+	if d <= 0 {
+		s.detach()
+		return
+	}
+	s.st, s.since = sLinger, s.ch.env.L.Now()
+	s.c.CloseWrite()
+	s.rearm(s.since)
+	s.ch.env.L.Ready(&s.task)
+}
+
+// linger throws away what the client still sends.
+func (s *Server) linger() {
+	for moved := 0; moved < maxMove; {
+		n := len(s.c.In())
+		moved += n
+		s.c.Discard(n)
+		switch s.c.Fill() {
+		case conn.Blocked:
+			return
+		case conn.More:
+		default:
+			s.fl |= fPeerGone
+			s.free()
+			return
+		}
+	}
+}
+
+// detach closes the connection when its output is out, without waiting for the client.
+func (s *Server) detach() {
+	c := s.c
+	s.leave()
+	c.CloseAfterFlush()
+	s.recycle()
+}
+
+func (s *Server) free() {
+	c := s.c
+	s.leave()
+	c.Close()
+	s.recycle()
+}
+
+// leave counts the end of the connection.
+func (s *Server) leave() {
+	ch := s.ch
+	b := ch.hcm
+	b.Inc(stats.HCMDownstreamCxDestroy)
+	if s.fl&fPeerGone != 0 {
+		b.Inc(stats.HCMDownstreamCxDestroyRemote)
+	} else {
+		b.Inc(stats.HCMDownstreamCxDestroyLocal)
+	}
+	b.Dec(stats.HCMDownstreamCxActive)
+	b.Dec(stats.HCMDownstreamCxHTTP1Active)
+	b.Record(stats.HCMDownstreamCxLengthMs, clockMillis(sys.Nanos(ch.env.L.Wall()-s.Place.Start)))
+	s.Place.Leave()
+}
+
+func (s *Server) recycle() {
+	e := s.ch.env
+	e.L.Disarm(&s.timer)
+	e.L.Cancel(&s.task)
+	s.ch.release()
+	s.ch, s.c, s.info, s.x, s.st = nil, nil, nil, nil, sClosed
+	e.servers.Put(s)
+}
+
+// deadline is when the connection has to be looked at next, 0 for never.
+func (s *Server) deadline() sys.Nanos {
+	h := s.ch.h
+	var at sys.Nanos
+	switch s.st {
+	case sIdle:
+		if s.fl&fIdleDrain != 0 {
+			at = s.since + h.ConnIdle + h.DrainTimeout
+		} else if h.ConnIdle > 0 {
+			at = s.since + h.ConnIdle
+		}
+	case sHead:
+		at = earlier(s.after(s.since, h.HeadersTimeout), s.after(s.since, h.RequestTimeout))
+		at = earlier(at, s.after(s.since, h.StreamIdle))
+	case sActive:
+		at = s.x.deadline()
+	case sLinger:
+		at = s.since + h.DelayedClose
+	}
+	return earlier(at, s.maxAge())
+}
+
+// after is from + d, or 0 (never) when d is off.
+func (s *Server) after(from, d sys.Nanos) sys.Nanos {
+	if d <= 0 {
+		return 0
+	}
+	return from + d
+}
+
+func earlier(a, b sys.Nanos) sys.Nanos {
+	if a == 0 || b != 0 && b < a {
+		return b
+	}
+	return a
+}
+
+// maxAge is when max_connection_duration is over; once it has passed the connection drains and the deadline is gone.
+func (s *Server) maxAge() sys.Nanos {
+	d := s.ch.h.MaxConnDuration
+	if d <= 0 || s.fl&fDrain != 0 {
+		return 0
+	}
+	l := s.ch.env.L
+	return max(l.Now()+d-sys.Nanos(l.Wall()-s.Place.Start), 1)
+}
+
+func (s *Server) rearm(now sys.Nanos) {
+	if at := s.deadline(); at > 0 {
+		s.ch.env.L.Arm(&s.timer, max(at, now))
+	} else if s.timer.Armed() {
+		s.ch.env.L.Disarm(&s.timer)
+	}
+}
+
+// onTimer acts on the deadlines that have passed. The timer is lazy: it may have fired for a deadline that has moved.
+func (s *Server) onTimer(now sys.Nanos) {
+	h, b := s.ch.h, s.ch.hcm
+	if at := s.maxAge(); at > 0 && now >= at {
+		b.Inc(stats.HCMDownstreamCxMaxDurationReached)
+		s.fl |= fDrain
+		if s.st == sIdle {
+			s.startLinger()
+			return
+		}
+	}
+	switch s.st {
+	case sIdle:
+		s.idleTimer(now)
+		if s.st != sIdle {
+			return
+		}
+	case sHead:
+		s.headTimer(now)
+	case sActive:
+		s.x.onDeadline(now)
+	case sLinger:
+		if now >= s.since+h.DelayedClose {
+			b.Inc(stats.HCMDownstreamCxDelayedCloseTimeout)
+			s.free()
+			return
+		}
+	}
+	if s.st != sClosed {
+		s.rearm(now)
+	}
+}
+
+// idleTimer: a connection that never carried a request closes at idle_timeout; one that did enters the drain sequence first, as in Envoy.
+func (s *Server) idleTimer(now sys.Nanos) {
+	h, b := s.ch.h, s.ch.hcm
+	switch {
+	case s.c.Readable():
+		return // bytes are here; the timer lost the race
+	case s.fl&fIdleDrain != 0 && now >= s.since+h.ConnIdle+h.DrainTimeout:
+		s.startLinger()
+	case s.fl&fIdleDrain == 0 && h.ConnIdle > 0 && now >= s.since+h.ConnIdle:
+		b.Inc(stats.HCMDownstreamCxIdleTimeout)
+		if s.fl&fUsed == 0 || h.DrainTimeout <= 0 {
+			s.startLinger()
+			return
+		}
+		s.fl |= fIdleDrain | fDrain
+	}
+}
+
+// headTimer answers a head that does not get complete.
+func (s *Server) headTimer(now sys.Nanos) {
+	h := s.ch.h
+	k := fault.None
+	switch {
+	case h.HeadersTimeout > 0 && now >= s.since+h.HeadersTimeout:
+		k = fault.HeaderTimeout
+		s.ch.hcm.Inc(stats.HCMDownstreamRqHeaderTimeout)
+	case h.RequestTimeout > 0 && now >= s.since+h.RequestTimeout:
+		k = fault.RequestTimeout
+		s.ch.hcm.Inc(stats.HCMDownstreamRqTimeout)
+	case h.StreamIdle > 0 && now >= s.since+h.StreamIdle:
+		k = fault.StreamIdle
+		s.ch.hcm.Inc(stats.HCMDownstreamRqIdleTimeout)
+	default:
+		return
+	}
+	x := s.ch.env.exchanges.Get()
+	x.prepare()
+	s.st, s.x = sActive, x
+	s.requests++
+	x.begin(s, s.since, now, 0)
+	x.headFault(k)
+}
+
+// keyOf names used on the request path.
+var (
+	keyConnection   = httpmsg.IDConnection.Key()
+	keyDate         = httpmsg.IDDate.Key()
+	keyServer       = httpmsg.IDServer.Key()
+	keyVia          = httpmsg.IDVia.Key()
+	keyXFF          = httpmsg.IDForwardedFor.Key()
+	keyXFP          = httpmsg.IDForwardedProto.Key()
+	keyXFPort       = httpmsg.IDForwardedPort.Key()
+	keyRequestID    = httpmsg.IDRequestID.Key()
+	keyExternal     = httpmsg.IDEnvoyExternalAddress.Key()
+	keyInternal     = httpmsg.IDEnvoyInternal.Key()
+	keyExpected     = httpmsg.IDEnvoyExpectedTimeout.Key()
+	keyAttempts     = httpmsg.IDEnvoyAttemptCount.Key()
+	keyServiceTime  = httpmsg.IDEnvoyUpstreamServiceTime.Key()
+	keyOverloaded   = httpmsg.IDEnvoyOverloaded.Key()
+	keyContentType  = httpmsg.IDContentType.Key()
+	keyLocation     = httpmsg.IDLocation.Key()
+	keyGrpcStatus   = httpmsg.IDGrpcStatus.Key()
+	keyGrpcMessage  = httpmsg.IDGrpcMessage.Key()
+	keyExpect       = httpmsg.IDExpect.Key()
+	keyCL           = httpmsg.IDContentLength.Key()
+	keySetCookie    = httpmsg.IDSetCookie.Key()
+	keyOriginalURL  = httpmsg.IDEnvoyOriginalURL.Key()
+	keyOriginalPath = httpmsg.IDEnvoyOriginalPath.Key()
+)

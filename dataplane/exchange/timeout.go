@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package exchange
+
+import (
+	"sidecar/dataplane/fault"
+	"sidecar/dataplane/sys"
+	"sidecar/internal/telemetry/stats"
+)
+
+// deadline is when the exchange has to be looked at next, 0 for never. It is computed, not kept: pushing a timeout back is a store.
+func (x *Exchange) deadline() sys.Nanos {
+	h := x.ch.h
+	var at sys.Nanos
+	if !x.has(xReqEnd) && h.RequestTimeout > 0 {
+		at = x.start + h.RequestTimeout
+	}
+	if x.streamIdle > 0 {
+		at = earlier(at, x.lastActive+x.streamIdle)
+	}
+	if x.maxStream > 0 {
+		at = earlier(at, x.start+x.maxStream)
+	}
+	if x.st != stTunnel {
+		at = earlier(at, x.routeAt)
+		at = earlier(at, x.perTryAt)
+	}
+	if x.st == stBackoff {
+		at = earlier(at, x.retryAt)
+	}
+	return earlier(at, x.wakeAt)
+}
+
+// onDeadline acts on the first deadline that has passed.
+func (x *Exchange) onDeadline(now sys.Nanos) {
+	h, b := x.ch.h, x.ch.hcm
+	switch {
+	case x.st == stDone || x.st == stReply:
+	case !x.has(xReqEnd) && h.RequestTimeout > 0 && now >= x.start+h.RequestTimeout:
+		b.Inc(stats.HCMDownstreamRqTimeout)
+		x.timeout(now, fault.RequestTimeout)
+	case x.maxStream > 0 && now >= x.start+x.maxStream:
+		b.Inc(stats.HCMDownstreamRqMaxDurationReached)
+		x.timeout(now, fault.MaxDuration)
+	case x.routeAt > 0 && now >= x.routeAt && x.st != stTunnel:
+		x.routeTimeout(now)
+	case x.perTryAt > 0 && now >= x.perTryAt && x.st != stTunnel:
+		x.perTryTimeout(now)
+	case x.streamIdle > 0 && now >= x.lastActive+x.streamIdle:
+		b.Inc(stats.HCMDownstreamRqIdleTimeout)
+		x.timeout(now, fault.StreamIdle)
+	case x.wakeAt > 0 && now >= x.wakeAt:
+		x.filterTimers(now)
+	}
+}
+
+// timeout ends the exchange for a limit of the connection manager.
+func (x *Exchange) timeout(now sys.Nanos, k fault.Kind) {
+	x.leaveUpstream()
+	if x.has(xRespStarted) || x.st == stTunnel {
+		x.resetStarted(now, k)
+		return
+	}
+	x.replyKind(k)
+	if k == fault.StreamIdle && !x.has(xReqEnd) {
+		x.local.status = 408
+	}
+}
+
+// routeTimeout is the route's limit for all tries together.
+func (x *Exchange) routeTimeout(now sys.Nanos) {
+	b := x.cl.Block
+	b.Inc(stats.ClusterUpstreamRqTimeout)
+	x.routeAt = 0
+	if x.host != nil {
+		x.host.RqTimeout.Add(1)
+	}
+	x.leaveUpstream()
+	if x.has(xRespStarted) {
+		x.resetStarted(now, fault.RouteTimeout)
+		return
+	}
+	x.upstreamReply(now, fault.RouteTimeout)
+}
+
+// armPerTry starts the per-try timeout once the request is out.
+func (x *Exchange) armPerTry(now sys.Nanos) {
+	x.perTryAt = 0
+	if x.limits.PerTry > 0 {
+		x.perTryAt = now + x.limits.PerTry
+	}
+	if x.limits.PerTryIdle > 0 {
+		x.perTryAt = earlier(x.perTryAt, now+x.limits.PerTryIdle)
+	}
+}
+
+// perTryTimeout is the limit of one try.
+func (x *Exchange) perTryTimeout(now sys.Nanos) {
+	b := x.cl.Block
+	k := fault.PerTryTimeout
+	if x.limits.PerTry == 0 || x.limits.PerTryIdle > 0 && now < x.tryStart+x.limits.PerTry {
+		if at := x.lastActive + x.limits.PerTryIdle; x.lastActive > x.tryStart && now < at {
+			x.perTryAt = at // it moved meanwhile
+			return
+		}
+		k = fault.PerTryIdleTimeout
+		b.Inc(stats.ClusterUpstreamRqPerTryIdleTimeout)
+	} else {
+		b.Inc(stats.ClusterUpstreamRqPerTryTimeout)
+	}
+	x.perTryAt = 0
+	if x.has(xRespStarted) {
+		return // Envoy's per-try timeout ends with the response head
+	}
+	if x.host != nil {
+		x.host.RqTimeout.Add(1)
+	}
+	x.w.Cancel()
+	x.upstreamFailed(now, k)
+}

@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package exchange
+
+import (
+	"sidecar/dataplane/conn"
+	"sidecar/dataplane/fault"
+	"sidecar/dataplane/http1"
+	"sidecar/dataplane/httpmsg"
+	"sidecar/dataplane/route"
+	"sidecar/dataplane/sys"
+	"sidecar/internal/telemetry/stats"
+)
+
+const bodyLength = httpmsg.BodyLength
+
+// perRoute finds the most specific configuration of a filter: route, virtual host, table; off tells that it is disabled there.
+func perRoute(e *route.Entry, name string) (cfg any, off bool) {
+	levels := [...][]route.PerFilter{e.PerFilter, e.VHost.PerFilter, e.VHost.Table.PerFilter}
+	for _, l := range levels {
+		for i := range l {
+			if l[i].Filter == name {
+				return l[i].Config, l[i].Disabled
+			}
+		}
+	}
+	return nil, false
+}
+
+// allowUpgrade settles an upgrade or CONNECT request; false means that it was refused with 403.
+func (x *Exchange) allowUpgrade(e *route.Entry) bool {
+	req := &x.req
+	connect := req.Method == httpmsg.MethodConnect
+	if !connect && !req.Upgrade {
+		return true
+	}
+	kind := []byte("connect")
+	if !connect {
+		kind = req.Get(httpmsg.IDUpgrade)
+	}
+	ok, terminate := x.upgradeEnabled(e, kind, connect)
+	if !ok {
+		x.ch.hcm.Inc(stats.HCMDownstreamRqWsOnNonWsRoute)
+		x.replyKind(fault.UpgradeFailed)
+		return false
+	}
+	if terminate {
+		// connect_config: the CONNECT ends here and its bytes go to the upstream as they are. The tunnel over a raw connection is not there yet.
+		x.local = localReply{status: 501, details: "connect_termination_not_supported", close: true, mutate: true}
+		x.to(stReply)
+		return false
+	}
+	x.fl |= xUpgrade
+	if connect {
+		x.fl |= xReqEnd // no content; what follows belongs to the tunnel
+	}
+	return true
+}
+
+// upgradeEnabled looks at the route's upgrade_configs first, then at the connection manager's.
+func (x *Exchange) upgradeEnabled(e *route.Entry, kind []byte, connect bool) (ok, terminate bool) {
+	if e != nil && e.Forward != nil {
+		for i := range e.Forward.Upgrades {
+			if u := &e.Forward.Upgrades[i]; equalFold(kind, u.Type) {
+				return u.Enabled, u.Enabled && connect && u.Connect
+			}
+		}
+	}
+	for i := range x.ch.h.Upgrades {
+		if u := &x.ch.h.Upgrades[i]; equalFold(kind, u.Type) {
+			return u.Enabled, false
+		}
+	}
+	return false, false
+}
+
+// equalFold compares b, in any case, with a lower-case string.
+func equalFold(b []byte, lower string) bool {
+	if len(b) != len(lower) {
+		return false
+	}
+	for i, c := range b {
+		if 'A' <= c && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		if c != lower[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// startTunnel: the upstream has agreed. Its head goes out and both connections become byte streams.
+func (x *Exchange) startTunnel(now sys.Nanos, out *sender) {
+	x.chargeCode(x.resp.Status, true)
+	x.routerHeaders(now)
+	x.rec.Details = "via_upstream"
+	x.managerHeaders()
+	x.resp.Body = httpmsg.BodyNone
+	out.enc = http1.AppendResponseHead(out.enc, &x.resp, httpmsg.HTTP11, &x.ch.h.H1)
+	x.rec.Code, x.rec.Resp = x.resp.Status, &x.resp
+	x.fl |= xRespStarted | xReqEnd
+	if x.reqDone == 0 {
+		x.reqDone = now
+	}
+	x.rec.FirstDownTx = x.since(now)
+	b := x.ch.hcm
+	b.Inc(stats.HCMDownstreamCxUpgradesTotal)
+	b.Inc(stats.HCMDownstreamCxUpgradesActive)
+	x.s.fl |= fClose
+	x.fl |= xTunnel
+	x.to(stTunnel)
+}
+
+// tunnel relays bytes both ways. The end of one side is passed on as FIN; when both have ended, or one connection breaks, it is over.
+func (x *Exchange) tunnel(now sys.Nanos) outcome {
+	down, up := x.s.c, x.m.C
+	o1, end1 := x.copyBytes(now, down, up, &x.rec.BytesIn)
+	o2, end2 := x.copyBytes(now, up, down, &x.rec.BytesOut)
+	if end1 && !x.has(xUpFirst) {
+		x.fl |= xPeerFirst
+	}
+	if end2 && !x.has(xPeerFirst) {
+		x.fl |= xUpFirst
+	}
+	broken := down.Broken() || up.Broken()
+	if broken || end1 && end2 && down.Queued() == 0 && up.Queued() == 0 {
+		x.endTunnel(now)
+		return ended
+	}
+	if o1 == again || o2 == again {
+		return again
+	}
+	return waits
+}
+
+// copyBytes moves bytes from one side to the other; end tells that from has ended and FIN was passed on.
+func (x *Exchange) copyBytes(now sys.Nanos, from, to *conn.Conn, count *uint64) (o outcome, end bool) {
+	for moved := 0; ; {
+		if to.Room() <= 0 {
+			return waits, false
+		}
+		if moved > maxMove {
+			return again, false
+		}
+		if p := from.In(); len(p) > 0 {
+			to.Send(p, nil)
+			*count += uint64(len(p))
+			moved += len(p)
+			from.Discard(len(p))
+			x.lastActive = now
+			continue
+		}
+		switch from.Fill() {
+		case conn.Blocked:
+			return waits, false
+		case conn.More:
+		case conn.EOF:
+			to.CloseWrite()
+			return waits, true
+		default:
+			return waits, true
+		}
+	}
+}
+
+// endTunnel logs with the flag of the side that ended first, as Envoy does.
+func (x *Exchange) endTunnel(now sys.Nanos) {
+	s := x.s
+	if x.has(xUpFirst) || x.m.C.Broken() && !x.has(xPeerFirst) {
+		x.rec.Flags |= fault.FlagUC
+		x.rec.Details = startedDetails(fault.ConnectionTerminate)
+	} else {
+		x.rec.Flags |= fault.FlagDC
+		x.rec.Details = fault.DownstreamGone.Row().Details
+		s.fl |= fPeerGone
+	}
+	x.chargeTime(now)
+	x.release(false)
+	x.to(stDone)
+	x.log(now)
+	x.free()
+	s.x = nil
+	s.detach()
+}

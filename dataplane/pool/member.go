@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package pool
+
+import (
+	"sidecar/dataplane/conn"
+	"sidecar/dataplane/fault"
+	"sidecar/dataplane/http1"
+	"sidecar/dataplane/loop"
+	"sidecar/dataplane/sys"
+	"sidecar/internal/telemetry/stats"
+)
+
+// memberState is the life of one pooled connection: connecting → idle ⇄ busy → closed. A draining member is closed when it is released.
+type memberState uint8
+
+const (
+	mClosed memberState = iota
+	mConnecting
+	mIdle
+	mBusy
+)
+
+// Member is one upstream connection. Its address is stable; it lives in the worker's slab. While it is lent, the borrower's task owns the
+// connection's readiness; otherwise the member's own.
+type Member struct {
+	// Worker
+	C          *conn.Conn
+	Dec        http1.Decoder // decoder of responses; the borrower calls BeginResponse
+	pool       *Pool
+	next, prev *Member
+	task       loop.Task
+	timer      loop.Timer
+	bound      bool // task and timer are initialised: once per slab slot
+
+	id        uint64
+	created   sys.Nanos
+	connected sys.Nanos
+	idleSince sys.Nanos
+	usable    sys.Nanos // end of max_connection_duration, 0 = none
+	inSeen    uint64    // bytes already counted
+	outSeen   uint64
+	requests  uint32
+	st        memberState
+	draining  bool
+}
+
+// ID numbers the connection within the worker (%UPSTREAM_CONNECTION_ID%).
+func (m *Member) ID() uint64 { return m.id }
+
+// Requests is how many requests the connection has carried, the present one included.
+func (m *Member) Requests() uint32 { return m.requests }
+
+// Reused tells whether the present request is not the first one on the connection.
+func (m *Member) Reused() bool { return m.requests > 1 }
+
+// Connect returns when the connection attempt began and ended.
+func (m *Member) Connect() (start, done sys.Nanos) { return m.created, m.connected }
+
+// Advance runs a member that is not lent: the outcome of a connect, its timeout, an idle connection that became readable, the idle timeout.
+func (m *Member) Advance(now sys.Nanos) loop.Step {
+	switch m.st {
+	case mConnecting:
+		done, e := m.C.Connected()
+		switch {
+		case done && e == 0:
+			m.pool.established(m, now)
+		case done:
+			m.pool.connectFailed(m, fault.ConnectFailed, e)
+		case m.timer.Fired():
+			m.pool.block.Inc(stats.ClusterUpstreamCxConnectTimeout)
+			m.pool.connectFailed(m, fault.ConnectTimeout, 0)
+		}
+	case mIdle:
+		m.idle(now)
+	}
+	return loop.Idle
+}
+
+func (m *Member) idle(now sys.Nanos) {
+	if m.dead() {
+		return
+	}
+	if !m.timer.Fired() {
+		return
+	}
+	p := m.pool
+	switch {
+	case m.usable > 0 && now >= m.usable:
+		p.block.Inc(stats.ClusterUpstreamCxMaxDurationReached)
+		m.close(byUs)
+	case p.cfg.IdleTimeout > 0 && now-m.idleSince >= p.cfg.IdleTimeout:
+		p.block.Inc(stats.ClusterUpstreamCxIdleTimeout)
+		m.close(byUs)
+	default:
+		m.armIdle()
+	}
+}
+
+// armIdle sets the one timer of an idle member to whatever comes first.
+func (m *Member) armIdle() {
+	at := m.usable
+	if t := m.pool.cfg.IdleTimeout; t > 0 && (at == 0 || m.idleSince+t < at) {
+		at = m.idleSince + t
+	}
+	if at > 0 {
+		m.pool.l.Arm(&m.timer, at)
+	}
+}
+
+// dead looks at a connection that nobody uses and closes it if it is not good for another request. An upstream that sends anything unasked is not
+// to be trusted with the next request.
+func (m *Member) dead() bool {
+	c := m.C
+	if !c.Readable() && !c.PeerClosed() {
+		return false
+	}
+	switch c.Fill() {
+	case conn.Blocked:
+		if len(c.In()) == 0 && !c.PeerClosed() {
+			return false
+		}
+		m.close(byPeer)
+	case conn.More:
+		m.pool.block.Inc(stats.ClusterUpstreamCxProtocolError)
+		m.close(byUs)
+	default:
+		m.close(byPeer)
+	}
+	return true
+}
+
+// closer says who ended a connection.
+type closer uint8
+
+const (
+	byUs closer = iota
+	byPeer
+)
+
+// close takes m out of its list, closes the connection, counts it and gives the slot back.
+func (m *Member) close(by closer) {
+	p := m.pool
+	active := m.st == mBusy
+	p.unlink(m)
+	m.countBytes()
+	b := p.block
+	b.Inc(stats.ClusterUpstreamCxDestroy)
+	switch {
+	case by == byUs && active:
+		b.Inc(stats.ClusterUpstreamCxDestroyLocal)
+		b.Inc(stats.ClusterUpstreamCxDestroyLocalWithActiveRq)
+	case by == byUs:
+		b.Inc(stats.ClusterUpstreamCxDestroyLocal)
+	case active:
+		b.Inc(stats.ClusterUpstreamCxDestroyRemote)
+		b.Inc(stats.ClusterUpstreamCxDestroyRemoteWithActiveRq)
+	default:
+		b.Inc(stats.ClusterUpstreamCxDestroyRemote)
+	}
+	if active {
+		b.Inc(stats.ClusterUpstreamCxDestroyWithActiveRq)
+	}
+	now := p.l.Now()
+	b.Dec(stats.ClusterUpstreamCxActive)
+	b.Record(stats.ClusterUpstreamCxLengthMs, uint64((now-m.created)/sys.Millisecond))
+	b.Record(stats.ClusterUpstreamRqPerCx, uint64(m.requests))
+	p.host.CxActive.Add(-1)
+	p.cfg.Limits.Connections[p.prio].Add(-1)
+	p.l.Disarm(&m.timer)
+	p.l.Cancel(&m.task)
+	m.C.Close()
+	m.C, m.pool, m.st = nil, nil, mClosed
+	p.slab.Put(m)
+}
+
+func (m *Member) countBytes() {
+	c := m.C
+	if d := c.BytesIn - m.inSeen; d > 0 {
+		m.pool.block.Add(stats.ClusterUpstreamCxRxBytesTotal, int64(d))
+		m.inSeen = c.BytesIn
+	}
+	if d := c.BytesOut - m.outSeen; d > 0 {
+		m.pool.block.Add(stats.ClusterUpstreamCxTxBytesTotal, int64(d))
+		m.outSeen = c.BytesOut
+	}
+}

@@ -1,0 +1,440 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package pool
+
+import (
+	"sidecar/dataplane/conn"
+	"sidecar/dataplane/fault"
+	"sidecar/dataplane/hostset"
+	"sidecar/dataplane/loop"
+	"sidecar/dataplane/snapshot"
+	"sidecar/dataplane/sys"
+	"sidecar/internal/telemetry/stats"
+)
+
+// Outcome is the immediate answer of Get.
+type Outcome uint8
+
+// The outcomes.
+const (
+	Ready  Outcome = iota // the waiter has a connection
+	Queued                // its task will be woken
+	Failed                // the waiter has a fault
+)
+
+type waitState uint8
+
+const (
+	wNone waitState = iota
+	wQueued
+	wReady
+	wFailed
+)
+
+// Waiter is a request's place in a pool. It is embedded in what waits, and serves one Get at a time.
+type Waiter struct {
+	// Worker
+	next, prev *Waiter
+	task       *loop.Task
+	pool       *Pool
+	m          *Member
+	errno      sys.Errno
+	kind       fault.Kind
+	st         waitState
+}
+
+// Init names the task that is woken with the result, and that owns the connection's readiness while it is lent.
+func (w *Waiter) Init(t *loop.Task) { w.task = t }
+
+// Take returns the result, once: a connection, or a fault with the errno if the kernel gave one. Neither means that there is none yet.
+func (w *Waiter) Take() (m *Member, k fault.Kind, e sys.Errno) {
+	if w.st != wReady && w.st != wFailed {
+		return nil, fault.None, 0
+	}
+	m, k, e = w.m, w.kind, w.errno
+	w.m, w.kind, w.errno, w.st, w.pool = nil, fault.None, 0, wNone, nil
+	return m, k, e
+}
+
+// Waiting tells whether the waiter has neither a result nor been cancelled.
+func (w *Waiter) Waiting() bool { return w.st == wQueued }
+
+// Cancel takes the waiter out of the line; a connection that it was given but did not take goes back.
+func (w *Waiter) Cancel() {
+	switch w.st {
+	case wQueued:
+		p := w.pool
+		p.dequeue(w)
+		p.block.Inc(stats.ClusterUpstreamRqCancelled)
+		w.st, w.pool = wNone, nil
+
+	case wReady:
+		m := w.m
+		w.m, w.st, w.pool = nil, wNone, nil
+		m.Release(true)
+	default:
+		w.st, w.kind, w.pool = wNone, fault.None, nil
+	}
+}
+
+// Config makes a Pool.
+type Config struct {
+	Loop    *loop.Loop
+	Host    *hostset.Host
+	Cluster *snapshot.ClusterConfig
+	Block   *stats.Block // stats.ClusterDef of the worker
+	Prio    int          // 0 default, 1 high
+	Slab    *loop.Slab[Member]
+	NextID  *uint64 // worker-wide connection numbers
+}
+
+// list is an intrusive list of members, newest first.
+type list struct {
+	head *Member
+	n    int
+}
+
+// Pool is the HTTP/1.1 connections to one host at one priority. Worker-owned.
+type Pool struct {
+	// Immutable
+	l      *loop.Loop
+	host   *hostset.Host
+	cfg    *snapshot.ClusterConfig
+	block  *stats.Block
+	slab   *loop.Slab[Member]
+	nextID *uint64
+	prio   int
+
+	// Worker
+	idle       list
+	connecting list
+	busy       list
+	first      *Waiter // the longest waiting
+	last       *Waiter
+	waiting    int
+	draining   bool
+}
+
+// New makes an empty pool.
+func New(c Config) *Pool {
+	return &Pool{l: c.Loop, host: c.Host, cfg: c.Cluster, block: c.Block, slab: c.Slab, nextID: c.NextID, prio: c.Prio}
+}
+
+// Host is the pool's host.
+func (p *Pool) Host() *hostset.Host { return p.host }
+
+// Empty tells whether the pool has no connection and nobody waits.
+func (p *Pool) Empty() bool { return p.idle.n+p.connecting.n+p.busy.n+p.waiting == 0 }
+
+// Counts returns how many connections are in each state and how many requests wait.
+func (p *Pool) Counts() (idle, connecting, busy, waiting int) {
+	return p.idle.n, p.connecting.n, p.busy.n, p.waiting
+}
+
+// Get finds a connection for w: an idle one at once, else w waits for one that is connecting or becomes free.
+func (p *Pool) Get(w *Waiter) Outcome {
+	for m := p.idle.head; m != nil; m = p.idle.head {
+		if m.dead() {
+			continue
+		}
+		if !p.admit() {
+			return w.fail(fault.Overflow, 0, p)
+		}
+		p.lend(m, w)
+		return Ready
+	}
+	b := &p.cfg.Breakers[p.prio]
+	if p.cfg.Limits.Pending[p.prio].Add(1) > int64(b.MaxPending) {
+		p.cfg.Limits.Pending[p.prio].Add(-1)
+		p.block.Inc(stats.ClusterUpstreamRqPendingOverflow)
+		return w.fail(fault.Overflow, 0, p)
+	}
+	p.enqueue(w)
+	if p.connecting.n < p.waiting {
+		if e := p.dial(); e != 0 {
+			// Only this request learns of it; those before it still have connections to wait for.
+			p.dequeue(w)
+			p.block.Inc(stats.ClusterUpstreamRqPendingFailureEject)
+			return w.fail(fault.ConnectFailed, e, p)
+		}
+	}
+	return Queued
+}
+
+func (w *Waiter) fail(k fault.Kind, e sys.Errno, p *Pool) Outcome {
+	w.st, w.kind, w.errno, w.pool = wFailed, k, e, p
+	return Failed
+}
+
+// admit takes a place under max_requests.
+func (p *Pool) admit() bool {
+	u := &p.cfg.Limits.Requests[p.prio]
+	if u.Add(1) > int64(p.cfg.Breakers[p.prio].MaxRequests) {
+		u.Add(-1)
+		p.block.Inc(stats.ClusterUpstreamRqActiveOverflow)
+		return false
+	}
+	return true
+}
+
+// lend hands an idle, admitted member to w.
+func (p *Pool) lend(m *Member, w *Waiter) {
+	p.unlink(m)
+	p.link(&p.busy, m, mBusy)
+	m.requests++
+	b := p.block
+	b.Inc(stats.ClusterUpstreamRqTotal)
+	b.Inc(stats.ClusterUpstreamRqActive)
+	p.host.RqTotal.Add(1)
+	p.host.RqActive.Add(1)
+	if n := p.cfg.MaxRequestsPerConn; n > 0 && m.requests >= n {
+		m.draining = true
+		b.Inc(stats.ClusterUpstreamCxMaxRequests)
+	}
+	w.m, w.st, w.pool = m, wReady, p
+	m.C.SetOwner(w.task)
+}
+
+// Release ends the loan. reuse says that the response was complete and both sides keep the connection alive; otherwise the connection is closed.
+func (m *Member) Release(reuse bool) { m.release(reuse, byUs) }
+
+// ReleaseBroken ends the loan of a connection that the peer has ended.
+func (m *Member) ReleaseBroken() { m.release(false, byPeer) }
+
+func (m *Member) release(reuse bool, by closer) {
+	p := m.pool
+	p.block.Dec(stats.ClusterUpstreamRqActive)
+	p.host.RqActive.Add(-1)
+	p.cfg.Limits.Requests[p.prio].Add(-1)
+	if !reuse || m.draining || p.draining && p.waiting == 0 {
+		m.close(by)
+		p.refill()
+		return
+	}
+	m.countBytes()
+	p.unlink(m)
+	p.makeIdle(m)
+}
+
+// makeIdle gives a connection without a request to whoever waits longest, or puts it in the idle list.
+func (p *Pool) makeIdle(m *Member) {
+	now := p.l.Now()
+	m.idleSince = now
+	p.link(&p.idle, m, mIdle)
+	m.C.SetOwner(&m.task)
+	if m.dead() {
+		p.refill()
+		return
+	}
+	if m.usable > 0 && now >= m.usable {
+		p.block.Inc(stats.ClusterUpstreamCxMaxDurationReached)
+		m.close(byUs)
+		p.refill()
+		return
+	}
+	if p.first == nil {
+		if p.draining {
+			m.close(byUs)
+			return
+		}
+		m.armIdle()
+		return
+	}
+	w := p.first
+	p.dequeue(w)
+	if !p.admit() {
+		w.fail(fault.Overflow, 0, p)
+	} else {
+		p.lend(m, w)
+	}
+	p.l.Ready(w.task)
+
+}
+
+// refill starts connections for requests that still wait.
+func (p *Pool) refill() {
+	for p.connecting.n < p.waiting {
+		before := p.connecting.n
+		if e := p.dial(); e != 0 {
+			p.failAll(fault.ConnectFailed, e)
+			return
+		}
+		if p.connecting.n == before {
+			return // at the limit of connections
+		}
+	}
+}
+
+// dial starts one connection unless the breakers forbid it; a pool without any connection may always have one, else its requests would wait for
+// ever.
+func (p *Pool) dial() sys.Errno {
+	b := &p.cfg.Breakers[p.prio]
+	u := &p.cfg.Limits.Connections[p.prio]
+	over := u.Add(1) > int64(b.MaxConnections) ||
+		b.MaxConnectionsPerHost > 0 && p.host.CxActive.Load() >= int64(b.MaxConnectionsPerHost)
+	if over {
+		p.block.Inc(stats.ClusterUpstreamCxOverflow)
+		if p.idle.n+p.busy.n+p.connecting.n > 0 {
+			u.Add(-1)
+			return 0
+		}
+	}
+	m := p.slab.Get()
+	if !m.bound {
+		m.bound = true
+		m.task.Init(m)
+		m.timer.Init(&m.task)
+	}
+	now := p.l.Now()
+	o := &p.cfg.Dial
+	if p.cfg.DialV6 != nil && p.host.Addr.IP.Addr().Is6() {
+		o = p.cfg.DialV6
+	}
+	c, e := conn.Dial(p.l, p.host.Addr, o, p.cfg.BufferLimit, &m.task)
+	if e != 0 {
+		p.slab.Put(m)
+		u.Add(-1)
+		p.countConnect()
+		p.block.Inc(stats.ClusterUpstreamCxConnectFail)
+		p.host.CxConnectFail.Add(1)
+		p.block.Inc(stats.ClusterUpstreamCxDestroy)
+		p.block.Inc(stats.ClusterUpstreamCxDestroyLocal)
+		return e
+	}
+	*p.nextID++
+	m.C, m.pool, m.id = c, p, *p.nextID
+	m.created, m.connected, m.idleSince, m.usable = now, 0, now, 0
+	m.inSeen, m.outSeen, m.requests, m.draining = 0, 0, 0, false
+	m.Dec.InitResponse(&p.cfg.H1)
+	p.link(&p.connecting, m, mConnecting)
+	p.countConnect()
+	p.block.Inc(stats.ClusterUpstreamCxActive)
+	p.host.CxActive.Add(1)
+	if t := p.cfg.ConnectTimeout; t > 0 {
+		p.l.Arm(&m.timer, now+t)
+	}
+	return 0
+}
+
+func (p *Pool) countConnect() {
+	p.block.Inc(stats.ClusterUpstreamCxTotal)
+	p.block.Inc(stats.ClusterUpstreamCxHTTP1Total)
+	p.host.CxTotal.Add(1)
+}
+
+// established turns a connecting member into a usable one.
+func (p *Pool) established(m *Member, now sys.Nanos) {
+	p.l.Disarm(&m.timer)
+	p.unlink(m)
+	m.connected = now
+	if d := p.cfg.MaxConnDuration; d > 0 {
+		m.usable = now + d
+	}
+	p.block.Record(stats.ClusterUpstreamCxConnectMs, uint64((now-m.created)/sys.Millisecond))
+	p.makeIdle(m)
+}
+
+// connectFailed ends a connection attempt. As in Envoy every request that waits in this pool learns of it, because an upstream that refuses one
+// connection would let them wait in vain; the exchange tries another host.
+func (p *Pool) connectFailed(m *Member, k fault.Kind, e sys.Errno) {
+	p.block.Inc(stats.ClusterUpstreamCxConnectFail)
+	p.host.CxConnectFail.Add(1)
+	by := byPeer
+	if k == fault.ConnectTimeout {
+		by = byUs
+	}
+	m.close(by)
+	p.failAll(k, e)
+}
+
+func (p *Pool) failAll(k fault.Kind, e sys.Errno) {
+	for w := p.first; w != nil; w = p.first {
+		p.dequeue(w)
+		p.block.Inc(stats.ClusterUpstreamRqPendingFailureEject)
+		w.fail(k, e, p)
+		p.l.Ready(w.task)
+	}
+}
+
+// Drain closes idle connections now and busy ones when their request is over; requests that wait are still served. The pool can be dropped when
+// it is Empty.
+func (p *Pool) Drain() {
+	p.draining = true
+	for p.idle.head != nil {
+		p.idle.head.close(byUs)
+	}
+	if p.waiting == 0 {
+		for p.connecting.head != nil {
+			p.connecting.head.close(byUs)
+		}
+	}
+}
+
+func (p *Pool) enqueue(w *Waiter) {
+	w.st, w.pool, w.m, w.kind = wQueued, p, nil, fault.None
+	w.next, w.prev = nil, p.last
+	if p.last != nil {
+		p.last.next = w
+	} else {
+		p.first = w
+	}
+	p.last = w
+	p.waiting++
+	p.block.Inc(stats.ClusterUpstreamRqPendingTotal)
+	p.block.Inc(stats.ClusterUpstreamRqPendingActive)
+	p.host.RqPending.Add(1)
+}
+
+func (p *Pool) dequeue(w *Waiter) {
+	if w.prev != nil {
+		w.prev.next = w.next
+	} else {
+		p.first = w.next
+	}
+	if w.next != nil {
+		w.next.prev = w.prev
+	} else {
+		p.last = w.prev
+	}
+	w.next, w.prev = nil, nil
+	p.waiting--
+	p.block.Dec(stats.ClusterUpstreamRqPendingActive)
+	p.host.RqPending.Add(-1)
+	p.cfg.Limits.Pending[p.prio].Add(-1)
+}
+
+func (p *Pool) listOf(st memberState) *list {
+	switch st {
+	case mConnecting:
+		return &p.connecting
+	case mIdle:
+		return &p.idle
+	case mBusy:
+		return &p.busy
+	}
+	return nil
+}
+
+func (p *Pool) link(l *list, m *Member, st memberState) {
+	m.st = st
+	m.prev, m.next = nil, l.head
+	if l.head != nil {
+		l.head.prev = m
+	}
+	l.head = m
+	l.n++
+}
+
+func (p *Pool) unlink(m *Member) {
+	l := p.listOf(m.st)
+	if m.prev != nil {
+		m.prev.next = m.next
+	} else {
+		l.head = m.next
+	}
+	if m.next != nil {
+		m.next.prev = m.prev
+	}
+	m.next, m.prev = nil, nil
+	l.n--
+}

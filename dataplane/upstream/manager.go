@@ -1,0 +1,357 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package upstream
+
+import (
+	"sidecar/dataplane/hostset"
+	"sidecar/dataplane/lb"
+	"sidecar/dataplane/loop"
+	"sidecar/dataplane/pool"
+	"sidecar/dataplane/route"
+	"sidecar/dataplane/snapshot"
+	"sidecar/dataplane/sys"
+	"sidecar/internal/telemetry/stats"
+)
+
+// sweepDelay collects several host updates into one look for pools of removed hosts: the balancer already avoids them, only their idle connections
+// linger that long.
+const sweepDelay = 50 * sys.Millisecond
+
+// defaultCleanup is Cluster.cleanup_interval.
+const defaultCleanup = 5 * sys.Second
+
+// Manager is all clusters of one worker.
+type Manager struct {
+	// Immutable
+	l     *loop.Loop
+	shard int
+
+	// Worker
+	clusters []*Cluster // by route.ClusterRef.ID; nil until used
+	draining []*Cluster // replaced or removed, still with connections
+	members  loop.Slab[pool.Member]
+	nextID   uint64
+	task     loop.Task
+	timer    loop.Timer
+	wakeAt   sys.Nanos
+}
+
+// NewManager makes the manager of one worker; shard is its stats shard (worker index + 1).
+func NewManager(l *loop.Loop, shard int) *Manager {
+	m := &Manager{l: l, shard: shard}
+	m.task.Init(m)
+	m.timer.Init(&m.task)
+	return m
+}
+
+// Get returns the worker's face of a cluster row, bringing it up to date; nil for nil.
+func (m *Manager) Get(row *snapshot.Cluster) *Cluster {
+	if row == nil {
+		return nil
+	}
+	id := row.Ref.ID
+	if int(id) < len(m.clusters) {
+		if c := m.clusters[id]; c != nil {
+			if c.row == row {
+				return c
+			}
+			if c.cfg == row.ClusterConfig {
+				c.update(row)
+				return c
+			}
+			m.retire(c)
+		}
+	} else {
+		m.clusters = append(m.clusters, make([]*Cluster, int(id)+1-len(m.clusters))...)
+	}
+	c := newCluster(m, row)
+	m.clusters[id] = c
+	return c
+}
+
+// Lookup is Get for the cluster that ref names in s.
+func (m *Manager) Lookup(s *snapshot.Snapshot, ref *route.ClusterRef) *Cluster {
+	return m.Get(s.Cluster(ref))
+}
+
+// Reconcile moves the worker's clusters from one snapshot to the next: clusters that are gone or replaced drain, changed hosts reach the
+// balancers. Cost: what changed. Called once per adopted snapshot; old may be nil.
+func (m *Manager) Reconcile(old, next *snapshot.Snapshot) {
+	if old == nil {
+		return
+	}
+	next.Clusters.Changed(&old.Clusters, func(id uint32, _, is *snapshot.Cluster) {
+		if int(id) >= len(m.clusters) || m.clusters[id] == nil {
+			return
+		}
+		if is == nil {
+			m.retire(m.clusters[id])
+			return
+		}
+		m.Get(is)
+	})
+}
+
+// retire takes c out of service and drains its pools.
+func (m *Manager) retire(c *Cluster) {
+	m.clusters[c.cfg.Ref.ID] = nil
+	c.retired = true
+	c.drain()
+	m.draining = append(m.draining, c)
+	m.wakeIn(sweepDelay)
+}
+
+func (m *Manager) wakeIn(d sys.Nanos) {
+	if at := m.l.Now() + d; !m.timer.Armed() || at < m.wakeAt {
+		m.wakeAt = at
+		m.l.Arm(&m.timer, at)
+	}
+}
+
+// Advance does the housekeeping: pools of removed hosts, on-demand hosts, drained clusters.
+func (m *Manager) Advance(now sys.Nanos) loop.Step {
+	again := sys.Nanos(0)
+	for _, c := range m.clusters {
+		if c == nil || !c.dirty && c.onDemand == nil {
+			continue
+		}
+		c.sweep()
+		if n := c.cleanup(now); n > 0 && (again == 0 || n < again) {
+			again = n
+		}
+	}
+	keep := m.draining[:0]
+	for _, c := range m.draining {
+		c.reap()
+		if c.pools() > 0 {
+			keep = append(keep, c)
+		}
+	}
+	clear(m.draining[len(keep):])
+	m.draining = keep
+	if len(keep) > 0 && (again == 0 || again > sys.Second) {
+		again = sys.Second
+	}
+	if again > 0 {
+		m.wakeIn(again)
+	}
+	return loop.Idle
+}
+
+// CloseIdle drains every pool: idle connections close now, busy ones after their request. For shutdown.
+func (m *Manager) CloseIdle() {
+	for _, c := range m.clusters {
+		if c != nil {
+			c.drain()
+		}
+	}
+}
+
+// Each calls fn for every cluster that the worker has used; for dumps by message.
+func (m *Manager) Each(fn func(*Cluster)) {
+	for _, c := range m.clusters {
+		if c != nil {
+			fn(c)
+		}
+	}
+}
+
+// Cluster is one worker's face of a cluster.
+type Cluster struct {
+	// Immutable
+	Cfg   *snapshot.ClusterConfig
+	Block *stats.Block // stats.ClusterDef of this worker
+	cfg   *snapshot.ClusterConfig
+	m     *Manager
+
+	// Worker
+	row      *snapshot.Cluster
+	lb       lb.Policy
+	byHost   [2]map[*hostset.Host]*pool.Pool
+	lastHost *hostset.Host // one-entry cache in front of byHost[0]
+	lastPool *pool.Pool
+	onDemand map[sys.Addr]*demandHost // ORIGINAL_DST
+	dirty    bool                     // hosts changed since the last sweep
+	retired  bool
+}
+
+// demandHost is a host that a connection's original destination made.
+type demandHost struct {
+	h    *hostset.Host
+	used sys.Nanos
+}
+
+func newCluster(m *Manager, row *snapshot.Cluster) *Cluster {
+	c := &Cluster{Cfg: row.ClusterConfig, cfg: row.ClusterConfig, m: m, row: row, Block: row.Traffic.Block(m.shard)}
+	if c.cfg.Type == snapshot.ClusterOriginalDst {
+		c.onDemand = map[sys.Addr]*demandHost{}
+		m.wakeIn(c.cleanupEvery())
+	} else {
+		c.lb = row.LB(m.l.Rand(), row.Hosts)
+	}
+	return c
+}
+
+func (c *Cluster) update(row *snapshot.Cluster) {
+	c.row = row
+	if c.lb != nil {
+		c.lb.Update(row.Hosts)
+	}
+	if c.pools() > 0 {
+		c.dirty = true
+		c.m.wakeIn(sweepDelay)
+	}
+}
+
+// Row is the cluster row of the adopted snapshot.
+func (c *Cluster) Row() *snapshot.Cluster { return c.row }
+
+// Retired tells whether the configuration no longer has this cluster in this form.
+func (c *Cluster) Retired() bool { return c.retired }
+
+// Pick chooses a host, nil when there is none. dst is the connection's original destination, for ORIGINAL_DST clusters only.
+func (c *Cluster) Pick(q *lb.Query, dst sys.Addr) *hostset.Host {
+	if c.onDemand != nil {
+		return c.demand(dst)
+	}
+	return c.lb.Pick(q)
+}
+
+// demand finds or makes the host of an original destination.
+func (c *Cluster) demand(dst sys.Addr) *hostset.Host {
+	if dst.IsZero() {
+		return nil
+	}
+	now := c.m.l.Now()
+	if d := c.onDemand[dst]; d != nil {
+		d.used = now
+		return d.h
+	}
+	h := &hostset.Host{Addr: dst, Key: dst.String(), Locality: &hostset.Locality{}}
+	c.onDemand[dst] = &demandHost{h, now}
+	c.m.wakeIn(c.cleanupEvery())
+	return h
+}
+
+func (c *Cluster) cleanupEvery() sys.Nanos {
+	if c.cfg.CleanupInterval > 0 {
+		return c.cfg.CleanupInterval
+	}
+	return defaultCleanup
+}
+
+// cleanup drops on-demand hosts that were not used for an interval and returns when to look again, 0 for never.
+func (c *Cluster) cleanup(now sys.Nanos) sys.Nanos {
+	if len(c.onDemand) == 0 {
+		return 0
+	}
+	every := c.cleanupEvery()
+	for a, d := range c.onDemand {
+		if now-d.used < every {
+			continue
+		}
+		if p := c.byHost[0][d.h]; p != nil && !p.Empty() {
+			if _, _, busy, waiting := p.Counts(); busy+waiting > 0 {
+				continue
+			}
+		}
+		delete(c.onDemand, a)
+		c.dropHost(d.h)
+	}
+	return every
+}
+
+// Pool returns the pool of h at a priority (0 default, 1 high), making it on first use.
+func (c *Cluster) Pool(h *hostset.Host, prio int) *pool.Pool {
+	if h == c.lastHost && prio == 0 {
+		return c.lastPool
+	}
+	p := c.byHost[prio][h]
+	if p == nil {
+		p = pool.New(pool.Config{Loop: c.m.l, Host: h, Cluster: c.cfg, Block: c.Block, Prio: prio, Slab: &c.m.members, NextID: &c.m.nextID})
+		if c.byHost[prio] == nil {
+			c.byHost[prio] = map[*hostset.Host]*pool.Pool{}
+		}
+		c.byHost[prio][h] = p
+	}
+	if prio == 0 {
+		c.lastHost, c.lastPool = h, p
+	}
+	return p
+}
+
+func (c *Cluster) pools() int { return len(c.byHost[0]) + len(c.byHost[1]) }
+
+// sweep drains the pools of hosts that are no longer members.
+func (c *Cluster) sweep() {
+	if !c.dirty {
+		return
+	}
+	c.dirty = false
+	if c.onDemand != nil {
+		return
+	}
+	member := make(map[*hostset.Host]bool, c.pools())
+	for prio := range c.byHost {
+		for h := range c.byHost[prio] {
+			member[h] = false
+		}
+	}
+	for i := range c.row.Hosts.Priorities {
+		for j := range c.row.Hosts.Priorities[i].Hosts {
+			h := c.row.Hosts.Priorities[i].Hosts[j].Host
+			if _, ok := member[h]; ok {
+				member[h] = true
+			}
+		}
+	}
+	for h, in := range member {
+		if !in {
+			c.dropHost(h)
+		}
+	}
+}
+
+// dropHost drains the pools of h and forgets them: what is still busy is closed by the pool itself when its request is over.
+func (c *Cluster) dropHost(h *hostset.Host) {
+	for prio := range c.byHost {
+		p := c.byHost[prio][h]
+		if p == nil {
+			continue
+		}
+		p.Drain()
+		delete(c.byHost[prio], h)
+	}
+	if c.lastHost == h {
+		c.lastHost, c.lastPool = nil, nil
+	}
+}
+
+func (c *Cluster) drain() {
+	for prio := range c.byHost {
+		for _, p := range c.byHost[prio] {
+			p.Drain()
+		}
+	}
+}
+
+// reap forgets pools that have drained.
+func (c *Cluster) reap() {
+	for prio := range c.byHost {
+		for h, p := range c.byHost[prio] {
+			if p.Empty() {
+				delete(c.byHost[prio], h)
+			}
+		}
+	}
+	c.lastHost, c.lastPool = nil, nil
+}
+
+// Each calls fn for every pool; for dumps.
+func (c *Cluster) Each(fn func(*pool.Pool)) {
+	for prio := range c.byHost {
+		for _, p := range c.byHost[prio] {
+			fn(p)
+		}
+	}
+}

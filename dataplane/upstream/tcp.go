@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package upstream
+
+import (
+	"sidecar/dataplane/conn"
+	"sidecar/dataplane/fault"
+	"sidecar/dataplane/hostset"
+	"sidecar/dataplane/loop"
+	"sidecar/dataplane/sys"
+	"sidecar/internal/telemetry/stats"
+)
+
+// TCP is one raw connection to a host, with the cluster's breakers, connect timeout and statistics: what a tunnel embeds. One attempt at a time;
+// Start may be called again after a failure. The owner calls End exactly once per successful Start.
+type TCP struct {
+	// Worker
+	C         *conn.Conn // nil unless an attempt is under way or the connection is up
+	cl        *Cluster
+	host      *hostset.Host
+	timer     loop.Timer
+	started   sys.Nanos
+	connected sys.Nanos
+	inSeen    uint64
+	outSeen   uint64
+	up        bool
+}
+
+// Init binds the connect timer to the tunnel's task, which also owns the connection's readiness.
+func (t *TCP) Init(task *loop.Task) { t.timer.Init(task) }
+
+// ConnectTCP starts a connection to h for t. A fault means that nothing was started: Overflow (max_connections) or ConnectFailed with the errno.
+func (c *Cluster) ConnectTCP(t *TCP, h *hostset.Host, task *loop.Task) (fault.Kind, sys.Errno) {
+	b := c.Block
+	u := &c.cfg.Limits.Connections[0]
+	br := &c.cfg.Breakers[0]
+	if u.Add(1) > int64(br.MaxConnections) || br.MaxConnectionsPerHost > 0 && h.CxActive.Load() >= int64(br.MaxConnectionsPerHost) {
+		u.Add(-1)
+		b.Inc(stats.ClusterUpstreamCxOverflow)
+		return fault.Overflow, 0
+	}
+	o := &c.cfg.Dial
+	if c.cfg.DialV6 != nil && h.Addr.IP.Addr().Is6() {
+		o = c.cfg.DialV6
+	}
+	b.Inc(stats.ClusterUpstreamCxTotal)
+	h.CxTotal.Add(1)
+	conn, e := conn.Dial(c.m.l, h.Addr, o, c.cfg.BufferLimit, task)
+	if e != 0 {
+		u.Add(-1)
+		b.Inc(stats.ClusterUpstreamCxConnectFail)
+		h.CxConnectFail.Add(1)
+		return fault.ConnectFailed, e
+	}
+	t.C, t.cl, t.host, t.up = conn, c, h, false
+	t.started, t.connected, t.inSeen, t.outSeen = c.m.l.Now(), 0, 0, 0
+	b.Inc(stats.ClusterUpstreamCxActive)
+	h.CxActive.Add(1)
+	b.Inc(stats.ClusterUpstreamRqTotal)
+	b.Inc(stats.ClusterUpstreamRqActive)
+	b.Inc(stats.ClusterUpstreamRqPendingTotal)
+	h.RqTotal.Add(1)
+	h.RqActive.Add(1)
+	if d := c.cfg.ConnectTimeout; d > 0 {
+		c.m.l.Arm(&t.timer, t.started+d)
+	}
+	return fault.None, 0
+}
+
+// Poll looks at an attempt under way: done with None means connected; done with a fault means that the attempt is over, counted, and C is nil.
+func (t *TCP) Poll(now sys.Nanos) (done bool, k fault.Kind, e sys.Errno) {
+	if t.up {
+		return true, fault.None, 0
+	}
+	done, e = t.C.Connected()
+	switch {
+	case done && e == 0:
+		t.cl.m.l.Disarm(&t.timer)
+		t.up, t.connected = true, now
+		t.cl.Block.Record(stats.ClusterUpstreamCxConnectMs, uint64((now-t.started)/sys.Millisecond))
+		return true, fault.None, 0
+	case done:
+		k = fault.ConnectFailed
+	case t.timer.Fired():
+		t.cl.Block.Inc(stats.ClusterUpstreamCxConnectTimeout)
+		k = fault.ConnectTimeout
+	default:
+		return false, fault.None, 0
+	}
+	t.cl.Block.Inc(stats.ClusterUpstreamCxConnectFail)
+	t.host.CxConnectFail.Add(1)
+	t.End(k == fault.ConnectFailed, false)
+	return true, k, e
+}
+
+// Connected returns when the attempt started and when it was up.
+func (t *TCP) Connected() (start, done sys.Nanos) { return t.started, t.connected }
+
+// Host is the host of the present attempt.
+func (t *TCP) Host() *hostset.Host { return t.host }
+
+// CountBytes adds what went over the wire since the last call to the cluster's counters; for long-lived tunnels.
+func (t *TCP) CountBytes() {
+	if t.C == nil {
+		return
+	}
+	b := t.cl.Block
+	b.Add(stats.ClusterUpstreamCxRxBytesTotal, int64(t.C.BytesIn-t.inSeen))
+	b.Add(stats.ClusterUpstreamCxTxBytesTotal, int64(t.C.BytesOut-t.outSeen))
+	t.inSeen, t.outSeen = t.C.BytesIn, t.C.BytesOut
+}
+
+// End closes the connection (flushing queued output when flush) and counts the end: by the peer or by us.
+func (t *TCP) End(byPeer, flush bool) {
+	if t.C == nil {
+		return
+	}
+	t.CountBytes()
+	b, h := t.cl.Block, t.host
+	b.Inc(stats.ClusterUpstreamCxDestroy)
+	if byPeer {
+		b.Inc(stats.ClusterUpstreamCxDestroyRemote)
+	} else {
+		b.Inc(stats.ClusterUpstreamCxDestroyLocal)
+	}
+	b.Dec(stats.ClusterUpstreamCxActive)
+	b.Dec(stats.ClusterUpstreamRqActive)
+	b.Record(stats.ClusterUpstreamCxLengthMs, uint64((t.cl.m.l.Now()-t.started)/sys.Millisecond))
+	h.CxActive.Add(-1)
+	h.RqActive.Add(-1)
+	t.cl.cfg.Limits.Connections[0].Add(-1)
+	t.cl.m.l.Disarm(&t.timer)
+	if flush {
+		t.C.CloseAfterFlush()
+	} else {
+		t.C.Close()
+	}
+	t.C, t.cl, t.up = nil, nil, false
+}
+
+// Abort is End with RST: a downstream reset travels on.
+func (t *TCP) Abort() {
+	if t.C == nil {
+		return
+	}
+	c := t.C
+	t.CountBytes()
+	c.Reset()
+	t.End(false, false)
+}
