@@ -85,9 +85,10 @@ func (d *Decoder) arm(p phase) {
 	d.phase, d.left, d.scanned, d.lineOff, d.lines = p, 0, 0, 0, 0
 }
 
-// Idle reports that d is at a message boundary: for requests, no byte of the next one has been seen; for responses, none is outstanding.
+// Idle reports that d is at a message boundary: for requests, nothing but empty lines has been seen of the next one; for responses, none is
+// outstanding.
 func (d *Decoder) Idle() bool {
-	return d.phase == phIdle || d.phase == phHead && d.flags&dResponse == 0 && d.scanned == 0
+	return d.phase == phIdle || d.phase == phHead && d.flags&dResponse == 0 && d.lines == 0 && d.scanned == d.lineOff
 }
 
 // HasBody reports that body bytes (or the framing of a body) are still to come.

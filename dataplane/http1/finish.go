@@ -93,6 +93,7 @@ func (p *parser) framing() fault.Kind {
 func (p *parser) authority() fault.Kind {
 	h := p.h
 	switch {
+	case p.o.Lax && p.targetHost.Len > 0: // what Host says does not matter
 	case p.hosts > 2, p.hosts == 2 && !p.o.Lax:
 		return fault.InvalidAuthority
 	case p.hosts == 2: // Envoy joins repeated headers
@@ -101,7 +102,7 @@ func (p *parser) authority() fault.Kind {
 		b = append(b, ',')
 		h.Authority = h.A.Take(append(b, second...))
 	}
-	if p.hosts > 0 && !httpmsg.ValidAuthority(h.Host(), p.o.Lax) {
+	if p.hosts > 0 && !(p.o.Lax && p.targetHost.Len > 0) && !httpmsg.ValidAuthority(h.Host(), p.o.Lax) {
 		return fault.InvalidAuthority
 	}
 	if p.flags&sConnHost != 0 { // a connection-level field is not for us to route by; Envoy drops it as well

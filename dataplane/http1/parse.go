@@ -302,9 +302,13 @@ func (p *parser) field() fault.Kind {
 		return p.folded() // RFC 9112 section 5.2
 	}
 	i := start
-	for c := plainName[b[i]]; c != 0; c = plainName[b[i]] { // the line ends in LF, which is no token
-		b[i] = c
-		i++
+	name := b[start:] // by itself, so that the loop needs no bounds checks
+	for j, c := range name {
+		if c = plainName[c]; c == 0 { // at the latest the LF that ends the line
+			i = start + j
+			break
+		}
+		name[j] = c
 	}
 	underscore := b[i] == '_'
 	for c := token[b[i]]; c != 0; c = token[b[i]] {

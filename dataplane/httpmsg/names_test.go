@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package httpmsg
+
+import "testing"
+
+func TestLookup_WhenNameIsWellKnown_ThenItsID(t *testing.T) {
+	seen := map[string]bool{}
+	for id := IDOther + 1; id < numIDs; id++ {
+		s := id.String()
+		if s == "" || seen[s] || Lookup(s) != id || LookupBytes([]byte(s)) != id || KeyOf(s).ID != id {
+			t.Errorf("%d %q: %d", id, s, Lookup(s))
+		}
+		seen[s] = true
+		for _, other := range []string{s + "x", "x" + s, s[:len(s)-1], s[1:]} {
+			if id := Lookup(other); id.String() != other && id != IDOther {
+				t.Errorf("%q: %d", other, id)
+			}
+		}
+	}
+	for _, s := range []string{"", "x", "Host", "hosu"} {
+		if LookupBytes([]byte(s)) != IDOther {
+			t.Errorf("%q is well known", s)
+		}
+	}
+}
+
+func TestFields_WhenSetAndRemoved_ThenOneValueOrNone(t *testing.T) {
+	h := headWithPath("/")
+	x, cookie := KeyOf("X-One"), IDCookie.Key()
+	for _, k := range []Key{x, cookie} {
+		h.AddString(k, "1")
+		h.AddString(k, "2")
+		h.AddString(KeyOf("x-two"), "t")
+		h.SetString(k, "3")
+		if v, ok := h.GetKey(k); !ok || string(v) != "3" || h.FindKey(k, h.FindKey(k, 0)+1) >= 0 || h.FindName(k.Name, 0) < 0 {
+			t.Errorf("%s: %q %v", k.Name, v, ok)
+		}
+		h.AddString(k, "4")
+		if n := h.Remove(k); n != 2 {
+			t.Errorf("%s: removed %d", k.Name, n)
+		}
+		if _, ok := h.GetKey(k); ok {
+			t.Errorf("%s is still there", k.Name)
+		}
+	}
+	if h.Live() != 2 {
+		t.Errorf("%d fields", h.Live())
+	}
+	var c Head
+	c.Reset(new(Arena))
+	c.CopyHead(h, c.A)
+	if c.Live() != 2 || len(c.List) != 2 || string(c.Path()) != "/" {
+		t.Errorf("copy: %d fields of %d, path %q", c.Live(), len(c.List), c.Path())
+	}
+	if g := c.Grow(); *g != (Field{}) {
+		t.Errorf("grown field %+v", *g)
+	}
+}
