@@ -105,11 +105,63 @@ type Schema struct {
 }
 
 type table struct {
-	fields  Fields
-	byNum   map[protoreflect.FieldNumber]Support
-	rest    Support // of fields not listed: `*`
-	hasRest bool
-	dotted  []string // sorted dotted keys; empty for most tables
+	fields Fields
+	plans  []plan   // by index of the field in its message
+	dotted []string // sorted dotted keys; empty for most tables
+}
+
+// plan is what the walker does with one field of one message.
+type plan struct {
+	sup    Support
+	listed bool
+	shape  shape
+	child  *table // of the message the field leads to; nil when it has none
+}
+
+// shape is how a field is descended into.
+type shape uint8
+
+const (
+	shapeUnknown shape = iota // not planned
+	shapeLeaf                 // a scalar, or a google.protobuf message
+	shapeMessage
+	shapeList
+	shapeMap
+)
+
+// planOf works out how fd is descended into.
+func (s *Schema) planOf(fd protoreflect.FieldDescriptor) plan {
+	el := fd
+	if fd.IsMap() {
+		el = fd.MapValue()
+	}
+	md := el.Message()
+	if md == nil || leaf(md.FullName()) {
+		return plan{shape: shapeLeaf}
+	}
+	p := plan{shape: shapeMessage, child: s.tables[md.FullName()]}
+	switch {
+	case fd.IsMap():
+		p.shape = shapeMap
+	case fd.IsList():
+		p.shape = shapeList
+	}
+	return p
+}
+
+// plan fills the plans of a table when all tables are known.
+func (s *Schema) plan(md protoreflect.MessageDescriptor, t *table) {
+	t.plans = make([]plan, md.Fields().Len())
+	rest, hasRest := t.fields["*"]
+	for i := range t.plans {
+		fd := md.Fields().Get(i)
+		p := s.planOf(fd)
+		p.sup, p.listed = t.fields[string(fd.Name())]
+		if !p.listed && hasRest {
+			p.sup, p.listed = rest, true
+		}
+		t.plans[i] = p
+	}
 }
 
 // NewSchema joins tables and checks them: every message must be linked in (see protos.go), every listed field must exist, a message
@@ -140,6 +192,7 @@ func NewSchema(sets ...Messages) (*Schema, error) {
 			continue
 		}
 		bad = append(bad, s.checkReach(md, t)...)
+		s.plan(md, t)
 	}
 	if len(bad) > 0 {
 		sort.Strings(bad)
@@ -186,11 +239,10 @@ func messageByName(name protoreflect.FullName) (protoreflect.MessageDescriptor, 
 }
 
 func newTable(md protoreflect.MessageDescriptor, f Fields) (*table, []string) {
-	t := &table{fields: f, byNum: make(map[protoreflect.FieldNumber]Support, len(f))}
+	t := &table{fields: f}
 	var bad []string
 	for key, sup := range f {
 		if key == "*" {
-			t.rest, t.hasRest = sup, true
 			continue
 		}
 		if strings.Contains(key, ".") {
@@ -206,7 +258,6 @@ func newTable(md protoreflect.MessageDescriptor, f Fields) (*table, []string) {
 			continue
 		}
 		bad = append(bad, checkValues(fd, sup)...)
-		t.byNum[fd.Number()] = sup
 	}
 	sort.Strings(t.dotted)
 	return t, bad

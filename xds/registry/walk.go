@@ -60,11 +60,15 @@ const (
 )
 
 // Walk compares every set field of m (recursively, through messages that have a table) with the schema and returns the ones that are not
-// honoured, in field order, with paths below at. A message without a table yields one refusal for each of its set fields. It never
-// descends into google.protobuf messages; the content of an Any is walked by Table.Compile when its row is known.
+// honoured, in path order per message, with paths below at. A message without a table yields one refusal for each of its set fields. It
+// never descends into google.protobuf messages; the content of an Any is walked by Table.Compile when its row is known.
+//
+// It costs about as much as the walk itself: nothing is allocated per field unless there is a finding.
 func (s *Schema) Walk(m proto.Message, at Path, unknown UnknownFields) []Finding {
-	w := walker{schema: s, unknown: unknown}
-	w.message(m.ProtoReflect(), at, nil, 0)
+	w := walker{schema: s, unknown: unknown, at: at}
+	w.visit = w.field
+	r := m.ProtoReflect()
+	w.message(r, s.tables[r.Descriptor().FullName()], nil)
 	return w.out
 }
 
@@ -72,8 +76,29 @@ type walker struct {
 	// Immutable
 	schema  *Schema
 	unknown UnknownFields
+	at      Path // of the message Walk was called with
+	visit   func(protoreflect.FieldDescriptor, protoreflect.Value) bool
+
+	// Position
+	cur   frame
+	steps []step // from the top message to the current one
+
 	// Result
 	out []Finding
+}
+
+// frame is the message being walked.
+type frame struct {
+	t      *table
+	scopes []scope
+}
+
+// step is one field on the way down.
+type step struct {
+	name  string
+	index int    // of a list element; -1 otherwise
+	key   string // of a map entry
+	isMap bool
 }
 
 // scope is one enclosing table that has dotted keys, with the dotted path walked since.
@@ -82,77 +107,97 @@ type scope struct {
 	prefix string
 }
 
-func (w *walker) message(m protoreflect.Message, at Path, scopes []scope, depth int) {
-	if depth > walkDepthMax {
-		w.add(at, ClassRefused, "nested too deeply (limit "+strconv.Itoa(walkDepthMax)+")")
+func (w *walker) message(m protoreflect.Message, t *table, scopes []scope) {
+	if len(w.steps) > walkDepthMax {
+		w.add("", ClassRefused, "nested too deeply (limit "+strconv.Itoa(walkDepthMax)+")")
 		return
 	}
-	t := w.schema.tables[m.Descriptor().FullName()]
 	if raw := m.GetUnknown(); len(raw) > 0 {
-		w.unknownFields(raw, at)
+		w.unknownFields(raw)
 	}
 	if t != nil && len(t.dotted) > 0 {
 		scopes = append(slices.Clip(scopes), scope{t: t})
 	}
-	start := len(w.out)
-	m.Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
-		w.field(t, fd, v, at, scopes, depth)
-		return true
-	})
+	start, saved := len(w.out), w.cur
+	w.cur = frame{t, scopes}
+	m.Range(w.visit)
+	w.cur = saved
 	// Range has no defined order; findings are sorted so that a NACK text is the same each time.
-	part := w.out[start:]
-	if len(part) > 1 {
+	if part := w.out[start:]; len(part) > 1 {
 		sort.SliceStable(part, func(i, j int) bool { return part[i].Path < part[j].Path })
 	}
 }
 
-func (w *walker) field(t *table, fd protoreflect.FieldDescriptor, v protoreflect.Value, at Path, scopes []scope, depth int) {
-	name := string(fd.Name())
-	sup, ok := lookup(t, fd, name, scopes)
-	if !ok {
-		w.add(at.Field(name), ClassRefused, "field is not supported")
-		return
+func (w *walker) field(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+	f := w.cur
+	var p *plan
+	if f.t != nil {
+		p = &f.t.plans[fd.Index()]
 	}
-	if sup.Class == ClassRefused || sup.Class == ClassAdvisory {
-		w.out = append(w.out, Finding{Path: at.Field(name), Class: sup.Class, Reason: reason(sup), Later: sup.NotYet})
-		return
+	sup, ok := Support{}, false
+	if len(f.scopes) > 0 {
+		sup, ok = override(f.scopes, string(fd.Name()))
+	}
+	if !ok && p != nil {
+		sup, ok = p.sup, p.listed
+	}
+	name := string(fd.Name())
+	switch {
+	case !ok:
+		w.add(name, ClassRefused, "field is not supported")
+		return true
+	case sup.Class == ClassRefused || sup.Class == ClassAdvisory:
+		w.add(name, sup.Class, reason(sup))
+		w.out[len(w.out)-1].Later = sup.NotYet
+		return true
 	}
 	if len(sup.Values) > 0 && !fd.IsList() && !fd.IsMap() {
 		if got := scalarText(fd, v); !slices.Contains(sup.Values, got) {
-			w.add(at.Field(name), sup.Else, valueReason(got, sup))
-			return
+			w.add(name, sup.Else, valueReason(got, sup))
+			return true
 		}
 	}
 	if sup.Class == ClassWhole {
+		return true
+	}
+	w.descend(fd, v, p, name)
+	return true
+}
+
+func (w *walker) descend(fd protoreflect.FieldDescriptor, v protoreflect.Value, p *plan, name string) {
+	var here plan
+	if p == nil || p.shape == shapeUnknown {
+		here = w.schema.planOf(fd) // reached through an override only
+		p = &here
+	}
+	if p.shape == shapeLeaf {
 		return
 	}
-	w.descend(fd, v, at, pushName(scopes, name), depth)
-}
-
-func (w *walker) descend(fd protoreflect.FieldDescriptor, v protoreflect.Value, at Path, scopes []scope, depth int) {
-	name := string(fd.Name())
-	switch {
-	case fd.IsMap():
-		if md := fd.MapValue().Message(); md == nil || leaf(md.FullName()) {
-			return
-		}
+	scopes := pushName(w.cur.scopes, name)
+	w.steps = append(w.steps, step{name: name, index: -1})
+	top := len(w.steps) - 1
+	switch p.shape {
+	case shapeMap:
+		w.steps[top].isMap = true
 		v.Map().Range(func(k protoreflect.MapKey, e protoreflect.Value) bool {
-			w.message(e.Message(), at.Key(name, k.String()), scopes, depth+1)
+			w.steps[top].key = k.String()
+			w.message(e.Message(), p.child, scopes)
 			return true
 		})
-	case fd.Message() == nil || leaf(fd.Message().FullName()):
-	case fd.IsList():
+	case shapeList:
 		l := v.List()
 		for i := range l.Len() {
-			w.message(l.Get(i).Message(), at.Index(name, i), scopes, depth+1)
+			w.steps[top].index = i
+			w.message(l.Get(i).Message(), p.child, scopes)
 		}
 	default:
-		w.message(v.Message(), at.Field(name), scopes, depth+1)
+		w.message(v.Message(), p.child, scopes)
 	}
+	w.steps = w.steps[:top]
 }
 
-// lookup finds the support of a field: the outermost dotted override first (the row knows best), then the message's own table.
-func lookup(t *table, fd protoreflect.FieldDescriptor, name string, scopes []scope) (Support, bool) {
+// override finds the support of a field in the dotted keys of enclosing tables, the outermost first: the row knows best.
+func override(scopes []scope, name string) (Support, bool) {
 	for _, sc := range scopes {
 		if sc.prefix == "" {
 			continue
@@ -161,13 +206,7 @@ func lookup(t *table, fd protoreflect.FieldDescriptor, name string, scopes []sco
 			return sup, true
 		}
 	}
-	if t == nil {
-		return Support{}, false
-	}
-	if sup, ok := t.byNum[fd.Number()]; ok {
-		return sup, true
-	}
-	return t.rest, t.hasRest
+	return Support{}, false
 }
 
 // pushName extends every scope by one name and drops those whose dotted keys cannot match any more.
@@ -189,12 +228,27 @@ func pushName(scopes []scope, name string) []scope {
 	return out
 }
 
-func (w *walker) add(at Path, c Class, reason string) {
+// add reports field name of the current message; "" means the message itself.
+func (w *walker) add(name string, c Class, reason string) {
+	at := w.at
+	for _, s := range w.steps {
+		switch {
+		case s.isMap:
+			at = at.Key(s.name, s.key)
+		case s.index >= 0:
+			at = at.Index(s.name, s.index)
+		default:
+			at = at.Field(s.name)
+		}
+	}
+	if name != "" {
+		at = at.Field(name)
+	}
 	w.out = append(w.out, Finding{Path: at, Class: c, Reason: reason})
 }
 
 // unknownFields reports the numbers of fields that the linked API does not know, each once.
-func (w *walker) unknownFields(raw []byte, at Path) {
+func (w *walker) unknownFields(raw []byte) {
 	if w.unknown == UnknownIgnore {
 		return
 	}
@@ -211,7 +265,7 @@ func (w *walker) unknownFields(raw []byte, at Path) {
 		raw = raw[n:]
 		if !seen[num] {
 			seen[num] = true
-			w.add(at, class, fmt.Sprintf("unknown field number %d", num))
+			w.add("", class, fmt.Sprintf("unknown field number %d", num))
 		}
 	}
 }
