@@ -233,8 +233,13 @@ var laxEnds = [...][]byte{[]byte("\n\r\n"), []byte("\n\n")}
 // partial checks the lines that are complete, and the limits, when the head is not complete within limit.
 func (d *Decoder) partial(in []byte, h *httpmsg.Head, limit int) fault.Kind {
 	seen := in[:min(len(in), limit)]
-	off := int(d.lineOff)
-	if last := bytes.LastIndexByte(seen[min(off, len(seen)):], '\n'); last >= 0 {
+	off, last := int(d.lineOff), -1
+	if fresh := max(off, int(d.scanned)); fresh < len(seen) { // a line end among the bytes not seen before?
+		if last = bytes.LastIndexByte(seen[fresh:], '\n'); last >= 0 {
+			last += fresh - off
+		}
+	}
+	if last >= 0 {
 		mark := h.A.Len()
 		h.A.Put(seen[off : off+last+1])
 		p := parser{o: d.o, h: h, buf: h.A.Tail()[mark:], base: uint32(mark), response: d.flags&dResponse != 0, lines: int(d.lines)}
@@ -268,8 +273,10 @@ func plausibleStart(b []byte, o *Options, response bool) bool {
 		switch {
 		case c == ' ' && i > 0, c == '\r', c == '\n', o.Lax && isBlank(c):
 			return true
-		case token[c] == 0, i >= maxMethod && !o.AllowCustomMethods:
+		case token[c] == 0:
 			return false
+		case i >= maxMethod:
+			return o.AllowCustomMethods
 		}
 	}
 	return true

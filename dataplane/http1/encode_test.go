@@ -199,3 +199,16 @@ func TestSize_WhenDecoderGrows_ThenNoticed(t *testing.T) {
 		t.Errorf("%d bytes", n)
 	}
 }
+
+func TestHead_WhenLongLineArrivesByteByByte_ThenFoundAtOnceWhole(t *testing.T) {
+	in := []byte("GET / HTTP/1.1\r\nHost: a\r\nX: " + strings.Repeat("y", 60000) + "\r\nZ: z\r\n\r\n")
+	d, h := request(strict()), newHead()
+	for i := range in { // quadratic work would take minutes here
+		if n, st, k := d.Head(in[:i], h); n != 0 || st != NeedMore || k != fault.None {
+			t.Fatalf("after %d bytes: %d %d %d", i, n, st, k)
+		}
+	}
+	if n, st, _ := d.Head(in, h); n != len(in) || st != Done || len(h.List) != 2 || h.List[0].Value.Len != 60000 {
+		t.Errorf("%d %d, %d fields", n, st, len(h.List))
+	}
+}
