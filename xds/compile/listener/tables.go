@@ -90,7 +90,7 @@ var Messages = registry.Messages{
 		"tunneling_config": registry.Later("TCP tunnelling over HTTP"), "on_demand": registry.Later("on-demand clusters"),
 		"metadata_match":        registry.Refuse("subset load balancing is not supported"),
 		"proxy_protocol_tlvs":   registry.Refuse("upstream PROXY protocol is not supported"),
-		"upstream_connect_mode": registry.Only("IMMEDIATE", "UPSTREAM_CONNECT_MODE_UNSPECIFIED"),
+		"upstream_connect_mode": registry.Only("IMMEDIATE"),
 		"check_drain_close":     registry.Supported,
 	},
 	"envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster": {"clusters": registry.Supported},
@@ -108,7 +108,7 @@ var Messages = registry.Messages{
 		"upstream_http_filters":                    registry.Later("upstream HTTP filters"),
 	},
 	"envoy.extensions.filters.listener.original_dst.v3.OriginalDst":     {},
-	"envoy.extensions.filters.listener.http_inspector.v3.HttpInspector": {"initial_read_buffer_size": registry.Warn("the read buffer is shared and large")},
+	"envoy.extensions.filters.listener.http_inspector.v3.HttpInspector": {},
 	"envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector": {
 		"initial_read_buffer_size":  registry.Warn("the read buffer is shared and large"),
 		"enable_ja3_fingerprinting": registry.Only("false"), "enable_ja4_fingerprinting": registry.Only("false"),

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"time"
+
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+
+	"sidecar/dataplane/match"
+	"sidecar/dataplane/route"
+	listenercompile "sidecar/xds/compile/listener"
+	"sidecar/xds/registry"
+)
+
+// Compilers is how resources become model; internal/app fills it, so that this package names no compiler but the listener's result.
+type Compilers struct {
+	Schema *registry.Schema
+	// Routes compiles one route configuration; static: inline in a listener.
+	Routes func(c *Controller, ctx *registry.Ctx, rc *routev3.RouteConfiguration, hash uint64, static bool) (*route.Table, error)
+	// Listener is the environment of the listener compiler; Cluster, Table and Routes are filled in here.
+	Listener listenercompile.Env
+	Runtime  *match.Runtime
+	// DrainTime is how long connections of a replaced listener may live: until then its route configurations stay subscribed.
+	DrainTime time.Duration
+}
+
+func (k *Compilers) listenerEnv(c *Controller) *listenercompile.Env {
+	e := k.Listener
+	e.Workers = c.cfg.Workers
+	e.Stats = c.cfg.Stats
+	e.Runtime = c.runtime
+	e.Cluster = c.in.Cluster
+	e.Table = c.in.Table
+	e.Routes = func(ctx *registry.Ctx, rc *routev3.RouteConfiguration) (*route.Table, error) {
+		return k.Routes(c, ctx, rc, 0, true)
+	}
+	return &e
+}
+
+func (k *Compilers) routeEnv(*Controller) any { return nil }
+
+// ClusterKnown tells whether a cluster exists or warms, for validate_clusters; control goroutine only.
+func (c *Controller) ClusterKnown(name string) bool { return c.clusters[name] != nil }

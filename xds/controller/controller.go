@@ -1,0 +1,386 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package controller is the single writer of control state. Every input is an event on one queue: xDS events, DNS results, timers, admin calls.
+// Its output is snapshots published to the data plane and answers to the control plane. It decodes and compiles resources, keeps the last good
+// version of each, warms clusters and listeners, and builds the next snapshot at a cost that depends on what changed.
+package controller
+
+import (
+	"fmt"
+	"sort"
+	"sync"
+	"time"
+
+	"sidecar/dataplane/match"
+	"sidecar/dataplane/snapshot"
+	"sidecar/internal/telemetry/stats"
+	"sidecar/xds/ads"
+	"sidecar/xds/bootstrap"
+	"sidecar/xds/registry"
+	"sidecar/xds/resource"
+)
+
+// queueMax bounds the events that wait; producers block beyond it (that is the flow control of xDS streams).
+const queueMax = 1024
+
+// coalesce is how long a change may wait for others before it is published.
+const coalesce = time.Millisecond
+
+// maxHold bounds how long a route table waits for clusters that are still warming.
+const maxHold = 15 * time.Second
+
+// Plane is the data plane as the controller sees it; implemented by dataplane/fleet.
+type Plane interface {
+	// Prepare binds a listener's sockets now, or says why not.
+	Prepare(l *snapshot.Listener) error
+	// Discard gives back what Prepare bound for a listener that is not published.
+	Discard(l *snapshot.Listener)
+	Publish(s *snapshot.Snapshot)
+	// Adopted is the lowest epoch over all workers; Reap closes what no worker uses any more.
+	Adopted() uint64
+	Reap()
+	// Start runs the workers: initialisation is over.
+	Start()
+}
+
+// Logger takes operator messages; level is Envoy's name.
+type Logger func(level, component, format string, args ...any)
+
+// Config makes a Controller.
+type Config struct {
+	Bootstrap *bootstrap.Config
+	Plane     Plane
+	Stats     *stats.Registry
+	Compile   Compilers
+	Resolver  Resolver
+	Workers   int
+	Seed      uint64
+	Log       Logger
+	// Unknown says what unknown fields in dynamic resources mean.
+	Unknown registry.UnknownFields
+	// ExplicitWildcard subscribes with "*".
+	ExplicitWildcard bool
+	// OnState is told when the init state changes.
+	OnState func(State)
+}
+
+// State is the server's init state as /server_info and server.state show it.
+type State uint8
+
+// The states, in the order of their life; the numbers are Envoy's ServerInfo.State.
+const (
+	Live State = iota
+	Draining
+	PreInitializing
+	Initializing
+)
+
+// Controller owns all control state. Run it on one goroutine; everything else talks to it by events.
+type Controller struct {
+	// Immutable
+	cfg    Config
+	schema *registry.Schema
+	events chan func()
+	stop   chan struct{}
+	done   chan struct{}
+	start  time.Time
+
+	// Control
+	in        *snapshot.Interner
+	snap      *snapshot.Snapshot
+	feeds     map[string]*feed
+	clusters  map[string]*clusterState
+	services  map[string]*serviceState // EDS, by service name
+	listeners map[string]*listenerState
+	order     []string // listener names in order of first acceptance
+	routes    map[string]*routeState
+	rejected  map[string]*Rejected
+	warnings  map[string]*Warned
+	dirty     dirt
+	building  bool
+	phase     initPhase
+	state     State
+	runtime   *match.Runtime
+	nextHost  uint64
+	warmWait  map[string]bool // feeds whose CDS answers are withheld
+	published time.Time
+	cds, lds  *feed
+	cdsIn     bool // the first CDS response was handled, or its fetch timed out
+	ldsIn     bool
+
+	soonFns []func()
+
+	mgr  managers
+	once sync.Once
+}
+
+type dirt struct {
+	clusters  map[string]bool
+	routes    map[string]bool
+	listeners bool
+	runtime   bool
+}
+
+func (d *dirt) any() bool {
+	return len(d.clusters) > 0 || len(d.routes) > 0 || d.listeners || d.runtime
+}
+
+// Rejected is one resource that was refused: what was wrong, since when, and the bytes as received, for dumps.
+type Rejected struct {
+	Type    resource.Type
+	Name    string
+	Details []string
+	Version string
+	Since   time.Time
+	Last    time.Time
+	Body    []byte
+}
+
+// Warned is the advisory findings of one accepted resource.
+type Warned struct {
+	Type     resource.Type
+	Name     string
+	Findings []string
+	Since    time.Time
+}
+
+// New prepares a controller; Run starts it.
+func New(cfg Config) *Controller {
+	c := &Controller{cfg: cfg, schema: cfg.Compile.Schema, events: make(chan func(), queueMax), stop: make(chan struct{}), done: make(chan struct{}),
+		start: time.Now(), in: snapshot.NewInterner(), feeds: map[string]*feed{}, clusters: map[string]*clusterState{},
+		services: map[string]*serviceState{}, listeners: map[string]*listenerState{}, routes: map[string]*routeState{},
+		rejected: map[string]*Rejected{}, warnings: map[string]*Warned{}, warmWait: map[string]bool{}, state: PreInitializing}
+	if c.cfg.Log == nil {
+		c.cfg.Log = func(string, string, string, ...any) {}
+	}
+	c.mgr.init(cfg.Stats)
+	c.dirty = dirt{clusters: map[string]bool{}, routes: map[string]bool{}}
+	return c
+}
+
+// Interner is the table of refs; only the controller goroutine and compilers it calls may use it.
+func (c *Controller) Interner() *snapshot.Interner { return c.in }
+
+// Post queues fn to run on the controller goroutine; it blocks while the queue is full and does nothing after Close. Any goroutine.
+func (c *Controller) Post(fn func()) {
+	select {
+	case c.events <- fn:
+	case <-c.stop:
+	}
+}
+
+// Call runs fn on the controller goroutine and waits; false means the controller is gone or did not answer in time.
+func (c *Controller) Call(timeout time.Duration, fn func()) bool {
+	ok := make(chan struct{})
+	t := time.NewTimer(timeout)
+	defer t.Stop()
+	select {
+	case c.events <- func() { fn(); close(ok) }:
+	case <-c.stop:
+		return false
+	case <-t.C:
+		return false
+	}
+	select {
+	case <-ok:
+		return true
+	case <-c.done:
+		return false
+	case <-t.C:
+		return false
+	}
+}
+
+// After posts fn after d.
+func (c *Controller) after(d time.Duration, fn func()) *time.Timer {
+	return time.AfterFunc(d, func() { c.Post(fn) })
+}
+
+// Run is the controller's life. static is loaded first; an error there is fatal and returned before anything runs.
+func (c *Controller) Run() {
+	defer close(c.done)
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-c.stop:
+			c.closeFeeds()
+			return
+		case fn := <-c.events:
+			fn()
+			c.drain()
+		case <-tick.C:
+			c.tick()
+		}
+		c.runSoon()
+		c.advanceInit()
+		c.runSoon()
+		c.publish()
+	}
+}
+
+// soon runs fn after the running event, before the next snapshot: for steps that must not happen inside a batch.
+func (c *Controller) soon(fn func()) { c.soonFns = append(c.soonFns, fn) }
+
+func (c *Controller) runSoon() {
+	for len(c.soonFns) > 0 {
+		fns := c.soonFns
+		c.soonFns = nil
+		for _, fn := range fns {
+			fn()
+		}
+	}
+}
+
+// drain takes what else is queued, for at most the coalescing time, so that a burst becomes one snapshot.
+func (c *Controller) drain() {
+	end := time.Now().Add(coalesce)
+	for n := 0; n < queueMax; n++ {
+		select {
+		case fn := <-c.events:
+			fn()
+		default:
+			return
+		}
+		if time.Now().After(end) {
+			return
+		}
+	}
+}
+
+// Close ends the controller and its streams.
+func (c *Controller) Close() {
+	c.once.Do(func() { close(c.stop) })
+	<-c.done
+}
+
+func (c *Controller) tick() {
+	now := c.now()
+	for _, f := range c.feeds {
+		f.step(ads.Tick{Now: now})
+	}
+	c.cfg.Plane.Reap()
+}
+
+func (c *Controller) now() time.Duration { return time.Since(c.start) }
+
+// publish builds and publishes a snapshot if anything changed.
+func (c *Controller) publish() {
+	if !c.dirty.any() {
+		return
+	}
+	b := snapshot.NewBuilder(c.snap, c.in)
+	for name := range c.dirty.clusters {
+		ref := c.in.Cluster(name)
+		if s := c.clusters[name]; s != nil && s.active != nil {
+			b.SetCluster(ref, s.active)
+		} else {
+			b.SetCluster(ref, nil)
+		}
+	}
+	for name := range c.dirty.routes {
+		r := c.routes[name]
+		if r == nil {
+			b.SetTable(c.in.Table(name), nil)
+			continue
+		}
+		b.SetTable(r.ref, r.table)
+	}
+	if c.dirty.listeners {
+		b.SetListeners(c.activeListeners())
+	}
+	if c.dirty.runtime || c.snap == nil {
+		b.SetRuntime(c.runtime)
+	}
+	c.in.Publish()
+	c.snap = b.Freeze()
+	c.dirty = dirt{clusters: map[string]bool{}, routes: map[string]bool{}}
+	c.published = time.Now()
+	c.cfg.Plane.Publish(c.snap)
+}
+
+func (c *Controller) activeListeners() []*snapshot.Listener {
+	out := make([]*snapshot.Listener, 0, len(c.listeners))
+	for _, name := range c.order {
+		if s := c.listeners[name]; s != nil && s.active != nil {
+			out = append(out, s.active.model)
+		}
+	}
+	return out
+}
+
+// Epoch is the epoch of the last snapshot; control goroutine only.
+func (c *Controller) Epoch() uint64 {
+	if c.snap == nil {
+		return 0
+	}
+	return c.snap.Epoch
+}
+
+// Snapshot is the last published snapshot; control goroutine only (use Call).
+func (c *Controller) Snapshot() *snapshot.Snapshot { return c.snap }
+
+// reject records a refused resource and returns the NACK lines.
+func (c *Controller) reject(t resource.Type, name, version string, body []byte, err error) []string {
+	var lines []string
+	for _, e := range resource.Errors(t, name, err) {
+		lines = append(lines, e.Error())
+	}
+	key := t.String() + "/" + name
+	now := time.Now()
+	r := c.rejected[key]
+	if r == nil {
+		r = &Rejected{Type: t, Name: name, Since: now}
+		c.rejected[key] = r
+	}
+	r.Details, r.Version, r.Last, r.Body = lines, version, now, body
+	for _, l := range lines {
+		c.cfg.Log("warning", "config", "rejected: %s", l)
+	}
+	return lines
+}
+
+// accept forgets an earlier rejection and records warnings.
+func (c *Controller) accept(t resource.Type, name string, rep *registry.Report) {
+	key := t.String() + "/" + name
+	delete(c.rejected, key)
+	if rep == nil || len(rep.Warnings) == 0 {
+		delete(c.warnings, key)
+		return
+	}
+	w := &Warned{Type: t, Name: name, Since: time.Now()}
+	for _, f := range rep.Warnings {
+		w.Findings = append(w.Findings, f.String())
+	}
+	if rep.Dropped > 0 {
+		w.Findings = append(w.Findings, fmt.Sprintf("and %d more", rep.Dropped))
+	}
+	if old := c.warnings[key]; old == nil {
+		c.cfg.Log("info", "config", "%s %q: %d field(s) without effect, see /xds", t, name, len(w.Findings))
+	} else {
+		w.Since = old.Since
+	}
+	c.warnings[key] = w
+}
+
+func (c *Controller) forget(t resource.Type, name string) {
+	key := t.String() + "/" + name
+	delete(c.rejected, key)
+	delete(c.warnings, key)
+}
+
+func (c *Controller) unknown(static bool) registry.UnknownFields {
+	if static {
+		return registry.UnknownWarn // the bootstrap loader has refused or warned already
+	}
+	return c.cfg.Unknown
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	out := make([]string, 0, len(m))
+	for k := range m {
+		out = append(out, k)
+	}
+	sort.Strings(out)
+	return out
+}

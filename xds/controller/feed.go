@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+
+	"sidecar/internal/telemetry/stats"
+	"sidecar/xds/ads"
+	"sidecar/xds/bootstrap"
+	"sidecar/xds/registry"
+	"sidecar/xds/resource"
+	"sidecar/xds/transport"
+)
+
+// feed is one session with its transport: the aggregated stream, or a stream or watched file of one type.
+type feed struct {
+	c        *Controller
+	key      string
+	session  *ads.Session
+	run      transport.Runner
+	out      []ads.Action
+	started  bool
+	flushing bool
+	stats    *stats.Scope // control_plane
+}
+
+// feedFor returns the feed of a config source for one type, making it on first use.
+func (c *Controller) feedFor(t resource.Type, src *bootstrap.Source) (*feed, error) {
+	key := "ads"
+	switch src.Kind {
+	case bootstrap.SourceGRPC:
+		key = fmt.Sprintf("%s|grpc|%v|%s", t, src.API.Delta, servicesKey(src.API.Services))
+	case bootstrap.SourcePath:
+		key = fmt.Sprintf("%s|path|%s", t, src.Path)
+	}
+	if f := c.feeds[key]; f != nil {
+		return f, nil
+	}
+	f := &feed{c: c, key: key}
+	if err := f.open(t, src); err != nil {
+		return nil, err
+	}
+	c.feeds[key] = f
+	return f, nil
+}
+
+func servicesKey(in []bootstrap.GRPCService) string {
+	var b strings.Builder
+	for _, s := range in {
+		b.WriteString(s.Name + "," + s.Target + ";")
+	}
+	return b.String()
+}
+
+func (f *feed) open(t resource.Type, src *bootstrap.Source) error {
+	c := f.c
+	sink := func(ev ads.Event) { c.Post(func() { f.step(ev) }) }
+	f.stats = c.cfg.Stats.Scope("control_plane.", stats.ControlPlaneDef)
+	st := &planeStats{scope: f.stats, c: c}
+	cfg := ads.Config{Seed: c.cfg.Seed, ExplicitWildcard: c.cfg.ExplicitWildcard}
+	if src.Kind == bootstrap.SourcePath {
+		r, err := transport.NewFile(transport.FileConfig{Path: src.Path, TypeURL: t.URL(), Sink: sink, Clock: c.now, Stats: st})
+		if err != nil {
+			return err
+		}
+		f.session, f.run = ads.New(cfg), r
+		return nil
+	}
+	api := src.API
+	rt := t
+	if src.Kind == bootstrap.SourceADS {
+		api, rt = c.cfg.Bootstrap.ADS, resource.Unknown
+	}
+	if api == nil {
+		return errors.New("dynamic_resources.ads_config is not set")
+	}
+	if api.Delta {
+		cfg.Variant = ads.Delta
+	}
+	cfg.NodeInEvery = api.NodeInEvery
+	var targets []*transport.Target
+	for _, s := range api.Services {
+		tg, err := transport.TargetOf(s)
+		if err != nil {
+			return err
+		}
+		targets = append(targets, tg)
+	}
+	r, err := transport.NewStream(transport.StreamConfig{Targets: targets, Variant: cfg.Variant, Type: rt, Node: c.cfg.Bootstrap.Node, Sink: sink,
+		Clock: c.now, Stats: st})
+	if err != nil {
+		return err
+	}
+	f.session, f.run = ads.New(cfg), r
+	return nil
+}
+
+// source digests a config source found in a resource.
+func (c *Controller) source(s *corev3.ConfigSource, at registry.Path) (*bootstrap.Source, error) {
+	if s.GetSelf() != nil {
+		return &bootstrap.Source{Kind: bootstrap.SourceADS, InitialFetchTimeout: fetchTimeout(s)}, nil
+	}
+	return c.cfg.Bootstrap.Source(s, at)
+}
+
+func fetchTimeout(s *corev3.ConfigSource) time.Duration {
+	if d := s.GetInitialFetchTimeout(); d != nil {
+		return d.AsDuration()
+	}
+	return 15 * time.Second
+}
+
+// subscribe asks for names; the request goes out when the running event is done.
+func (f *feed) subscribe(t resource.Type, wildcard bool, names ...string) {
+	f.step(ads.Subscribe{TypeURL: t.URL(), Names: names, Wildcard: wildcard})
+	f.later()
+}
+
+func (f *feed) unsubscribe(t resource.Type, names ...string) {
+	f.step(ads.Unsubscribe{TypeURL: t.URL(), Names: names})
+	f.later()
+}
+
+// later flushes gathered subscription changes once, after everything that is queued now.
+func (f *feed) later() {
+	if f.started {
+		if !f.flushing {
+			f.flushing = true
+			f.c.soon(func() {
+				f.flushing = false
+				f.step(ads.Flush{})
+			})
+		}
+		return
+	}
+	f.started = true
+	f.run.Start()
+}
+
+// step feeds the session and carries out its actions. Deliver is handled at once; its verdict is a further step.
+func (f *feed) step(ev ads.Event) {
+	acts := f.session.Step(ev, nil)
+	for _, a := range acts {
+		switch a := a.(type) {
+		case ads.Deliver:
+			f.deliver(a)
+		case ads.Expired:
+			f.c.expired(a)
+		case ads.Send, ads.Read, ads.Reconnect:
+			f.run.Do(a)
+		}
+	}
+}
+
+// release sends withheld CDS answers.
+func (f *feed) release(t resource.Type) { f.step(ads.Release{TypeURL: t.URL()}) }
+
+func (f *feed) deliver(d ads.Deliver) {
+	c := f.c
+	t, _ := resource.TypeOf(d.TypeURL)
+	v := ads.Verdict{Batch: d.Batch}
+	switch t {
+	case resource.Cluster:
+		v.Rejected = c.applyClusters(f, d)
+		v.Hold = c.phase >= phaseLive && c.anyWarming(f)
+		c.cdsIn = c.cdsIn || f == c.cds
+	case resource.Endpoints:
+		v.Rejected = c.applyEndpoints(f, d)
+	case resource.Listener:
+		v.Rejected = c.applyListeners(f, d)
+		c.ldsIn = c.ldsIn || f == c.lds
+	case resource.RouteConfiguration:
+		v.Rejected = c.applyRoutes(f, d)
+	default:
+		for _, r := range d.Changed {
+			v.Rejected = append(v.Rejected, ads.Rejection{Name: r.Name, Text: fmt.Sprintf("%s %q is not supported", d.TypeURL, r.Name)})
+		}
+	}
+	if v.Hold {
+		c.warmWait[f.key] = true
+	}
+	bad := len(v.Rejected)+len(d.Rejected) > 0
+	c.mgr.response(t, bad, d.Version)
+	f.step(v)
+}
+
+func (c *Controller) closeFeeds() {
+	for _, f := range c.feeds {
+		f.run.Close()
+	}
+}
+
+// planeStats counts control_plane.*.
+type planeStats struct {
+	scope *stats.Scope
+	c     *Controller
+}
+
+func (p *planeStats) Connected(up bool) {
+	v := int64(0)
+	if up {
+		v = 1
+	}
+	p.scope.Control().Set(stats.ControlPlaneConnectedState, v)
+}
+
+func (p *planeStats) Sent(typeURL string, nack bool) {
+	t, _ := resource.TypeOf(typeURL)
+	p.c.mgr.sent(t)
+}
+func (p *planeStats) Received(string, int) {}
+func (p *planeStats) Failed(err error) {
+	p.c.mgr.failed()
+	p.c.cfg.Log("warning", "config", "control plane: %v", err)
+}
+
+// expired handles a resource whose TTL ran out: only that one goes.
+func (c *Controller) expired(e ads.Expired) {
+	t, _ := resource.TypeOf(e.TypeURL)
+	switch t {
+	case resource.Cluster:
+		c.removeCluster(e.Name)
+	case resource.Listener:
+		c.removeListener(e.Name)
+	case resource.Endpoints:
+		c.clearEndpoints(e.Name)
+	case resource.RouteConfiguration:
+		c.clearRoute(e.Name)
+	}
+}

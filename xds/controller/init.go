@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"sidecar/internal/telemetry/stats"
+	"sidecar/xds/bootstrap"
+	"sidecar/xds/registry"
+	"sidecar/xds/resource"
+)
+
+// initPhase is how far start-up has come, in Envoy's order: static clusters, CDS and all clusters warm, then LDS and everything that listeners wait
+// for, then the workers start.
+type initPhase uint8
+
+const (
+	phaseStart     initPhase = iota
+	phaseStatic              // static clusters are warming
+	phaseClusters            // CDS is subscribed
+	phaseListeners           // LDS is subscribed
+	phaseLive
+)
+
+// Static loads the static resources and the runtime. It must be called before Run; every error is returned, joined.
+func (c *Controller) Static() error {
+	b := c.cfg.Bootstrap
+	c.runtime = c.cfg.Compile.Runtime
+	c.dirty.runtime = true
+	var errs []error
+	for i, cl := range b.Clusters() {
+		errs = append(errs, c.static(resource.Cluster, fmt.Sprintf("static_resources.clusters[%d]", i), cl, func(d *resource.Decoded) error {
+			if c.clusters[d.Name] != nil {
+				return fmt.Errorf("cluster manager: duplicate cluster '%s'", d.Name)
+			}
+			return c.addCluster(nil, d, "", true)
+		}))
+	}
+	for i, l := range b.Listeners() {
+		errs = append(errs, c.static(resource.Listener, fmt.Sprintf("static_resources.listeners[%d]", i), l, func(d *resource.Decoded) error {
+			if d.Name == "" {
+				d.Name = fmt.Sprintf("unnamed-static-%d", i)
+			}
+			if c.listeners[d.Name] != nil {
+				return fmt.Errorf("duplicate listener '%s'", d.Name)
+			}
+			return c.addListener(d, "", true)
+		}))
+	}
+	return errors.Join(errs...)
+}
+
+func (c *Controller) static(t resource.Type, at string, m proto.Message, add func(*resource.Decoded) error) error {
+	err := registry.Validate(m, "")
+	if err == nil {
+		err = add(&resource.Decoded{Type: t, Name: resource.Name(m), Hash: resource.HashOf(m), Message: proto.Clone(m)})
+	}
+	if err == nil {
+		return nil
+	}
+	var out []error
+	for _, leaf := range registry.Flatten(err) {
+		var fe *registry.FieldError
+		if errors.As(leaf, &fe) {
+			out = append(out, &registry.FieldError{Path: registry.Path(at).Join(fe.Path), Err: fe.Err})
+			continue
+		}
+		out = append(out, &registry.FieldError{Path: registry.Path(at), Err: leaf})
+	}
+	return errors.Join(out...)
+}
+
+func (c *Controller) setState(s State) {
+	if c.state == s {
+		return
+	}
+	c.state = s
+	if c.cfg.OnState != nil {
+		c.cfg.OnState(s)
+	}
+}
+
+// advanceInit moves start-up on as far as it can go.
+func (c *Controller) advanceInit() {
+	for {
+		was := c.phase
+		switch c.phase {
+		case phaseStart:
+			c.phase = phaseStatic
+		case phaseStatic:
+			if !c.warmingClusters() {
+				c.startCDS()
+				c.phase = phaseClusters
+			}
+		case phaseClusters:
+			if (c.cds == nil || c.cdsIn) && !c.warmingClusters() {
+				c.setState(Initializing)
+				c.startLDS()
+				c.phase = phaseListeners
+			}
+		case phaseListeners:
+			if (c.lds == nil || c.ldsIn) && !c.warmingListeners() {
+				c.phase = phaseLive
+				c.publish()
+				c.cfg.Plane.Start()
+				c.mgr.lm.Set(stats.ListenerManagerWorkersStarted, 1)
+				c.setState(Live)
+				c.cfg.Log("info", "main", "all dependencies initialized; workers started")
+			}
+		}
+		if c.phase == was {
+			return
+		}
+	}
+}
+
+func (c *Controller) warmingClusters() bool {
+	for _, s := range c.clusters {
+		if s.warming != nil {
+			return true
+		}
+	}
+	return false
+}
+
+func (c *Controller) warmingListeners() bool {
+	for _, s := range c.listeners {
+		if s.warming != nil {
+			return true
+		}
+	}
+	return false
+}
+
+func (c *Controller) startCDS() {
+	src := c.cfg.Bootstrap.CDS
+	if src == nil {
+		return
+	}
+	f, err := c.feedFor(resource.Cluster, src)
+	if err != nil {
+		c.cfg.Log("critical", "config", "dynamic_resources.cds_config: %v", err)
+		return
+	}
+	c.cds = f
+	f.subscribe(resource.Cluster, true)
+	c.initTimeout(src, func() {
+		if !c.cdsIn {
+			c.cdsIn = true
+			c.mgr.sub(resource.Cluster).Inc(stats.SubscriptionInitFetchTimeout)
+		}
+	})
+}
+
+func (c *Controller) startLDS() {
+	src := c.cfg.Bootstrap.LDS
+	if src == nil {
+		return
+	}
+	f, err := c.feedFor(resource.Listener, src)
+	if err != nil {
+		c.cfg.Log("critical", "config", "dynamic_resources.lds_config: %v", err)
+		return
+	}
+	c.lds = f
+	f.subscribe(resource.Listener, true)
+	c.initTimeout(src, func() {
+		if !c.ldsIn {
+			c.ldsIn = true
+			c.mgr.sub(resource.Listener).Inc(stats.SubscriptionInitFetchTimeout)
+		}
+	})
+}
+
+func (c *Controller) initTimeout(src *bootstrap.Source, fn func()) {
+	if d := src.InitialFetchTimeout; d > 0 {
+		c.after(d, fn)
+	}
+}
+
+// State is the init state; control goroutine only.
+func (c *Controller) State() State { return c.state }
+
+// Uptime is how long the controller exists.
+func (c *Controller) Uptime() time.Duration { return time.Since(c.start) }
