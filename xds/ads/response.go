@@ -131,10 +131,15 @@ func absent(st *typeState, r Response) []string {
 
 func (s *Session) removed(st *typeState, r Response, twice map[string]string) []string {
 	var gone []string
+	seen := make(map[string]struct{}, len(r.Removed))
 	for _, n := range r.Removed {
-		if _, dup := twice[n]; dup || slices.Contains(gone, n) {
+		if _, dup := twice[n]; dup {
 			continue
 		}
+		if _, again := seen[n]; again {
+			continue
+		}
+		seen[n] = struct{}{}
 		if _, ok := st.want[n]; !ok && !st.wildcard {
 			continue
 		}

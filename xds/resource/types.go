@@ -17,8 +17,8 @@ import (
 // Type is a resource type of the xDS API.
 type Type uint8
 
-// The resource types that are known by name. Only the first four can be decoded today; the others are named so that messages about them
-// are clear.
+// The resource types that are known by name. Listeners, routes, clusters and endpoints are compiled; the others are named so that messages
+// about them are clear.
 const (
 	Unknown Type = iota
 	Listener
