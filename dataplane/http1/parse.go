@@ -346,7 +346,8 @@ func (p *parser) field() fault.Kind {
 			p.host(start, colon, i, end)
 			return fault.None
 		}
-	case httpmsg.IDConnection, httpmsg.IDContentLength, httpmsg.IDTransferEncoding, httpmsg.IDUpgrade, httpmsg.IDExpect, httpmsg.IDTE:
+	case httpmsg.IDConnection, httpmsg.IDContentLength, httpmsg.IDTransferEncoding, httpmsg.IDUpgrade, httpmsg.IDExpect, httpmsg.IDTE,
+		httpmsg.IDProxyConnection:
 		p.note(id, b[i:end])
 	}
 	f := p.h.Grow()
@@ -457,6 +458,10 @@ func (p *parser) note(id httpmsg.ID, v []byte) {
 			if len(it) > 0 {
 				p.nominated++
 			}
+		}
+	case httpmsg.IDProxyConnection: // not of any standard, but Envoy heeds its close
+		if hasItem(v, "close") {
+			p.flags |= sClose
 		}
 	case httpmsg.IDContentLength:
 		n, ok := parseLength(v)
