@@ -49,6 +49,7 @@ type ClusterConfig struct {
 	DialV6         *sys.DialOpts // when bind addresses differ by family; nil = Dial
 
 	LB              lb.Factory
+	Balance         *lb.Spec  // what LB was made from; its Build makes the generations of hosts
 	LBName          string    // Envoy's policy name for /clusters and stats
 	CleanupInterval sys.Nanos // ORIGINAL_DST
 
@@ -82,6 +83,7 @@ const (
 	UpstreamHTTP1 UpstreamProtocol = iota
 	UpstreamHTTP2
 	UpstreamAuto
+	UpstreamAsDownstream // use_downstream_protocol_config: what the downstream connection speaks
 )
 
 // OriginalDst is original_dst_lb_config.

@@ -1,0 +1,322 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cluster
+
+import (
+	"errors"
+	"math"
+	"time"
+
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	rawv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/raw_buffer/v3"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"sidecar/dataplane/hostset"
+	"sidecar/dataplane/lb"
+	"sidecar/dataplane/route"
+	"sidecar/dataplane/snapshot"
+	"sidecar/dataplane/sys"
+	"sidecar/internal/telemetry/stats"
+	"sidecar/xds/compile/endpoint"
+	"sidecar/xds/compile/lbpolicy"
+	"sidecar/xds/registry"
+)
+
+// Env is what compiling a cluster needs from the driver (registry.Ctx.Env).
+type Env struct {
+	Stats       *stats.Registry                     // nil: no scopes are made (--mode validate)
+	Cluster     func(name string) *route.ClusterRef // interns a cluster name
+	DefaultBind *corev3.BindConfig                  // cluster_manager.upstream_bind_config; nil = none
+}
+
+// Result is a compiled cluster and what the controller must do for it.
+type Result struct {
+	Config *snapshot.ClusterConfig
+	// WaitForWarm is wait_for_warm_on_init (default true): start-up waits for this cluster.
+	WaitForWarm bool
+
+	// Exactly one of these says where the hosts come from; none for ORIGINAL_DST, whose hosts are made on demand. The generations are made by
+	// Config.Balance.Build.
+	Static *hostset.Input
+	EDS    *EDS
+	DNS    *DNS
+}
+
+// EDS is a subscription to one load assignment.
+type EDS struct {
+	Name         string // service_name, or the cluster's name
+	Source       *corev3.ConfigSource
+	FetchTimeout time.Duration // initial_fetch_timeout; default 15 s, 0 = wait for ever
+}
+
+const defaultFetchTimeout = 15 * time.Second
+
+type state struct {
+	c    *registry.Ctx
+	env  *Env
+	cl   *clusterv3.Cluster
+	out  *snapshot.ClusterConfig
+	res  *Result
+	errs []error
+}
+
+func (s *state) fail(err error) {
+	if err != nil {
+		s.errs = append(s.errs, err)
+	}
+}
+
+func (s *state) failf(at registry.Path, format string, args ...any) {
+	s.fail(s.c.Errorf(at, format, args...))
+}
+
+// Compile compiles a decoded and validated cluster. c.Env must be *Env; c.Schema is not used (see Schema). hash is the resource's content
+// hash. Warnings go to c.Report; all errors come back at once, each with its path. Nothing is started.
+func Compile(c *registry.Ctx, cl *clusterv3.Cluster, hash uint64) (*Result, error) {
+	own := *c
+	own.Schema = schema
+	s := &state{c: &own, env: registry.EnvOf[*Env](c), cl: cl, out: &snapshot.ClusterConfig{}}
+	s.res = &Result{Config: s.out, WaitForWarm: true}
+	s.fail(s.c.Check(cl))
+	s.base(hash)
+	s.balance()
+	s.discovery()
+	s.socket()
+	s.bind()
+	s.http()
+	s.breakers()
+	if err := errors.Join(s.errs...); err != nil {
+		return nil, err
+	}
+	if s.env.Stats != nil {
+		s.out.Traffic = s.env.Stats.Scope("cluster."+s.out.StatName+".", stats.ClusterDef)
+	}
+	return s.res, nil
+}
+
+func (s *state) base(hash uint64) {
+	cl, x := s.cl, s.out
+	x.Name, x.StatName, x.Hash = cl.GetName(), cl.GetName(), hash
+	if a := cl.GetAltStatName(); a != "" {
+		x.StatName = a
+	}
+	x.Ref = s.env.Cluster(x.Name)
+	x.Metadata = endpoint.MetadataMap(cl.GetMetadata())
+	x.ConnectTimeout = duration(cl.GetConnectTimeout(), 5*sys.Second)
+	x.BufferLimit = 1 << 20
+	if v := cl.GetPerConnectionBufferLimitBytes(); v != nil {
+		x.BufferLimit = int(v.GetValue())
+	}
+	x.CleanupInterval = duration(cl.GetCleanupInterval(), 5*sys.Second)
+	x.CloseOnHostHealthFailure = cl.GetCloseConnectionsOnHostHealthFailure()
+	x.DrainOnHostRemoval = true
+	x.TrackTimeoutBudgets = cl.GetTrackTimeoutBudgets() || cl.GetTrackClusterStats().GetTimeoutBudgets()
+	x.MaintenanceKey = "upstream.maintenance_mode." + x.Name
+	if w := cl.GetWaitForWarmOnInit(); w != nil {
+		s.res.WaitForWarm = w.GetValue()
+	}
+}
+
+// duration converts d; def stands for an absent field. Istio's cleanup_interval is close to the largest value, so nothing may be added to it
+// without a check for overflow.
+func duration(d *durationpb.Duration, def sys.Nanos) sys.Nanos {
+	if d == nil {
+		return def
+	}
+	return sys.Nanos(d.AsDuration()) // saturates
+}
+
+func (s *state) balance() {
+	spec, err := lbpolicy.Compile(s.c, s.cl)
+	if err != nil {
+		s.fail(err)
+		return
+	}
+	original := s.cl.GetType() == clusterv3.Cluster_ORIGINAL_DST
+	switch {
+	case original && s.cl.GetLbPolicy() != clusterv3.Cluster_CLUSTER_PROVIDED:
+		s.failf("lb_policy", "%s is not valid for cluster type ORIGINAL_DST, only CLUSTER_PROVIDED is", s.cl.GetLbPolicy())
+	case !original && spec.Kind == lb.ClusterProvided:
+		s.failf("lb_policy", "CLUSTER_PROVIDED is only valid for cluster type ORIGINAL_DST")
+	}
+	s.out.Balance, s.out.LB, s.out.LBName = &spec, spec.Factory(), spec.Name()
+}
+
+func (s *state) discovery() {
+	switch s.cl.GetType() {
+	case clusterv3.Cluster_STATIC:
+		s.out.Type = snapshot.ClusterStatic
+		in, err := endpoint.Compile(s.cl.GetLoadAssignment(), s.c.Path.Field("load_assignment"), s.c.Unknown, s.c.Report)
+		s.fail(err)
+		s.res.Static = &in
+	case clusterv3.Cluster_EDS:
+		s.out.Type = snapshot.ClusterEDS
+		s.eds()
+	case clusterv3.Cluster_STRICT_DNS, clusterv3.Cluster_LOGICAL_DNS:
+		s.dns()
+	case clusterv3.Cluster_ORIGINAL_DST:
+		s.out.Type = snapshot.ClusterOriginalDst
+		s.originalDst()
+	}
+	if s.cl.GetType() != clusterv3.Cluster_EDS && s.cl.GetEdsClusterConfig() != nil {
+		s.failf("eds_cluster_config", "only valid for cluster type EDS")
+	}
+}
+
+func (s *state) eds() {
+	cfg := s.cl.GetEdsClusterConfig()
+	src := cfg.GetEdsConfig()
+	if src == nil {
+		s.failf("eds_cluster_config.eds_config", "cannot create an EDS cluster without an EDS config")
+		return
+	}
+	if s.cl.GetLoadAssignment() != nil {
+		s.failf("load_assignment", "only valid for cluster types other than EDS")
+	}
+	if api := src.GetApiConfigSource(); api != nil {
+		switch api.GetApiType() {
+		case corev3.ApiConfigSource_GRPC, corev3.ApiConfigSource_DELTA_GRPC, corev3.ApiConfigSource_AGGREGATED_GRPC, corev3.ApiConfigSource_AGGREGATED_DELTA_GRPC:
+		default:
+			s.failf("eds_cluster_config.eds_config.api_config_source.api_type", "value %s is not supported: name a control plane that speaks gRPC", api.GetApiType())
+		}
+	}
+	s.res.EDS = &EDS{Name: cfg.GetServiceName(), Source: src, FetchTimeout: defaultFetchTimeout}
+	if s.res.EDS.Name == "" {
+		s.res.EDS.Name = s.cl.GetName()
+	}
+	if t := src.GetInitialFetchTimeout(); t != nil {
+		s.res.EDS.FetchTimeout = t.AsDuration()
+	}
+	s.out.ServiceName = s.res.EDS.Name
+}
+
+// originalDstHeader is the request header that names the destination when http_header_name is empty.
+const originalDstHeader = "x-envoy-original-dst-host"
+
+func (s *state) originalDst() {
+	if s.cl.GetLoadAssignment() != nil {
+		s.failf("load_assignment", "ORIGINAL_DST clusters must have no load assignment configured")
+	}
+	cfg := s.cl.GetOriginalDstLbConfig()
+	o := &snapshot.OriginalDst{UseHeader: cfg.GetUseHttpHeader(), HeaderName: cfg.GetHttpHeaderName()}
+	if o.UseHeader && o.HeaderName == "" {
+		o.HeaderName = originalDstHeader
+	}
+	if p := cfg.GetUpstreamPortOverride(); p.GetValue() > math.MaxUint16 {
+		s.failf("original_dst_lb_config.upstream_port_override", "%d is no port", p.GetValue())
+	} else {
+		o.PortOverride = uint16(p.GetValue())
+	}
+	s.out.OrigDst = o
+}
+
+// sockets is the table of transport sockets.
+var sockets = registry.MustTable("transport sockets", []registry.Row[struct{}]{{
+	Name: "envoy.transport_sockets.raw_buffer", Message: &rawv3.RawBuffer{}, Status: registry.StatusStable, Trust: registry.TrustRobustBoth,
+	Compile: func(*registry.Ctx, proto.Message) (struct{}, error) { return struct{}{}, nil },
+}}, map[string]string{
+	"type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext":                        "TLS",
+	"type.googleapis.com/envoy.extensions.transport_sockets.alts.v3.Alts":                                     "ALTS",
+	"type.googleapis.com/envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport": "upstream PROXY protocol",
+	"type.googleapis.com/envoy.extensions.transport_sockets.internal_upstream.v3.InternalUpstreamTransport":   "internal listeners",
+	"type.googleapis.com/envoy.extensions.transport_sockets.quic.v3.QuicUpstreamTransport":                    "HTTP/3",
+	"type.googleapis.com/envoy.extensions.transport_sockets.http_11_proxy.v3.Http11ProxyUpstreamTransport":    "HTTP/1.1 proxies for upstreams",
+	"type.googleapis.com/envoy.extensions.transport_sockets.starttls.v3.UpstreamStartTlsConfig":               "TLS",
+	"type.googleapis.com/envoy.extensions.transport_sockets.tap.v3.Tap":                                       "traffic taps",
+	"type.googleapis.com/envoy.extensions.transport_sockets.tcp_stats.v3.Config":                              "TCP statistics",
+})
+
+// socket accepts plain-text transport sockets only. With nothing but raw_buffer in transport_socket_matches every endpoint gets what it would
+// get without them.
+func (s *state) socket() {
+	check := func(at registry.Path, ts *corev3.TransportSocket) {
+		if ts == nil {
+			return
+		}
+		var cfg *anypb.Any = ts.GetTypedConfig()
+		if cfg == nil {
+			s.failf(at, "transport socket %q has no typed_config", ts.GetName())
+			return
+		}
+		_, err := sockets.Compile(s.c, at.Field("typed_config"), ts.GetName(), cfg)
+		s.fail(err)
+	}
+	check("transport_socket", s.cl.GetTransportSocket())
+	names := map[string]bool{}
+	for i, m := range s.cl.GetTransportSocketMatches() {
+		at := registry.Path("").Index("transport_socket_matches", i)
+		if names[m.GetName()] {
+			s.failf(at.Field("name"), "duplicate name %q", m.GetName())
+		}
+		names[m.GetName()] = true
+		check(at.Field("transport_socket"), m.GetTransportSocket())
+	}
+}
+
+func (s *state) breakers() {
+	none := snapshot.Breaker{MaxConnections: 1024, MaxPending: 1024, MaxRequests: 1024, MaxRetries: 3, MaxPools: math.MaxUint32}
+	s.out.Breakers = [2]snapshot.Breaker{none, none}
+	s.out.Limits = &snapshot.Usage{}
+	at := registry.Path("circuit_breakers")
+	var seen [2]bool
+	for i, t := range s.cl.GetCircuitBreakers().GetThresholds() {
+		p, ok := s.priority(t, at.Index("thresholds", i))
+		if !ok || seen[p] { // the first of a priority counts, as in Envoy
+			continue
+		}
+		seen[p] = true
+		b := &s.out.Breakers[p]
+		b.MaxConnections = number(t.GetMaxConnections(), b.MaxConnections)
+		b.MaxPending = number(t.GetMaxPendingRequests(), b.MaxPending)
+		b.MaxRequests = number(t.GetMaxRequests(), b.MaxRequests)
+		b.MaxRetries = number(t.GetMaxRetries(), b.MaxRetries)
+		b.MaxPools = number(t.GetMaxConnectionPools(), b.MaxPools)
+		b.TrackRemaining = t.GetTrackRemaining()
+		s.out.TrackRemaining = s.out.TrackRemaining || b.TrackRemaining
+		if rb := t.GetRetryBudget(); rb != nil {
+			b.RetryBudgetPercent = 20
+			if p := rb.GetBudgetPercent(); p != nil { // 0 is a budget, too: min_retry_concurrency is left
+				b.RetryBudgetPercent = max(p.GetValue(), math.SmallestNonzeroFloat64)
+			}
+			b.MinRetryConcurrency = number(rb.GetMinRetryConcurrency(), 3)
+		}
+	}
+	seen = [2]bool{}
+	for i, t := range s.cl.GetCircuitBreakers().GetPerHostThresholds() {
+		here := at.Index("per_host_thresholds", i)
+		p, ok := s.priority(t, here)
+		if !ok {
+			continue
+		}
+		if t.GetMaxPendingRequests() != nil || t.GetMaxRequests() != nil || t.GetMaxRetries() != nil || t.GetMaxConnectionPools() != nil ||
+			t.GetRetryBudget() != nil || t.GetTrackRemaining() {
+			s.failf(here, "only max_connections is supported in per_host_thresholds")
+		}
+		if !seen[p] {
+			seen[p] = true
+			s.out.Breakers[p].MaxConnectionsPerHost = number(t.GetMaxConnections(), 0)
+		}
+	}
+}
+
+func (s *state) priority(t *clusterv3.CircuitBreakers_Thresholds, at registry.Path) (int, bool) {
+	switch t.GetPriority() {
+	case corev3.RoutingPriority_DEFAULT:
+		return 0, true
+	case corev3.RoutingPriority_HIGH:
+		return 1, true
+	}
+	s.failf(at.Field("priority"), "unknown priority %d", t.GetPriority())
+	return 0, false
+}
+
+func number(v *wrapperspb.UInt32Value, def uint32) uint32 {
+	if v == nil {
+		return def
+	}
+	return v.GetValue()
+}
