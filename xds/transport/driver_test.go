@@ -30,6 +30,10 @@ type driver struct {
 	quit    chan struct{}
 	done    chan struct{}
 	manual  bool // verdicts are given by the test
+	// likeEnvoy asks for listeners when the first clusters are warm, withholds the CDS answer while clusters warm (from then on), and
+	// drops the endpoints of clusters that are gone.
+	likeEnvoy bool
+	live      bool
 
 	mu       sync.Mutex
 	have     map[string]map[string]string // type URL -> name -> version (delta) or hash
@@ -170,6 +174,9 @@ func (d *driver) apply(del ads.Deliver) ads.Verdict {
 			rds = append(rds, routeNames(msg)...)
 		}
 	}
+	if d.likeEnvoy {
+		d.follow(del, &v)
+	}
 	if len(eds) > 0 {
 		d.session.Step(ads.Subscribe{TypeURL: resource.EndpointsURL, Names: eds}, nil)
 	}
@@ -177,6 +184,39 @@ func (d *driver) apply(del ads.Deliver) ads.Verdict {
 		d.session.Step(ads.Subscribe{TypeURL: resource.RouteURL, Names: rds}, nil)
 	}
 	return v
+}
+
+// follow is what likeEnvoy adds. The caller holds mu.
+func (d *driver) follow(del ads.Deliver, v *ads.Verdict) {
+	if del.TypeURL == resource.ClusterURL && len(del.Removed) > 0 {
+		d.session.Step(ads.Unsubscribe{TypeURL: resource.EndpointsURL, Names: del.Removed}, nil)
+		for _, n := range del.Removed {
+			delete(d.have[resource.EndpointsURL], n)
+		}
+	}
+	cold := 0
+	for n := range d.have[resource.ClusterURL] {
+		if _, ok := d.have[resource.EndpointsURL][n]; !ok {
+			cold++
+		}
+	}
+	switch {
+	case del.TypeURL == resource.ClusterURL:
+		v.Hold = d.live && cold > 0
+	case del.TypeURL == resource.EndpointsURL && cold == 0 && !d.live:
+		d.live = true
+		d.session.Step(ads.Subscribe{TypeURL: resource.ListenerURL, Wildcard: true}, nil)
+	case del.TypeURL == resource.EndpointsURL && cold == 0:
+		go d.orderLater(func() { d.step(ads.Release{TypeURL: resource.ClusterURL}) })
+	}
+}
+
+// orderLater runs f on the driver's goroutine when it is free.
+func (d *driver) orderLater(f func()) {
+	select {
+	case d.orders <- f:
+	case <-d.quit:
+	}
 }
 
 func routeNames(l *listenerv3.Listener) []string {
