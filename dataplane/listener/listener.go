@@ -204,6 +204,7 @@ func (s *socket) accept(n int) bool {
 		switch e {
 		case 0:
 			got++
+			x.host.Accepted(1) // before it counts as active, so that steering never sees it twice or not at all
 			x.accepted(fd, remote)
 			continue
 		case sys.EINTR, sys.ECONNABORTED:
@@ -221,10 +222,7 @@ func (s *socket) accept(n int) bool {
 		break
 	}
 	if got > 0 {
-		x.host.Accepted(got)
-		if x.block != nil {
-			x.block.Record(stats.ListenerConnectionsAcceptedPerSocketEvent, uint64(got))
-		}
+		x.block.Record(stats.ListenerConnectionsAcceptedPerSocketEvent, uint64(got))
 	}
 	return s.ready
 }

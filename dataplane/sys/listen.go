@@ -9,9 +9,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Listen makes a bound, listening, non-blocking socket. Control side. It is made by raw calls because net.Listen gives MPTCP sockets, to which no
-// reuseport program can be attached.
+// Listen is Bind and StartListening in one step. Control side.
 func Listen(a Addr, o *ListenOpts) (FD, error) {
+	fd, err := Bind(a, o)
+	if err != nil {
+		return -1, err
+	}
+	if err := StartListening(fd, a, o); err != nil {
+		CloseFD(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+// Bind makes a bound, non-blocking socket that does not listen yet: the kernel refuses connections to it. It is made by raw calls because net.Listen
+// gives MPTCP sockets, to which no reuseport program can be attached. Control side.
+func Bind(a Addr, o *ListenOpts) (FD, error) {
 	rsa, n, family, e := rawAddr(a)
 	if e != 0 {
 		return -1, fmt.Errorf("invalid address %s", a)
@@ -20,14 +33,14 @@ func Listen(a Addr, o *ListenOpts) (FD, error) {
 	if err != nil {
 		return -1, fmt.Errorf("socket: %w", err)
 	}
-	if err := listenOn(fd, family, &rsa, n, a, o); err != nil {
+	if err := bindTo(fd, family, &rsa, n, a, o); err != nil {
 		_ = unix.Close(fd)
 		return -1, err
 	}
 	return FD(fd), nil
 }
 
-func listenOn(fd, family int, rsa *unix.RawSockaddrAny, n uint32, a Addr, o *ListenOpts) error {
+func bindTo(fd, family int, rsa *unix.RawSockaddrAny, n uint32, a Addr, o *ListenOpts) error {
 	set := func(level, name, v int) error { return unix.SetsockoptInt(fd, level, name, v) }
 	if family != unix.AF_UNIX {
 		_ = set(unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
@@ -72,11 +85,13 @@ func listenOn(fd, family int, rsa *unix.RawSockaddrAny, n uint32, a Addr, o *Lis
 			return fmt.Errorf("cannot change mode of '%s': %w", a, err)
 		}
 	}
-	if err := apply(fd, o.Bound); err != nil {
-		return err
-	}
-	if o.FastOpen > 0 {
-		if err := set(unix.IPPROTO_TCP, unix.TCP_FASTOPEN, o.FastOpen); err != nil {
+	return apply(fd, o.Bound)
+}
+
+// StartListening makes a socket of Bind accept connections; again on a listening socket it only changes the backlog. Control side.
+func StartListening(fd FD, a Addr, o *ListenOpts) error {
+	if o.FastOpen > 0 && !a.IsUnix() {
+		if err := unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_FASTOPEN, o.FastOpen); err != nil {
 			return fmt.Errorf("tcp_fast_open_queue_length: %w", err)
 		}
 	}
@@ -84,10 +99,24 @@ func listenOn(fd, family int, rsa *unix.RawSockaddrAny, n uint32, a Addr, o *Lis
 	if backlog <= 0 {
 		backlog = 65535 // the kernel caps it at net.core.somaxconn
 	}
-	if err := unix.Listen(fd, backlog); err != nil {
-		return fmt.Errorf("cannot listen on '%s': %w", a, err)
+	if err := unix.Listen(int(fd), backlog); err != nil {
+		return fmt.Errorf("cannot listen on '%s': %w", a, bindText(errnoOfUnix(err)))
 	}
-	return apply(fd, o.Listening)
+	return apply(int(fd), o.Listening)
+}
+
+func errnoOfUnix(err error) unix.Errno { return unix.Errno(errnoOf(err)) }
+
+// BoundAddr is the address that fd is really bound to (port 0 resolved), or a if the kernel does not say. Control side.
+func BoundAddr(fd FD, a Addr) Addr {
+	if a.IsUnix() {
+		return a
+	}
+	k := Linux{}
+	if got, e := k.LocalAddr(fd); e == 0 {
+		return got
+	}
+	return a
 }
 
 // bindError prints the C library's text with its usual capital, as Envoy's messages do.

@@ -39,6 +39,7 @@ type Worker struct {
 
 	// Atomic
 	epoch atomic.Uint64
+	seq   atomic.Uint64
 }
 
 // Config makes a Worker.

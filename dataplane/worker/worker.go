@@ -26,6 +26,7 @@ const (
 // Plan is a snapshot with the sockets that go with it. Immutable.
 type Plan struct {
 	Snap    *snapshot.Snapshot
+	Seq     uint64              // strictly increasing over all plans; one snapshot may be planned again with other sockets
 	Sockets map[string]*Sockets // by listener name; absent = not bound
 }
 
@@ -70,6 +71,9 @@ func (w *Worker) Post(m loop.Msg) bool { return w.Loop.Mailbox().Post(m) }
 // Epoch is the last adopted epoch. Any thread.
 func (w *Worker) Epoch() uint64 { return w.epoch.Load() }
 
+// Seq is the number of the last adopted plan. Any thread.
+func (w *Worker) Seq() uint64 { return w.seq.Load() }
+
 // Run drives the loop on a locked thread until MsgStop.
 func (w *Worker) Run() {
 	runtime.LockOSThread()
@@ -90,7 +94,7 @@ func (w *Worker) handle(m loop.Msg) {
 	switch m.Kind {
 	case MsgAdopt:
 		p := m.Payload.(*Plan)
-		if w.next == nil || p.Snap.Epoch > w.next.Snap.Epoch {
+		if w.next == nil || p.Seq > w.next.Seq {
 			w.next = p
 		}
 	case MsgDrain:
@@ -109,10 +113,11 @@ func (w *Worker) boundary() {
 	}
 	p := w.next
 	w.next = nil
-	if w.plan != nil && p.Snap.Epoch <= w.plan.Snap.Epoch {
+	if w.plan != nil && p.Seq <= w.plan.Seq {
 		return
 	}
 	w.adopt(p)
+	w.seq.Store(p.Seq)
 	w.epoch.Store(p.Snap.Epoch)
 }
 
