@@ -103,6 +103,7 @@ const (
 	TooManyHeaders        // max_headers_count
 	LowVersion            // not HTTP/1.1 (or 1.0 without accept_http_10)
 	HTTP2Preface          // an HTTP/2 preface on an HTTP/1 codec
+	InvalidScheme         // absolute-form target with a scheme other than http and https
 	ConnectionRejected    // Connection names ten fields or more, or one that must not be removed
 
 	// Found by the HTTP connection manager or the router.
@@ -161,6 +162,7 @@ var rows = [numKinds]Row{
 	TooManyHeaders:        {431, "Request Header Fields Too Large", FlagDPE, "http1.too_many_headers", true},
 	LowVersion:            {426, "Upgrade Required", FlagDPE, "low_version", true},
 	HTTP2Preface:          {0, "", FlagDPE, "http2_not_supported_on_this_listener", true},
+	InvalidScheme:         {400, "Bad Request", FlagDPE, "http1.invalid_scheme", true},
 	ConnectionRejected:    {400, "Bad Request", FlagDPE, "http1.connection_header_rejected", true},
 
 	MissingHost:          {400, "", 0, "missing_host_header", true},

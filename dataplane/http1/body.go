@@ -4,6 +4,7 @@ package http1
 
 import (
 	"bytes"
+	"math"
 
 	"sidecar/dataplane/fault"
 	"sidecar/dataplane/httpmsg"
@@ -11,9 +12,6 @@ import (
 
 // maxChunkLine bounds a chunk-size line with its extensions, which nobody uses: RFC 9112 section 7.1.1 asks for a limit.
 const maxChunkLine = 4096
-
-// maxSizeDigits bounds the significant hex digits of a chunk size, so that it cannot overflow an int64.
-const maxSizeDigits = 15
 
 // extState is the place in a chunk extension (RFC 9112 section 7.1.1).
 type extState uint8
@@ -155,7 +153,7 @@ func (d *Decoder) sizeByte(c byte) bool {
 	}
 	if v >= 0 {
 		d.phase = phSizeMore
-		if d.left >= 1<<(4*(maxSizeDigits-1)) {
+		if d.left > math.MaxInt64>>4 {
 			return false
 		}
 		d.left = d.left<<4 | v

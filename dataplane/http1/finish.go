@@ -158,6 +158,9 @@ func (p *parser) absolute(from, to int) fault.Kind {
 	case len(t) > 8 && equalFold(t[:8], "https://"):
 		skip = 8
 	default:
+		if i := bytes.Index(t, []byte("://")); i > 0 && isScheme(t[:i]) {
+			return fault.InvalidScheme
+		}
 		return fault.CodecError
 	}
 	end := skip
@@ -187,6 +190,17 @@ func (p *parser) absolute(from, to int) fault.Kind {
 		p.rootTarget = true
 	}
 	return fault.None
+}
+
+// isScheme: RFC 3986 section 3.1.
+func isScheme(b []byte) bool {
+	for i, c := range b {
+		alpha := 'a' <= c|0x20 && c|0x20 <= 'z'
+		if !alpha && (i == 0 || (c < '0' || c > '9') && c != '+' && c != '-' && c != '.') {
+			return false
+		}
+	}
+	return true
 }
 
 // finishResponse: RFC 9112 section 6.3, from the client's view.

@@ -191,7 +191,7 @@ func (p *parser) laxRequestLine() fault.Kind {
 	start := p.pos
 	end := p.lineEnd(start)
 	if end < 0 {
-		return fault.CodecError
+		return p.startLineFault(start)
 	}
 	var word [3][2]int
 	n := 0

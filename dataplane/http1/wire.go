@@ -149,22 +149,22 @@ func hasItem(list []byte, lower string) bool {
 	return false
 }
 
-// parseLength reads a Content-Length value: digits only, at most 18 (RFC 9110 section 8.6 wants overflow detected).
+// parseLength reads a Content-Length value: digits only, and no overflow (RFC 9110 section 8.6).
 func parseLength(b []byte) (int64, bool) {
 	for len(b) > 1 && b[0] == '0' {
 		b = b[1:]
 	}
-	if len(b) == 0 || len(b) > 18 {
+	if len(b) == 0 || len(b) > 19 {
 		return 0, false
 	}
-	var n int64
+	var n int64 // of 19 digits only the last can overflow, and then the sign shows it
 	for _, c := range b {
 		if c < '0' || c > '9' {
 			return 0, false
 		}
 		n = n*10 + int64(c-'0')
 	}
-	return n, true
+	return n, n >= 0
 }
 
 func appendInt(b []byte, n int64) []byte {
