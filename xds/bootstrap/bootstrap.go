@@ -89,6 +89,9 @@ type Source struct {
 // API is one ApiConfigSource over gRPC.
 type API struct {
 	Delta bool
+	// Aggregated (AGGREGATED_GRPC, AGGREGATED_DELTA_GRPC): all types from this server share one ADS stream. Envoy's parser names these API
+	// types and then refuses them; always true for ads_config.
+	Aggregated bool
 	// Services in order of preference (Envoy uses the first; the second is its fail-over).
 	Services []GRPCService
 	// NodeInEvery: the node goes into every SotW request (set_node_on_first_message_only is false).

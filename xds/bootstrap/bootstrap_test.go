@@ -120,6 +120,10 @@ func TestLoad_WhenDocumentIsRead_ThenItMeansWhatEnvoyReads(t *testing.T) {
 				return c.Admin.Network == "unix" && c.Admin.Mode == 0o600 && c.LDS.Kind == SourcePath && c.LDS.WatchedDirectory == "d" && c.CDS.Path == "c.yaml" &&
 					c.LDS.InitialFetchTimeout == 15*time.Second
 			}},
+		{"aggregated source of its own", "b.yaml", "node: {id: a, cluster: b}\ndynamic_resources: {cds_config: {api_config_source: {api_type: AGGREGATED_DELTA_GRPC, transport_api_version: V3, grpc_services: [{google_grpc: {target_uri: 'h:1', stat_prefix: s}}]}}, ads_config: {api_type: GRPC, transport_api_version: V3, grpc_services: [{google_grpc: {target_uri: 'h:2', stat_prefix: s}}]}}", "",
+			func(c *Config) bool {
+				return c.CDS.API.Aggregated && c.CDS.API.Delta && c.ADS.Aggregated && !c.ADS.Delta && c.ADS.Services[0].Target == "h:2"
+			}},
 		{"text proto", "b.pb_text", `node { id: "a" cluster: "b" }`, "", func(c *Config) bool { return c.Node.GetId() == "a" }},
 	}
 	for _, tc := range cases {

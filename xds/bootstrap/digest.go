@@ -76,6 +76,7 @@ func (d *digester) digest() {
 	dyn := p.GetDynamicResources()
 	if a := dyn.GetAdsConfig(); a != nil {
 		c.ADS = d.api(a, "dynamic_resources.ads_config")
+		c.ADS.Aggregated = true
 	}
 	c.LDS = d.source(dyn.GetLdsConfig(), "dynamic_resources.lds_config")
 	c.CDS = d.source(dyn.GetCdsConfig(), "dynamic_resources.cds_config")
@@ -135,6 +136,10 @@ func (d *digester) api(a *corev3.ApiConfigSource, at registry.Path) *API {
 	switch a.GetApiType() {
 	case corev3.ApiConfigSource_DELTA_GRPC, corev3.ApiConfigSource_AGGREGATED_DELTA_GRPC:
 		out.Delta = true
+	}
+	switch a.GetApiType() {
+	case corev3.ApiConfigSource_AGGREGATED_GRPC, corev3.ApiConfigSource_AGGREGATED_DELTA_GRPC:
+		out.Aggregated = true
 	}
 	if len(a.GetGrpcServices()) == 0 {
 		d.fail(at.Field("grpc_services"), "at least one is needed")

@@ -55,7 +55,9 @@ var Messages = registry.Messages{
 		"self":        registry.Refuse("there is no server to refer to"),
 		"authorities": registry.Refuse("xdstp resource names are not supported"),
 	},
-	"envoy.config.core.v3.PathConfigSource": {"path": registry.Supported, "watched_directory": registry.Whole},
+	"envoy.config.core.v3.PathConfigSource": {
+		"path": registry.Supported, "watched_directory": registry.Whole, "poll_interval": registry.Warn("the file is looked at every 100 ms"),
+	},
 	"envoy.config.core.v3.ApiConfigSource": {
 		"api_type": registry.Only("GRPC", "DELTA_GRPC", "AGGREGATED_GRPC", "AGGREGATED_DELTA_GRPC").
 			Note("REST waits for a later issue; name a control plane that speaks gRPC"),
