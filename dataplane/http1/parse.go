@@ -189,6 +189,16 @@ func (p *parser) startLineFault(i int) fault.Kind {
 // laxRequestLine takes any run of blanks as separator, and trailing blanks, as Envoy does.
 func (p *parser) laxRequestLine() fault.Kind {
 	start := p.pos
+	sp := start
+	for token[p.buf[sp]] != 0 {
+		sp++
+	}
+	if c := p.buf[sp]; !isBlank(c) && c != '\r' && c != '\n' {
+		return fault.CodecError
+	}
+	if k := p.method(start, sp); k != fault.None { // first, as plausibleStart looks at it before the rest is here
+		return k
+	}
 	end := p.lineEnd(start)
 	if end < 0 {
 		return p.startLineFault(start)
@@ -212,11 +222,8 @@ func (p *parser) laxRequestLine() fault.Kind {
 		}
 		i = j
 	}
-	if n < 2 || word[0][0] != start {
+	if n < 2 || word[0] != [2]int{start, sp} {
 		return fault.CodecError
-	}
-	if k := p.method(word[0][0], word[0][1]); k != fault.None {
-		return k
 	}
 	if n == 2 {
 		p.h.Version = httpmsg.HTTP10
@@ -234,6 +241,9 @@ const maxMethod = len("UNSUBSCRIBE")
 
 func (p *parser) method(from, to int) fault.Kind {
 	name := p.buf[from:to]
+	if len(name) == 0 {
+		return fault.CodecError
+	}
 	p.h.MethodName = p.span(from, to)
 	p.h.Method = httpmsg.ParseMethod(name)
 	if p.h.Method != httpmsg.MethodOther || httpmsg.KnownMethod(name) {
