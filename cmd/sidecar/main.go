@@ -7,6 +7,12 @@ import (
 	"os"
 
 	"sidecar/internal/app"
+	"sidecar/internal/demo"
 )
 
-func main() { os.Exit(app.Main(os.Args[1:], os.Stdout, os.Stderr)) }
+func main() {
+	if len(os.Args) > 1 && os.Args[1] == "demo" {
+		os.Exit(demo.Main(os.Args[2:], os.Stdout, os.Stderr))
+	}
+	os.Exit(app.Main(os.Args[1:], os.Stdout, os.Stderr))
+}

@@ -47,6 +47,7 @@ type clusterState struct {
 	serving *clusterVersion
 	warming *clusterVersion
 	active  *snapshot.Cluster // what snapshots get; nil while the first version warms
+	doomed  *time.Timer       // removed by the control plane, kept while routes still point at it
 }
 
 // serviceState is one EDS assignment by service name.
@@ -81,8 +82,11 @@ func (c *Controller) applyClusters(f *feed, d ads.Deliver) []ads.Rejection {
 			}
 		}
 	}
-	for _, name := range d.Removed {
-		c.removeCluster(name)
+	if len(d.Removed) > 0 {
+		used := c.referenced()
+		for _, name := range d.Removed {
+			c.dropOrDoom(name, used)
+		}
 	}
 	return rej
 }
@@ -92,6 +96,10 @@ func (c *Controller) clusterUnchanged(d *resource.Decoded) bool {
 	switch {
 	case s == nil:
 		return false
+	case s.doomed != nil:
+		s.doomed.Stop() // it came back
+		s.doomed = nil
+		return s.serving != nil && s.serving.hash == d.Hash
 	case s.static:
 		return true // a dynamic cluster named like a static one is accepted and ignored
 	case s.warming != nil:
@@ -288,6 +296,10 @@ func (c *Controller) removeCluster(name string) {
 		return
 	}
 	delete(c.clusters, name)
+	if s.doomed != nil {
+		s.doomed.Stop()
+		s.doomed = nil
+	}
 	for _, v := range []*clusterVersion{s.warming, s.serving} {
 		if v != nil {
 			c.dropClusterVersion(s, v, "")
@@ -299,6 +311,76 @@ func (c *Controller) removeCluster(name string) {
 	c.clusterGauges()
 	c.clusterWarm(name) // routes must not wait for what is gone
 	c.mayRelease()
+}
+
+// maxDoom bounds how long a removed cluster serves routes that still point at it.
+const maxDoom = 2 * time.Second
+
+// referenced is the set of clusters that active routes and TCP proxies name.
+func (c *Controller) referenced() map[string]bool {
+	used := map[string]bool{}
+	for _, r := range c.routes {
+		if r.table != nil {
+			for _, ref := range r.table.Clusters {
+				used[ref.Name] = true
+			}
+		}
+	}
+	for _, s := range c.listeners {
+		if s.active == nil {
+			continue
+		}
+		for _, fc := range append(s.active.model.Chains[:len(s.active.model.Chains):len(s.active.model.Chains)], s.active.model.Default) {
+			if fc == nil || fc.TCP == nil {
+				continue
+			}
+			if fc.TCP.Cluster != nil {
+				used[fc.TCP.Cluster.Name] = true
+			}
+			if w := fc.TCP.Weighted; w != nil {
+				for i := range w.Clusters {
+					used[w.Clusters[i].Cluster.Name] = true
+				}
+			}
+		}
+	}
+	return used
+}
+
+// dropOrDoom removes a cluster, or lets it serve a little longer: a control plane that moves routes from one cluster to another in one push sends
+// CDS before RDS, and the requests in between must not fail.
+func (c *Controller) dropOrDoom(name string, used map[string]bool) {
+	s := c.clusters[name]
+	if s == nil || s.static || s.active == nil || !used[name] {
+		c.removeCluster(name)
+		return
+	}
+	if s.doomed == nil {
+		s.doomed = c.after(maxDoom, func() {
+			if c.clusters[name] == s && s.doomed != nil {
+				c.removeCluster(name)
+			}
+		})
+	}
+}
+
+// reapDoomed removes doomed clusters that nothing points at any more.
+func (c *Controller) reapDoomed() {
+	var doomed []string
+	for n, s := range c.clusters {
+		if s.doomed != nil {
+			doomed = append(doomed, n)
+		}
+	}
+	if len(doomed) == 0 {
+		return
+	}
+	used := c.referenced()
+	for _, n := range doomed {
+		if !used[n] {
+			c.removeCluster(n)
+		}
+	}
 }
 
 // anyWarming tells whether a cluster that came over f still warms.

@@ -156,6 +156,7 @@ func (c *Controller) tryRoute(r *routeState) {
 		c.mgr.reload("http." + p + ".rds." + clean(r.name) + ".").Inc(stats.ReloadConfigReload)
 	}
 	c.routeArrived(r.name)
+	c.soon(c.reapDoomed)
 }
 
 // routeArrived lets listeners go on that waited for the route configuration.
