@@ -177,7 +177,7 @@ func (d *Decoder) sizeByte(c byte) bool {
 	return true
 }
 
-// extByte checks a chunk extension. Every reader skips extensions, but not all agree where a malformed one ends.
+// extByte checks a chunk extension. Every reader skips extensions, but not all agree where a malformed one ends. Longer than most: one case per state.
 func (d *Decoder) extByte(c byte) bool {
 	tok := token[c] != 0
 	switch s := &d.ext; *s {
