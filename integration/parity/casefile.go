@@ -110,7 +110,7 @@ type Case struct {
 	AnyEnd bool `json:"any_end"`
 	// Settle is how long to watch the connections after the last step (default 25 ms).
 	Settle Duration `json:"settle"`
-	// Differs is a key in docs/differences.md: ours answers otherwise on purpose, as Ours says.
+	// Differs is how a row of docs/differences.md begins: ours answers otherwise on purpose, as Ours says.
 	Differs string `json:"differs"`
 	// Ours maps a section to the text expected of ours; "*" means any. Sections not named must equal Envoy's.
 	Ours map[string]string `json:"ours"`
@@ -164,6 +164,8 @@ type Step struct {
 	Grep string `json:"grep"`
 	// Pick lists dotted JSON paths ("configs.*.@type") shown in place of the body.
 	Pick []string `json:"pick"`
+	// Sort sorts the shown body lines, for answers whose order is that of a hash map.
+	Sort bool `json:"sort"`
 	// Await repeats the admin request until the body contains this text, for at most Timeout.
 	Await string `json:"await"`
 }

@@ -24,7 +24,7 @@ type rule struct {
 
 var commonRules = []rule{
 	{regexp.MustCompile(`(?i)\b(date|last-modified): (Mon|Tue|Wed|Thu|Fri|Sat|Sun), \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT`), "$1: <date>"},
-	{regexp.MustCompile(`x-envoy-upstream-service-time: \d+`), "x-envoy-upstream-service-time: <ms>"},
+	{regexp.MustCompile(`(?i)(x-envoy-upstream-service-time): \d+`), "$1: <ms>"},
 	{regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}`), "<uuid>"},
 	{regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z`), "<time>"},
 	// Any loopback port that has no name is the client's or an upstream connection's own.

@@ -27,7 +27,7 @@ func oursBinary(t *testing.T) string {
 		}
 		return abs
 	}
-	if _, err := os.Stat("../../cmd/sidecar"); err != nil {
+	if m, _ := filepath.Glob("../../cmd/sidecar/*.go"); len(m) == 0 {
 		t.Skip("cmd/sidecar does not exist yet: nothing to compare")
 	}
 	bin := filepath.Join(t.TempDir(), "sidecar")
@@ -107,11 +107,11 @@ func TestCases_WhenOursDiffers_ThenTheDifferenceIsDocumented(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = CheckDiffers("../../docs/differences.md", groups)
-	if os.IsNotExist(err) {
-		t.Skip("docs/differences.md does not exist yet")
-	}
+	known, err := ReadKnown("known_failing.txt", groups)
 	if err != nil {
+		t.Fatal(err)
+	}
+	if err := CheckDiffers("../../docs/differences.md", groups, known); err != nil {
 		t.Error(err)
 	}
 }

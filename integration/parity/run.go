@@ -3,10 +3,7 @@
 package parity
 
 import (
-	"bufio"
-	"encoding/json"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -51,7 +48,7 @@ const (
 	// matchWait bounds how long late log lines and counters may take to equal the expectation.
 	matchWait = 900 * time.Millisecond
 	// stableWait is how long log and counters must not move when there is no expectation.
-	stableWait = 120 * time.Millisecond
+	stableWait = 300 * time.Millisecond
 )
 
 // RunGroup runs the selected cases of a group on a fresh process and returns their results by case name. want holds expectations: with one,
@@ -223,7 +220,7 @@ func (run *groupRun) runCase(c *Case, want *Result) (*Result, error) {
 	return res, err
 }
 
-var serviceTime = regexp.MustCompile(`x-envoy-upstream-service-time: (\d+)`)
+var serviceTime = regexp.MustCompile(`(?i)x-envoy-upstream-service-time: (\d+)`)
 
 // clockDigits returns, per byte counter, how many bytes the digits of x-envoy-upstream-service-time beyond the first added to it, and how many
 // the machine's own address adds to X-Forwarded-For, so that byte counts depend neither on how long a backend took nor on the machine.
@@ -309,7 +306,8 @@ func (run *groupRun) late(c *Case, res *Result, before statSnapshot, want *Resul
 		if now := res.String(); now != last {
 			last, changed = now, time.Now()
 		}
-		if time.Since(changed) > stableWait {
+		// A stalled proxy must not pass for a settled one: the clients are gone, so no downstream connection may be left.
+		if quiet := time.Since(changed); quiet > stableWait && !after.downstreamOpen() || quiet > 5*stableWait {
 			return nil
 		}
 		time.Sleep(20 * time.Millisecond)
@@ -462,123 +460,4 @@ func (run *groupRun) awaitStep(cc *clientConn, s *Step, timeout time.Duration) {
 	case s.Recv == nil && (s.Req != "" || s.Send != "") && !cc.raw:
 		cc.awaitResponses(1, timeout)
 	}
-}
-
-// admin makes one admin request over a connection of its own and renders what Show selects.
-func (run *groupRun) admin(i int, s *Step) (name, text string) {
-	name = fmt.Sprintf("admin %d %s", i+1, s.Admin)
-	method, target, _ := strings.Cut(s.Admin, " ")
-	deadline := time.Now().Add(max(time.Duration(s.Timeout), defaultTimeout))
-	for {
-		m, err := adminRaw(run.v.ports["admin"], method, target, s.Body)
-		if err != nil {
-			return name, "error " + err.Error() + "\n"
-		}
-		if s.Await == "" || strings.Contains(string(m.body), s.Await) || time.Now().After(deadline) {
-			return run.norm.text(name), run.norm.text(showAdmin(m, s))
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-}
-
-func adminRaw(port int, method, target, body string) (*message, error) {
-	c, err := net.DialTimeout("tcp", "127.0.0.1:"+strconv.Itoa(port), time.Second)
-	if err != nil {
-		return nil, err
-	}
-	defer c.Close()
-	c.SetDeadline(time.Now().Add(5 * time.Second))
-	fmt.Fprintf(c, "%s %s HTTP/1.1\r\nHost: admin\r\n", method, target)
-	if body != "" {
-		fmt.Fprintf(c, "Content-Length: %d\r\n", len(body))
-	}
-	fmt.Fprintf(c, "\r\n%s", body)
-	var got []byte
-	r := bufio.NewReader(c)
-	buf := make([]byte, 64<<10)
-	for {
-		n, err := r.Read(buf)
-		got = append(got, buf[:n]...)
-		if m, _ := cutMessage(got, true, method, err != nil); m != nil && m.complete {
-			return m, nil
-		}
-		if err != nil {
-			return nil, fmt.Errorf("admin answer cut after %d bytes: %w", len(got), err)
-		}
-	}
-}
-
-// showAdmin renders an admin answer. Framing (chunked or content-length) is the server's choice and left out.
-func showAdmin(m *message, s *Step) string {
-	kept := m.fields[:0:0]
-	for _, f := range m.fields {
-		n := strings.ToLower(f)
-		if !strings.HasPrefix(n, "transfer-encoding:") && !strings.HasPrefix(n, "content-length:") {
-			kept = append(kept, f)
-		}
-	}
-	head := &message{start: m.start, fields: kept, complete: true}
-	var w strings.Builder
-	if s.Show == "status" {
-		return m.start + "\n"
-	}
-	head.render(&w)
-	if s.Show == "head" {
-		return w.String()
-	}
-	body := string(m.body)
-	switch {
-	case len(s.Pick) > 0:
-		var doc any
-		if err := json.Unmarshal(m.body, &doc); err != nil {
-			return w.String() + "body is not JSON: " + err.Error() + "\n"
-		}
-		for _, p := range s.Pick {
-			for _, v := range pickJSON(doc, strings.Split(p, ".")) {
-				fmt.Fprintf(&w, "%s = %s\n", p, v)
-			}
-		}
-	case s.Grep != "":
-		re, err := regexp.Compile(s.Grep)
-		if err != nil {
-			return "bad grep: " + err.Error() + "\n"
-		}
-		for _, line := range strings.Split(body, "\n") {
-			if re.MatchString(line) {
-				w.WriteString("| " + line + "\n")
-			}
-		}
-	default:
-		for _, line := range strings.Split(strings.TrimSuffix(body, "\n"), "\n") {
-			w.WriteString("| " + line + "\n")
-		}
-	}
-	return w.String()
-}
-
-// pickJSON returns the values at a dotted path as JSON; * is every element or member, # the member names.
-func pickJSON(doc any, path []string) []string {
-	if len(path) == 0 {
-		b, _ := json.Marshal(doc)
-		return []string{string(b)}
-	}
-	var out []string
-	switch d := doc.(type) {
-	case []any:
-		for i, e := range d {
-			if path[0] == "*" || path[0] == strconv.Itoa(i) {
-				out = append(out, pickJSON(e, path[1:])...)
-			}
-		}
-	case map[string]any:
-		if path[0] == "#" {
-			return []string{strings.Join(sortedKeys(d), " ")}
-		}
-		for _, k := range sortedKeys(d) {
-			if path[0] == "*" || path[0] == k {
-				out = append(out, pickJSON(d[k], path[1:])...)
-			}
-		}
-	}
-	return out
 }

@@ -37,6 +37,10 @@ var ignoredStats = []struct{ prefix, why string }{
 
 // ignoredSuffixes are name endings left out of every comparison.
 var ignoredSuffixes = []struct{ suffix, why string }{
+	{"_flow_control_paused_reading_total", "how often a large body meets a full buffer depends on timing"},
+	{"_flow_control_resumed_reading_total", "how often a large body meets a full buffer depends on timing"},
+	{"_flow_control_backed_up_total", "how often a large body meets a full buffer depends on timing"},
+	{"_flow_control_drained_total", "how often a large body meets a full buffer depends on timing"},
 	{"_bytes_buffered", "the fill of a buffer at one moment: how a proxy reads, not what it serves"},
 }
 
@@ -136,6 +140,16 @@ func (s statSnapshot) quiet() bool {
 		}
 	}
 	return true
+}
+
+// downstreamOpen reports whether a listener of the data plane has a connection.
+func (s statSnapshot) downstreamOpen() bool {
+	for name, v := range s {
+		if v != 0 && strings.HasPrefix(name, "listener.") && strings.HasSuffix(name, ".downstream_cx_active") && !ignoredStat(name, nil) {
+			return true
+		}
+	}
+	return false
 }
 
 // plus returns the sum of two snapshots.

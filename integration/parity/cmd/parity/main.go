@@ -30,6 +30,7 @@ func run() error {
 	live := flag.Bool("live", false, "compare with a live Envoy instead of the goldens")
 	show := flag.Bool("show", false, "print the whole outcome of ours")
 	keep := flag.Bool("keep", false, "keep the scratch directory of each group")
+	self := flag.Bool("self", false, "the binary given by -ours is Envoy itself: leave own expectations out (checks the harness)")
 	known := flag.Bool("write-known", false, "rewrite known_failing.txt from this run")
 	ports := flag.String("ports", "22000-22999", "range of listening ports")
 	parallel := flag.Int("parallel", 3, "groups at a time")
@@ -39,7 +40,7 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	suite := &parity.Suite{Groups: groups, Parallel: *parallel, Select: func(name string) bool {
+	suite := &parity.Suite{Groups: groups, Parallel: *parallel, Self: *self, Select: func(name string) bool {
 		for _, p := range strings.Split(*pattern, ",") {
 			if parity.Match(p, name) {
 				return true
