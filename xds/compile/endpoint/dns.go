@@ -67,7 +67,7 @@ func (c *compiler) target(ep *endpointv3.LbEndpoint, at registry.Path) (Target, 
 // Input makes host set input of what the targets resolved to. answers returns the addresses of target i, best first; empty while it is not
 // resolved. Strict DNS makes one endpoint of each address. Logical DNS makes one endpoint of the first address, or of the address that prev
 // has as long as it is among the answers, so that a resolver that rotates its answers does not move the connections; the other answers are
-// further addresses to try.
+// further addresses to try. When the name has no address any more, strict DNS has no host and logical DNS keeps the one it has, as in Envoy.
 func (d *DNS) Input(prev *hostset.Hosts, answers func(i int) []netip.Addr) hostset.Input {
 	in := d.input
 	in.Localities = slices.Clone(in.Localities)
@@ -82,7 +82,14 @@ func (d *DNS) Input(prev *hostset.Hosts, answers func(i int) []netip.Addr) hosts
 			template.Hostname = t.Name
 		}
 		list := answers(i)
-		if d.Logical && len(list) > 0 {
+		if d.Logical {
+			if len(list) == 0 {
+				if last := only(prev); last != nil {
+					template.Addr, template.Extra = last.Addr, last.Extra
+					l.Endpoints = append(l.Endpoints, template)
+				}
+				continue
+			}
 			template.Addr, template.Extra = logical(prev, list, t.Port)
 			l.Endpoints = append(l.Endpoints, template)
 			continue
@@ -97,14 +104,8 @@ func (d *DNS) Input(prev *hostset.Hosts, answers func(i int) []netip.Addr) hosts
 
 func logical(prev *hostset.Hosts, list []netip.Addr, port uint16) (sys.Addr, []sys.Addr) {
 	first := list[0]
-	if prev != nil {
-		for i := range prev.Priorities {
-			for _, e := range prev.Priorities[i].Hosts {
-				if slices.Contains(list, e.Addr.IP.Addr()) {
-					first = e.Addr.IP.Addr()
-				}
-			}
-		}
+	if last := only(prev); last != nil && slices.Contains(list, last.Addr.IP.Addr()) {
+		first = last.Addr.IP.Addr()
 	}
 	var extra []sys.Addr
 	for _, ip := range list {
@@ -114,4 +115,17 @@ func logical(prev *hostset.Hosts, list []netip.Addr, port uint16) (sys.Addr, []s
 	}
 	slices.SortFunc(extra, func(a, b sys.Addr) int { return a.IP.Compare(b.IP) }) // Extra is part of the identity: order must not matter
 	return sys.AddrOf(netip.AddrPortFrom(first, port)), extra
+}
+
+// only returns the host of a logical DNS cluster, nil when it has none yet.
+func only(h *hostset.Hosts) *hostset.Host {
+	if h == nil {
+		return nil
+	}
+	for i := range h.Priorities {
+		if len(h.Priorities[i].Hosts) > 0 {
+			return h.Priorities[i].Hosts[0].Host
+		}
+	}
+	return nil
 }

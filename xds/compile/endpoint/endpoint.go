@@ -75,17 +75,12 @@ func (c *compiler) assignment(cla *endpointv3.ClusterLoadAssignment) hostset.Inp
 	c.walk(top, c.at)
 	in := c.policy(cla.GetPolicy())
 	in.Localities = make([]hostset.LocalityInput, 0, len(cla.GetEndpoints()))
-	sums := map[uint32]uint64{}
 	for i, l := range cla.GetEndpoints() {
 		at := c.at.Index("endpoints", i)
 		c.locality(l, at)
 		if l.GetPriority() > hostset.MaxPriority {
 			c.fail(at.Field("priority"), "%d is above the limit of %d", l.GetPriority(), hostset.MaxPriority)
 			continue
-		}
-		sums[l.GetPriority()] += uint64(l.GetLoadBalancingWeight().GetValue())
-		if sums[l.GetPriority()] > math.MaxUint32 {
-			c.fail(at.Field("load_balancing_weight"), "the weights of the localities of priority %d add up to more than %d", l.GetPriority(), uint32(math.MaxUint32))
 		}
 		in.Localities = append(in.Localities, hostset.LocalityInput{
 			Locality: hostset.Locality{Region: l.GetLocality().GetRegion(), Zone: l.GetLocality().GetZone(), SubZone: l.GetLocality().GetSubZone()},
@@ -107,7 +102,6 @@ func (c *compiler) locality(l *endpointv3.LocalityLbEndpoints, at registry.Path)
 
 func (c *compiler) endpoints(list []*endpointv3.LbEndpoint, at registry.Path, local int) []hostset.Endpoint {
 	out := make([]hostset.Endpoint, 0, len(list))
-	var sum uint64
 	for i, lb := range list {
 		var here registry.Path // made only when something has to be said
 		if !plain(lb) {
@@ -132,11 +126,6 @@ func (c *compiler) endpoints(list []*endpointv3.LbEndpoint, at registry.Path, lo
 		}
 		ep.Hostname = lb.GetEndpoint().GetHostname()
 		ep.Weight = lb.GetLoadBalancingWeight().GetValue()
-		if sum += uint64(max(ep.Weight, 1)); sum > math.MaxUint32 {
-			c.fail(at.Index("lb_endpoints", i).Field("load_balancing_weight"), "the weights of the locality's endpoints add up to more than %d",
-				uint32(math.MaxUint32))
-			break
-		}
 		ep.Health = health(lb.GetHealthStatus())
 		setMetadata(&ep, lb.GetMetadata())
 		out = append(out, ep)
