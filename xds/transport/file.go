@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strconv"
 	"sync"
-	"syscall"
 	"time"
 
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
@@ -111,11 +110,12 @@ func (f *File) Close() {
 	f.wg.Wait()
 }
 
-// stamp identifies a state of the file.
-type stamp struct {
-	inode   uint64
-	size    int64
-	changed time.Time
+// same reports whether two looks at the file saw the same state; nil is a missing file.
+func same(a, b os.FileInfo) bool {
+	if a == nil || b == nil {
+		return a == nil && b == nil
+	}
+	return os.SameFile(a, b) && a.Size() == b.Size() && a.ModTime().Equal(b.ModTime())
 }
 
 func (f *File) watch() {
@@ -123,7 +123,7 @@ func (f *File) watch() {
 	f.cfg.Sink(ads.Opened{})
 	tick := time.NewTicker(PollInterval)
 	defer tick.Stop()
-	var last stamp
+	var last os.FileInfo
 	var failed string
 	serial := 0
 	for {
@@ -148,17 +148,14 @@ func (f *File) watch() {
 }
 
 // due reports the file's state and whether it is to be delivered now. A missing file is delivered as a failure once.
-func (f *File) due(last stamp) (stamp, bool) {
-	var now stamp
-	if st, err := os.Stat(f.cfg.Path); err == nil {
-		now.size, now.changed = st.Size(), st.ModTime()
-		if sys, ok := st.Sys().(*syscall.Stat_t); ok {
-			now.inode = sys.Ino
-		}
+func (f *File) due(last os.FileInfo) (os.FileInfo, bool) {
+	now, err := os.Stat(f.cfg.Path)
+	if err != nil {
+		now = nil
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if !f.asked || !f.permit || (!f.again && now == last) {
+	if !f.asked || !f.permit || (!f.again && same(now, last)) {
 		return last, false
 	}
 	f.again = false
