@@ -140,13 +140,15 @@ type RuntimeLayer struct {
 type Config struct {
 	// Proto is the merged message, with the overrides of the command line in its node.
 	Proto *bootstrapv3.Bootstrap
-	// Node is what is sent to control planes: Proto's node with user agent and build version filled in.
+	// Node is what is sent to control planes: Proto's node (the same message) with user agent and build version filled in. The owner may
+	// add extensions before the first stream opens.
 	Node  *corev3.Node
 	Admin Admin
 	// ADS, LDS and CDS are nil when not configured.
 	ADS      *API
 	LDS, CDS *Source
-	Runtime  []RuntimeLayer
+	// Runtime layers, lowest first. None without layered_runtime; /runtime_modify then has no layer to write to.
+	Runtime []RuntimeLayer
 	// StatsFlushInterval is 5 s by default.
 	StatsFlushInterval time.Duration
 	// MaxDownstreamConnections of the overload manager; 0 = no limit.

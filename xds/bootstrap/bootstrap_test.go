@@ -108,7 +108,10 @@ func TestLoad_WhenDocumentIsRead_ThenItMeansWhatEnvoyReads(t *testing.T) {
 		{"quoted is text", "b.yaml", `node: {id: "n", cluster: '5'}`, "", func(c *Config) bool { return c.Node.GetId() == "n" && c.Node.GetCluster() == "5" }},
 		{"quoted number for a number", "b.yaml", `admin: {address: {socket_address: {address: "::1", port_value: "19000"}}}`, "",
 			func(c *Config) bool { return c.Admin.Address == "[::1]:19000" }},
-		{"empty object", "b.yaml", "{}", "", func(c *Config) bool { return c.ADS == nil && c.StatsFlushInterval == 5*time.Second }},
+		{"no runtime layers", "b.yaml", "layered_runtime: {}", "", func(c *Config) bool { return len(c.Runtime) == 1 && c.Runtime[0].Admin }},
+		{"empty object", "b.yaml", "{}", "", func(c *Config) bool {
+			return c.ADS == nil && len(c.Runtime) == 0 && c.StatsFlushInterval == 5*time.Second
+		}},
 		{"merge", "b.yaml", "node: {id: a, cluster: b, metadata: {k: v}}\nstatic_resources: {clusters: [{name: one}]}",
 			`{"node": {"id": "over", "metadata": {"l": "w"}}, "static_resources": {"clusters": [{"name": "two"}]}}`, func(c *Config) bool {
 				return c.Node.GetId() == "over" && c.Node.GetCluster() == "b" && len(c.Node.GetMetadata().GetFields()) == 2 &&

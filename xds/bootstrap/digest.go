@@ -66,6 +66,7 @@ func (d *digester) check(o Options) {
 func (d *digester) digest() {
 	p, c := d.c.Proto, d.c
 	c.Node = nodeOf(p)
+	p.Node = c.Node // as Envoy's config dump shows it
 	d.admin()
 	d.runtime()
 	d.extensions()
@@ -210,6 +211,10 @@ func (d *digester) admin() {
 }
 
 func (d *digester) runtime() {
+	if r := d.c.Proto.GetLayeredRuntime(); r != nil && len(r.GetLayers()) == 0 {
+		d.c.Runtime = []RuntimeLayer{{Admin: true}} // observed: no layers at all means one unnamed admin layer
+		return
+	}
 	admin := false
 	names := map[string]bool{}
 	for i, l := range d.c.Proto.GetLayeredRuntime().GetLayers() {

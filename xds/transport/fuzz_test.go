@@ -60,32 +60,37 @@ func FuzzResponse(f *testing.F) {
 			if !ok {
 				continue
 			}
-			verdict, bad := ads.Verdict{Batch: d.Batch}, len(d.Rejected) > 0
-			typ, _ := resource.TypeOf(d.TypeURL)
-			for _, raw := range d.Changed {
-				if _, err := resource.Decode(typ, raw.TypeURL, raw.Body, resource.Options{}); err != nil {
-					bad = true
-					verdict.Rejected = append(verdict.Rejected, ads.Rejection{Name: raw.Name, Text: err.Error()})
-				}
-			}
-			answers := 0
-			for _, b := range s.Step(verdict, nil) {
-				m, ok := b.(ads.Send)
-				if !ok {
-					continue
-				}
-				answers++
-				if m.Nack != bad {
-					t.Fatalf("nack %v, refused %v", m.Nack, bad)
-				}
-				// What is sent must encode: a broken text would end the stream.
-				if _, err := proto.Marshal(map[bool]proto.Message{true: deltaRequest(m, nil), false: sotwRequest(m, nil)}[delta]); err != nil {
-					t.Fatal(err)
-				}
-			}
-			if answers != 1 {
-				t.Fatalf("%d answers", answers)
-			}
+			answer(t, s, d, delta)
 		}
 	})
+}
+
+// answer decodes a batch, gives the verdict and checks the answer.
+func answer(t *testing.T, s *ads.Session, d ads.Deliver, delta bool) {
+	verdict, bad := ads.Verdict{Batch: d.Batch}, len(d.Rejected) > 0
+	typ, _ := resource.TypeOf(d.TypeURL)
+	for _, raw := range d.Changed {
+		if _, err := resource.Decode(typ, raw.TypeURL, raw.Body, resource.Options{}); err != nil {
+			bad = true
+			verdict.Rejected = append(verdict.Rejected, ads.Rejection{Name: raw.Name, Text: err.Error()})
+		}
+	}
+	answers := 0
+	for _, b := range s.Step(verdict, nil) {
+		m, ok := b.(ads.Send)
+		if !ok {
+			continue
+		}
+		answers++
+		if m.Nack != bad {
+			t.Fatalf("nack %v, refused %v", m.Nack, bad)
+		}
+		// What is sent must encode: a broken text would end the stream.
+		if _, err := proto.Marshal(map[bool]proto.Message{true: deltaRequest(m, nil), false: sotwRequest(m, nil)}[delta]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if answers != 1 {
+		t.Fatalf("%d answers", answers)
+	}
 }
