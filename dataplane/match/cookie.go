@@ -38,13 +38,13 @@ func CookieValue(h *httpmsg.Head, name string) ([]byte, bool) {
 				continue
 			}
 			key := part[:eq]
-			for len(key) > 0 && (key[0] == ' ' || key[0] == '\t') {
+			for len(key) > 0 && key[0] == ' ' {
 				key = key[1:]
 			}
 			if string(key) != name {
 				continue
 			}
-			v := bytes.TrimSpace(part[eq+1:])
+			v := part[eq+1:]
 			if len(v) >= 2 && v[0] == '"' && v[len(v)-1] == '"' {
 				v = v[1 : len(v)-1]
 			}

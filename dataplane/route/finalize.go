@@ -64,7 +64,7 @@ func (e *Entry) rewriteHost(f *Forward, c *Choice, h *httpmsg.Head, q *Query) {
 			setHost(f, h, q, h.A.Put(v))
 		}
 	case f.HostFormat != nil:
-		if v := h.A.Take(f.HostFormat.AppendHeader(h.A.Tail(), q.Rec)); v.Len > 0 {
+		if v := h.A.Take(f.HostFormat.Append(h.A.Tail(), q.Rec)); v.Len > 0 {
 			setHost(f, h, q, v)
 		}
 	case f.HostRegex != nil:
@@ -87,7 +87,7 @@ func setHost(f *Forward, h *httpmsg.Head, q *Query, host httpmsg.Span) {
 		if f.AppendXFH {
 			appendForwardedHost(h, old)
 		}
-		if !q.NoEnvoyHeaders && !bytes.Equal(old, h.A.Bytes(host)) {
+		if !q.NoEnvoyHeaders {
 			h.SetSpan(keyOriginalHost, h.Authority)
 		}
 	}
@@ -224,12 +224,12 @@ func (r *Redirect) appendPath(b, old []byte, q *Query) []byte {
 	return append(b, query...)
 }
 
-// TLSLocation appends the URL of the 301 that Verdict TLSRedirect asks for.
-func TLSLocation(b []byte, h *httpmsg.Head, q *Query) []byte {
-	return tlsRedirect.Location(b, h, q)
+// TLSLocation appends the URL of the 301 that Verdict TLSRedirect asks for: the same authority and path under https.
+func TLSLocation(b []byte, h *httpmsg.Head, _ *Query) []byte {
+	b = append(b, "https://"...)
+	b = append(b, h.Host()...)
+	return append(b, h.Path()...)
 }
-
-var tlsRedirect = &Redirect{HTTPS: true, Code: 301}
 
 // Location appends the location header of a direct response and reports whether it has one: a 201 or 3xx names the request's own URL.
 func (d *Direct) Location(b []byte, h *httpmsg.Head, q *Query) ([]byte, bool) {

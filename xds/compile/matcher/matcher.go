@@ -100,7 +100,10 @@ func Header(c *registry.Ctx, field registry.Path, m *routev3.HeaderMatcher) (mat
 	case *routev3.HeaderMatcher_RangeMatch:
 		h.Kind, h.Start, h.End = match.HeaderRange, s.RangeMatch.GetStart(), s.RangeMatch.GetEnd()
 	case *routev3.HeaderMatcher_ExactMatch:
-		text(match.StringExact, s.ExactMatch)
+		// The deprecated field cannot ask for an empty value; in Envoy empty text matches any value.
+		if s.ExactMatch != "" {
+			text(match.StringExact, s.ExactMatch)
+		}
 	case *routev3.HeaderMatcher_PrefixMatch:
 		text(match.StringPrefix, s.PrefixMatch)
 	case *routev3.HeaderMatcher_SuffixMatch:

@@ -173,7 +173,12 @@ func (s *state) rewrites(c *registry.Ctx, a *routev3.RouteAction, e *route.Entry
 		s.fail(err)
 	case *routev3.RouteAction_HostRewrite:
 		if h.HostRewrite != "" {
-			f.HostFormat = s.headerFormat(c, "host_rewrite", h.HostRewrite)
+			// Unlike path_rewrite, an absent value is "-" here, as in the binary.
+			s.plainText(c, "host_rewrite", h.HostRewrite)
+			var err error
+			if f.HostFormat, err = accesslog.CompileText(h.HostRewrite, false); err != nil {
+				s.fail(c.Errorf("host_rewrite", "%w", err))
+			}
 		}
 	}
 }
