@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"testing"
 	"time"
@@ -226,6 +227,32 @@ func TestStream_WhenServerDiesOrIsAbsent_ThenTheNextTargetIsTried(t *testing.T) 
 	opened, closed, _ := d.counts()
 	if opened != 3 || closed != 3 {
 		t.Errorf("opened %d, closed %d", opened, closed)
+	}
+}
+
+func TestStream_WhenServerAcceptsAndIsSilent_ThenTheAttemptEndsInTime(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			defer func() { _ = c.Close() }()
+		}
+	}()
+	d := newDriver(t, ads.Delta)
+	target := tcpTarget(l.Addr().String())
+	target[0].ConnectTimeout = 200 * time.Millisecond
+	d.run(stream(t, d, StreamConfig{Targets: target, Variant: ads.Delta}), everything[0])
+	start := time.Now()
+	eventually(t, "two failed attempts", func() bool { _, c, _ := d.counts(); return c >= 2 })
+	if opened, _, _ := d.counts(); opened != 0 || time.Since(start) > 5*time.Second {
+		t.Errorf("opened %d, after %v", opened, time.Since(start))
 	}
 }
 

@@ -223,7 +223,10 @@ func connect(t *Target) (*grpc.ClientConn, error) {
 	if t.Authority != "" {
 		opts = append(opts, grpc.WithAuthority(t.Authority))
 	}
-	opts = append(opts, grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: t.ConnectTimeout}))
+	// The connection lives for one attempt, so gRPC's own backoff never comes into play; but it also bounds the attempt from below.
+	opts = append(opts, grpc.WithConnectParams(grpc.ConnectParams{
+		Backoff: backoff.Config{BaseDelay: t.ConnectTimeout, Multiplier: 1, MaxDelay: t.ConnectTimeout}, MinConnectTimeout: t.ConnectTimeout,
+	}))
 	if t.Ping > 0 {
 		opts = append(opts, grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: t.Ping, Timeout: t.PingTimeout}))
 	}
