@@ -23,6 +23,7 @@ import (
 	"sidecar/dataplane/worker"
 	"sidecar/ebpf"
 	"sidecar/internal/export"
+	"sidecar/internal/resolve"
 	"sidecar/internal/telemetry/stats"
 	"sidecar/xds/bootstrap"
 	"sidecar/xds/controller"
@@ -32,18 +33,19 @@ import (
 // App is one running sidecar.
 type App struct {
 	// Immutable after build
-	opt     *Options
-	boot    *bootstrap.Config
-	reg     *stats.Registry
-	files   *export.Files
-	steerer *ebpf.Steerer
-	shared  *worker.Shared
-	fleet   *fleet.Fleet
-	ctl     *controller.Controller
-	log     logger
-	server  *stats.Block
-	started time.Time
-	admin   io.Closer
+	opt      *Options
+	boot     *bootstrap.Config
+	reg      *stats.Registry
+	files    *export.Files
+	steerer  *ebpf.Steerer
+	shared   *worker.Shared
+	fleet    *fleet.Fleet
+	ctl      *controller.Controller
+	resolver *resolve.Resolver
+	log      logger
+	server   *stats.Block
+	started  time.Time
+	admin    io.Closer
 
 	// Control
 	layers *runtimeLayers
@@ -115,6 +117,7 @@ func build(opt *Options, boot *bootstrap.Config, stderr io.Writer) (*App, error)
 	}
 	a.log = lg
 	a.reg = stats.NewRegistry(opt.Concurrency)
+	a.resolver = resolve.New(resolve.Config{})
 	a.files = export.NewFiles(export.Config{Workers: opt.Concurrency, Stats: a.reg, FlushInterval: opt.FileFlush, DryRun: opt.Mode == Validate})
 	a.server = a.reg.Scope("server.", stats.ServerDef).Control()
 	a.shared.MaxConns.Store(boot.MaxDownstreamConnections)
@@ -136,7 +139,7 @@ func build(opt *Options, boot *bootstrap.Config, stderr io.Writer) (*App, error)
 	if err != nil {
 		return nil, err
 	}
-	a.ctl = controller.New(controller.Config{Bootstrap: boot, Plane: plane, Stats: a.reg, Compile: comp, Workers: opt.Concurrency, Resolver: noResolver{},
+	a.ctl = controller.New(controller.Config{Bootstrap: boot, Plane: plane, Stats: a.reg, Compile: comp, Workers: opt.Concurrency, Resolver: dnsResolver{a.resolver},
 		Seed: uint64(time.Now().UnixNano()), Log: a.log.Log, Unknown: unknown, ExplicitWildcard: opt.ExplicitWildcard,
 		OnState: func(s controller.State) { a.setState(s) }})
 	if err := a.ctl.Static(); err != nil {
@@ -322,6 +325,7 @@ func (a *App) close() {
 	if a.admin != nil {
 		_ = a.admin.Close()
 	}
+	a.resolver.Close()
 	a.files.Close()
 	if a.steerer != nil {
 		a.steerer.Close()

@@ -3,9 +3,6 @@
 package app
 
 import (
-	"errors"
-	"net/netip"
-
 	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
@@ -13,7 +10,6 @@ import (
 	"sidecar/dataplane/route"
 	"sidecar/internal/telemetry/accesslog"
 	accesslogcompile "sidecar/xds/compile/accesslog"
-	"sidecar/xds/compile/cluster"
 	"sidecar/xds/compile/listener"
 	routeconfig "sidecar/xds/compile/route"
 	"sidecar/xds/controller"
@@ -45,8 +41,10 @@ func (a *App) compilers() (controller.Compilers, error) {
 		return t, err
 	}
 	k.Listener = listener.Env{
-		AccessLog: func(c *registry.Ctx, al *accesslogv3.AccessLog) (*accesslog.Logger, error) { return logs.Compile(c, al) },
-		Filter:    logs.Filter,
+		AccessLog: func(c *registry.Ctx, al *accesslogv3.AccessLog) (*accesslog.Logger, error) {
+			return logs.Compile(c, al)
+		},
+		Filter: logs.Filter,
 		Headers: func(c *registry.Ctx, in []*corev3.HeaderValueOption) (route.Mutations, error) {
 			return routeconfig.Headers(c, in)
 		},
@@ -57,10 +55,3 @@ func (a *App) compilers() (controller.Compilers, error) {
 func (a *App) routeContext(c *controller.Controller, static bool) *routeconfig.Context {
 	return &routeconfig.Context{Cluster: c.Interner().Cluster, ClusterKnown: c.ClusterKnown, Static: static, Stats: a.reg}
 }
-
-// noResolver refuses DNS clusters until the resolver room is plugged in.
-type noResolver struct{}
-
-func (noResolver) Watch(*cluster.DNS, func(func(int) []netip.Addr)) func() { return func() {} }
-
-var _ = errors.New

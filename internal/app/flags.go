@@ -118,6 +118,9 @@ func Parse(args []string, out io.Writer) (*Options, error) {
 	fs.Usage = func() {
 		fmt.Fprintf(out, "USAGE:\n  sidecar -c bootstrap.yaml [flags]\n  sidecar demo [--once] [--load]\n\nFLAGS:\n%s", fs.FlagUsages())
 	}
+	if err := precheck(args); err != nil {
+		return nil, err
+	}
 	if err := fs.Parse(args); err != nil {
 		if errors.Is(err, pflag.ErrHelp) {
 			return nil, ErrHelp
@@ -134,6 +137,25 @@ func Parse(args []string, out io.Writer) (*Options, error) {
 		}
 	}
 	return o, o.finish(mode, strategy, addrVersion, drain, parent, flush, term)
+}
+
+// precheck refuses what Envoy's command line refuses and the flag library would take: --flag=value and repeated flags.
+func precheck(args []string) error {
+	seen := map[string]bool{}
+	for _, a := range args {
+		if !strings.HasPrefix(a, "-") || len(a) < 2 {
+			continue
+		}
+		name := strings.TrimLeft(a, "-")
+		if strings.HasPrefix(a, "--") && strings.Contains(name, "=") {
+			return fmt.Errorf("error: Couldn't find match for argument: %s (give the value as an argument of its own)", a)
+		}
+		if seen[name] {
+			return fmt.Errorf("error: argument already set: %s", a)
+		}
+		seen[name] = true
+	}
+	return nil
 }
 
 func (o *Options) finish(mode, strategy, addrVersion string, drain, parent, flush, term int) error {
