@@ -41,6 +41,7 @@ type Options struct {
 	FailMax    time.Duration // largest backoff interval
 	Jitter     time.Duration // up to this much is added to Refresh and TTL
 	RespectTTL bool          // the smallest TTL of the answer replaces Refresh, unless it is 0
+	MinTTL     time.Duration // shorter TTLs count as this
 }
 
 // Result is the outcome of one lookup.
@@ -237,7 +238,7 @@ func (w *watch) next(res Result, random func(int64) int64) time.Duration {
 	}
 	d := w.o.Refresh
 	if w.o.RespectTTL && res.TTL > 0 {
-		d = res.TTL
+		d = max(res.TTL, w.o.MinTTL)
 	}
 	if w.o.Jitter > 0 {
 		d += time.Duration(random(int64(w.o.Jitter)))

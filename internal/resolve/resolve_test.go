@@ -318,6 +318,7 @@ func TestWatch_WhenTimePasses_ThenNamesAreRefreshedByRateOrTTL(t *testing.T) {
 		{"rate", Options{Refresh: 3 * time.Second}, 100, 3 * time.Second, 3 * time.Second},
 		{"default", Options{}, 100, 5 * time.Second, 5 * time.Second},
 		{"ttl", Options{RespectTTL: true}, 20, 20 * time.Second, 20 * time.Second},
+		{"short ttl", Options{RespectTTL: true, MinTTL: 9 * time.Second}, 2, 9 * time.Second, 9 * time.Second},
 		{"ttl 0", Options{RespectTTL: true, Refresh: 2 * time.Second}, 0, 2 * time.Second, 2 * time.Second},
 		{"jitter", Options{Refresh: time.Second, Jitter: 2 * time.Second}, 0, time.Second, 3 * time.Second},
 		{"failure", Options{Refresh: 4 * time.Second}, -1, 4 * time.Second, 4 * time.Second},

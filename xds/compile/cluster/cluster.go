@@ -9,6 +9,8 @@ import (
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	dnsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/clusters/dns/v3"
+	origv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/clusters/original_dst/v3"
 	rawv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/raw_buffer/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -62,6 +64,11 @@ type state struct {
 	out  *snapshot.ClusterConfig
 	res  *Result
 	errs []error
+
+	// Where the hosts come from: type, or what cluster_type says instead.
+	kind    clusterv3.Cluster_DiscoveryType
+	dnsExt  *dnsv3.DnsCluster
+	origExt *origv3.OriginalDstCluster
 }
 
 func (s *state) fail(err error) {
@@ -83,6 +90,7 @@ func Compile(c *registry.Ctx, cl *clusterv3.Cluster, hash uint64) (*Result, erro
 	s.res = &Result{Config: s.out, WaitForWarm: true}
 	s.fail(s.c.Check(cl))
 	s.base(hash)
+	s.clusterType()
 	s.balance()
 	s.discovery()
 	s.socket()
@@ -130,13 +138,65 @@ func duration(d *durationpb.Duration, def sys.Nanos) sys.Nanos {
 	return sys.Nanos(d.AsDuration()) // saturates
 }
 
+// types is the table of cluster type extensions; each says what it stands for.
+var types = registry.MustTable("cluster types", []registry.Row[func(*state)]{
+	{
+		Name: "envoy.clusters.dns", Message: &dnsv3.DnsCluster{}, Status: registry.StatusStable, Trust: registry.TrustRobustBoth,
+		Compile: func(_ *registry.Ctx, m proto.Message) (func(*state), error) {
+			return func(s *state) {
+				s.dnsExt, s.kind = m.(*dnsv3.DnsCluster), clusterv3.Cluster_STRICT_DNS
+				if s.dnsExt.GetAllAddressesInSingleEndpoint() {
+					s.kind = clusterv3.Cluster_LOGICAL_DNS
+				}
+			}, nil
+		},
+	},
+	{
+		Name: "envoy.clusters.original_dst", Message: &origv3.OriginalDstCluster{}, Status: registry.StatusStable, Trust: registry.TrustRobustBoth,
+		Compile: func(_ *registry.Ctx, m proto.Message) (func(*state), error) {
+			return func(s *state) { s.origExt, s.kind = m.(*origv3.OriginalDstCluster), clusterv3.Cluster_ORIGINAL_DST }, nil
+		},
+	},
+}, map[string]string{
+	"type.googleapis.com/envoy.extensions.clusters.aggregate.v3.ClusterConfig":             "aggregate clusters",
+	"type.googleapis.com/envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig": "dynamic forward proxy",
+})
+
+// typeNames are the cluster types that need no configuration message.
+var typeNames = map[string]clusterv3.Cluster_DiscoveryType{
+	"envoy.cluster.static": clusterv3.Cluster_STATIC, "envoy.cluster.strict_dns": clusterv3.Cluster_STRICT_DNS,
+	"envoy.cluster.logical_dns": clusterv3.Cluster_LOGICAL_DNS, "envoy.cluster.original_dst": clusterv3.Cluster_ORIGINAL_DST,
+}
+
+func (s *state) clusterType() {
+	s.kind = s.cl.GetType()
+	ext := s.cl.GetClusterType()
+	if ext == nil {
+		return
+	}
+	if ext.GetTypedConfig() == nil {
+		kind, ok := typeNames[ext.GetName()]
+		if !ok {
+			s.failf("cluster_type.name", "unknown cluster type %q without typed_config", ext.GetName())
+		}
+		s.kind = kind
+		return
+	}
+	set, err := types.Compile(s.c, "cluster_type.typed_config", ext.GetName(), ext.GetTypedConfig())
+	if err != nil {
+		s.fail(err)
+		return
+	}
+	set(s)
+}
+
 func (s *state) balance() {
 	spec, err := lbpolicy.Compile(s.c, s.cl)
 	if err != nil {
 		s.fail(err)
 		return
 	}
-	original := s.cl.GetType() == clusterv3.Cluster_ORIGINAL_DST
+	original := s.kind == clusterv3.Cluster_ORIGINAL_DST
 	switch {
 	case original && s.cl.GetLbPolicy() != clusterv3.Cluster_CLUSTER_PROVIDED:
 		s.failf("lb_policy", "%s is not valid for cluster type ORIGINAL_DST, only CLUSTER_PROVIDED is", s.cl.GetLbPolicy())
@@ -147,7 +207,7 @@ func (s *state) balance() {
 }
 
 func (s *state) discovery() {
-	switch s.cl.GetType() {
+	switch s.kind {
 	case clusterv3.Cluster_STATIC:
 		s.out.Type = snapshot.ClusterStatic
 		in, err := endpoint.Compile(s.cl.GetLoadAssignment(), s.c.Path.Field("load_assignment"), s.c.Unknown, s.c.Report)
@@ -162,7 +222,7 @@ func (s *state) discovery() {
 		s.out.Type = snapshot.ClusterOriginalDst
 		s.originalDst()
 	}
-	if s.cl.GetType() != clusterv3.Cluster_EDS && s.cl.GetEdsClusterConfig() != nil {
+	if s.kind != clusterv3.Cluster_EDS && s.cl.GetEdsClusterConfig() != nil {
 		s.failf("eds_cluster_config", "only valid for cluster type EDS")
 	}
 }
@@ -197,17 +257,28 @@ func (s *state) eds() {
 // originalDstHeader is the request header that names the destination when http_header_name is empty.
 const originalDstHeader = "x-envoy-original-dst-host"
 
+// originalDst is what original_dst_lb_config and the OriginalDstCluster extension have in common.
+type originalDst interface {
+	GetUseHttpHeader() bool
+	GetHttpHeaderName() string
+	GetUpstreamPortOverride() *wrapperspb.UInt32Value
+}
+
 func (s *state) originalDst() {
 	if s.cl.GetLoadAssignment() != nil {
 		s.failf("load_assignment", "ORIGINAL_DST clusters must have no load assignment configured")
 	}
-	cfg := s.cl.GetOriginalDstLbConfig()
+	var cfg originalDst = s.cl.GetOriginalDstLbConfig()
+	at := registry.Path("original_dst_lb_config")
+	if s.origExt != nil {
+		cfg, at = s.origExt, "cluster_type.typed_config"
+	}
 	o := &snapshot.OriginalDst{UseHeader: cfg.GetUseHttpHeader(), HeaderName: cfg.GetHttpHeaderName()}
 	if o.UseHeader && o.HeaderName == "" {
 		o.HeaderName = originalDstHeader
 	}
 	if p := cfg.GetUpstreamPortOverride(); p.GetValue() > math.MaxUint16 {
-		s.failf("original_dst_lb_config.upstream_port_override", "%d is no port", p.GetValue())
+		s.failf(at.Field("upstream_port_override"), "%d is no port", p.GetValue())
 	} else {
 		o.PortOverride = uint16(p.GetValue())
 	}

@@ -143,6 +143,28 @@ func TestCompile_WhenDNS_ThenResolverOptionsAreTaken(t *testing.T) {
 	}
 }
 
+func TestCompile_WhenTheTypeIsAnExtension_ThenItIsTheSame(t *testing.T) {
+	const la = `"load_assignment":{"cluster_name":"x","endpoints":[{"lb_endpoints":[{"endpoint":{"address":{"socket_address":{"address":"a.test","port_value":80}}}}]}]}`
+	const dnsURL = `"cluster_type":{"name":"x","typed_config":{"@type":"type.googleapis.com/envoy.extensions.clusters.dns.v3.DnsCluster"`
+	res := mustCompile(t, `{"name":"d",`+dnsURL+`,"dns_refresh_rate":"2s","dns_lookup_family":"V4_ONLY","respect_dns_ttl":true,"dns_min_refresh_rate":"3s",
+	 "dns_failure_refresh_rate":{"base_interval":"1s","max_interval":"4s"}}},`+la+`}`)
+	if o := res.DNS.Options; res.Config.Type != snapshot.ClusterStrictDNS || o.Refresh != 2*time.Second || o.Family != 1 || !o.RespectTTL || o.MinTTL != 3*time.Second ||
+		o.FailMax != 4*time.Second {
+		t.Errorf("%+v", o)
+	}
+	if res := mustCompile(t, `{"name":"d",`+dnsURL+`,"all_addresses_in_single_endpoint":true}},`+la+`}`); res.Config.Type != snapshot.ClusterLogicalDNS || res.DNS.Options.Family != 0 {
+		t.Errorf("%+v", res.DNS.Options)
+	}
+	if res := mustCompile(t, `{"name":"d","cluster_type":{"name":"envoy.cluster.logical_dns"},`+la+`}`); res.Config.Type != snapshot.ClusterLogicalDNS {
+		t.Errorf("type %d", res.Config.Type)
+	}
+	o := mustCompile(t, `{"name":"o","lb_policy":"CLUSTER_PROVIDED","cluster_type":{"name":"x","typed_config":{"@type":"type.googleapis.com/envoy.extensions.clusters.original_dst.v3.OriginalDstCluster",
+	 "use_http_header":true,"http_header_name":"x-h","upstream_port_override":9}}}`).Config
+	if o.Type != snapshot.ClusterOriginalDst || o.OrigDst.HeaderName != "x-h" || o.OrigDst.PortOverride != 9 {
+		t.Errorf("%+v", o.OrigDst)
+	}
+}
+
 const lbURL = `"@type":"type.googleapis.com/envoy.extensions.load_balancing_policies.`
 
 func TestCompile_WhenPoliciesAreGiven_ThenBothFormsMeanTheSame(t *testing.T) {
@@ -204,7 +226,11 @@ func TestCompile_WhenAFieldIsWrong_ThenTheErrorNamesItsPath(t *testing.T) {
 		{"health checks", `"health_checks":[{"timeout":"1s","interval":"1s","unhealthy_threshold":1,"healthy_threshold":1,"tcp_health_check":{}}]`, "health_checks: waits for a later issue"},
 		{"subsets", `"lb_subset_config":{}`, "lb_subset_config: subset load balancing is not supported"},
 		{"LRS", `"lrs_server":{"ads":{}}`, "lrs_server: load reports"},
-		{"custom type", `"cluster_type":{"name":"envoy.clusters.aggregate"}`, "cluster_type: custom cluster types"},
+		{"unknown type name", `"cluster_type":{"name":"envoy.clusters.aggregate"}`, "cluster_type.name: unknown cluster type"},
+		{"unknown type", `"cluster_type":{"name":"x","typed_config":{"@type":"type.googleapis.com/xds.type.v3.TypedStruct","type_url":"x/envoy.extensions.clusters.aggregate.v3.ClusterConfig"}}`,
+			"cluster_type.typed_config: unknown type"},
+		{"DNS type, two endpoints", `"cluster_type":{"name":"x","typed_config":{"@type":"type.googleapis.com/envoy.extensions.clusters.dns.v3.DnsCluster","all_addresses_in_single_endpoint":true}}`,
+			"LOGICAL_DNS clusters must have a single"},
 		{"EDS without config", `"type":"EDS"`, "eds_cluster_config.eds_config: cannot create an EDS cluster without an EDS config"},
 		{"EDS with assignment", `"type":"EDS","eds_cluster_config":{"eds_config":{"ads":{}}},"load_assignment":{"cluster_name":"x"}`, "load_assignment: only valid"},
 		{"EDS over REST", `"type":"EDS","eds_cluster_config":{"eds_config":{"api_config_source":{"api_type":"REST"}}}`, "api_config_source.api_type: value REST"},

@@ -3,6 +3,7 @@
 package cluster
 
 import (
+	"errors"
 	"net/netip"
 	"strconv"
 	"time"
@@ -12,6 +13,7 @@ import (
 	caresv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/network/dns_resolver/cares/v3"
 	gaiv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/network/dns_resolver/getaddrinfo/v3"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"sidecar/dataplane/snapshot"
@@ -41,37 +43,54 @@ type DNSOptions struct {
 	FailMax    time.Duration
 	Jitter     time.Duration // dns_jitter
 	RespectTTL bool          // respect_dns_ttl
+	MinTTL     time.Duration // dns_min_refresh_rate: shorter TTLs count as this
 }
 
+// dnsSettings are the fields that a cluster's own DNS settings and a DnsCluster extension have in common.
+type dnsSettings interface {
+	GetDnsRefreshRate() *durationpb.Duration
+	GetDnsJitter() *durationpb.Duration
+	GetRespectDnsTtl() bool
+	GetTypedDnsResolverConfig() *corev3.TypedExtensionConfig
+}
+
+// dns compiles the settings of the cluster itself, or of its DnsCluster extension, which then replaces all of them.
 func (s *state) dns() {
-	logical := s.cl.GetType() == clusterv3.Cluster_LOGICAL_DNS
+	logical := s.kind == clusterv3.Cluster_LOGICAL_DNS
 	s.out.Type = snapshot.ClusterStrictDNS
 	if logical {
 		s.out.Type = snapshot.ClusterLogicalDNS
 	}
 	a, err := endpoint.CompileDNS(s.cl.GetLoadAssignment(), logical, s.c.Path.Field("load_assignment"), s.c.Unknown, s.c.Report)
 	s.fail(err)
-	o := DNSOptions{Refresh: 5 * time.Second, RespectTTL: s.cl.GetRespectDnsTtl(), Family: uint8(s.cl.GetDnsLookupFamily())}
-	if _, known := clusterv3.Cluster_DnsLookupFamily_name[int32(s.cl.GetDnsLookupFamily())]; !known {
-		s.failf("dns_lookup_family", "unknown value %d", s.cl.GetDnsLookupFamily())
+	o := DNSOptions{Refresh: 5 * time.Second, Family: uint8(s.cl.GetDnsLookupFamily())}
+	from, at := dnsSettings(s.cl), registry.Path("")
+	base, top := s.cl.GetDnsFailureRefreshRate().GetBaseInterval(), s.cl.GetDnsFailureRefreshRate().GetMaxInterval()
+	if x := s.dnsExt; x != nil {
+		from, at = x, "cluster_type.typed_config"
+		base, top = x.GetDnsFailureRefreshRate().GetBaseInterval(), x.GetDnsFailureRefreshRate().GetMaxInterval()
+		o.Family = uint8(max(x.GetDnsLookupFamily(), 1)) - 1 // the extension's numbers begin with UNSPECIFIED, which means AUTO
+		o.MinTTL = x.GetDnsMinRefreshRate().AsDuration()
 	}
-	if d := s.cl.GetDnsRefreshRate(); d != nil {
+	if o.Family > uint8(clusterv3.Cluster_ALL) {
+		s.failf(at.Field("dns_lookup_family"), "unknown value %d", o.Family)
+	}
+	o.RespectTTL = from.GetRespectDnsTtl()
+	if d := from.GetDnsRefreshRate(); d != nil {
 		o.Refresh = d.AsDuration()
 	}
-	if d := s.cl.GetDnsJitter(); d != nil {
-		o.Jitter = max(d.AsDuration(), 0)
-	}
-	if f := s.cl.GetDnsFailureRefreshRate(); f != nil {
-		o.FailBase = f.GetBaseInterval().AsDuration()
+	o.Jitter = max(from.GetDnsJitter().AsDuration(), 0)
+	if base != nil {
+		o.FailBase = base.AsDuration()
 		o.FailMax = 10 * o.FailBase
-		if m := f.GetMaxInterval(); m != nil {
-			o.FailMax = m.AsDuration()
+		if top != nil {
+			o.FailMax = top.AsDuration()
 		}
 		if o.FailMax < o.FailBase {
-			s.failf("dns_failure_refresh_rate", "max_interval must not be less than base_interval")
+			s.failf(at.Field("dns_failure_refresh_rate"), "max_interval must not be less than base_interval")
 		}
 	}
-	s.resolver(&o)
+	s.resolver(&o, from.GetTypedDnsResolverConfig(), at.Field("typed_dns_resolver_config"))
 	s.res.DNS = &DNS{Assignment: a, Options: o}
 }
 
@@ -79,8 +98,8 @@ func (s *state) dns() {
 var resolvers = registry.MustTable("DNS resolvers", []registry.Row[func(*state, *DNSOptions)]{
 	{
 		Name: "envoy.network.dns_resolver.cares", Message: &caresv3.CaresDnsResolverConfig{}, Status: registry.StatusStable, Trust: registry.TrustRobustBoth,
-		Compile: func(_ *registry.Ctx, m proto.Message) (func(*state, *DNSOptions), error) {
-			return func(s *state, o *DNSOptions) { s.cares(m.(*caresv3.CaresDnsResolverConfig), o) }, nil
+		Compile: func(c *registry.Ctx, m proto.Message) (func(*state, *DNSOptions), error) {
+			return func(s *state, o *DNSOptions) { s.cares(m.(*caresv3.CaresDnsResolverConfig), c.Path, o) }, nil
 		},
 	},
 	{
@@ -100,29 +119,30 @@ var resolvers = registry.MustTable("DNS resolvers", []registry.Row[func(*state, 
 })
 
 // resolver picks the first of typed_dns_resolver_config, dns_resolution_config and dns_resolvers that is set, as Envoy does.
-func (s *state) resolver(o *DNSOptions) {
+func (s *state) resolver(o *DNSOptions, ext *corev3.TypedExtensionConfig, at registry.Path) {
 	o.TCP = s.cl.GetUseTcpForDnsLookups()
 	switch {
-	case s.cl.GetTypedDnsResolverConfig() != nil:
-		ext := s.cl.GetTypedDnsResolverConfig()
-		set, err := resolvers.Compile(s.c, "typed_dns_resolver_config.typed_config", ext.GetName(), ext.GetTypedConfig())
+	case ext != nil:
+		set, err := resolvers.Compile(s.c, at.Field("typed_config"), ext.GetName(), ext.GetTypedConfig())
 		if err != nil {
 			s.fail(err)
 			return
 		}
 		set(s, o)
+	case s.dnsExt != nil:
+		o.TCP = false
 	case s.cl.GetDnsResolutionConfig() != nil:
 		c := s.cl.GetDnsResolutionConfig()
-		o.Servers = s.servers(c.GetResolvers(), "dns_resolution_config.resolvers")
+		o.Servers = s.servers(c.GetResolvers(), s.c.Path.Join("dns_resolution_config.resolvers"))
 		o.TCP = c.GetDnsResolverOptions().GetUseTcpForDnsLookups()
 		o.NoSearch = c.GetDnsResolverOptions().GetNoDefaultSearchDomain()
 	default:
-		o.Servers = s.servers(s.cl.GetDnsResolvers(), "dns_resolvers")
+		o.Servers = s.servers(s.cl.GetDnsResolvers(), s.c.Path.Join("dns_resolvers"))
 	}
 }
 
-func (s *state) cares(m *caresv3.CaresDnsResolverConfig, o *DNSOptions) {
-	o.Servers = s.servers(m.GetResolvers(), "typed_dns_resolver_config.typed_config.resolvers")
+func (s *state) cares(m *caresv3.CaresDnsResolverConfig, at registry.Path, o *DNSOptions) {
+	o.Servers = s.servers(m.GetResolvers(), at.Field("resolvers"))
 	o.Fallback = m.GetUseResolversAsFallback()
 	o.TCP = m.GetDnsResolverOptions().GetUseTcpForDnsLookups()
 	o.NoSearch = m.GetDnsResolverOptions().GetNoDefaultSearchDomain()
@@ -133,17 +153,18 @@ func (s *state) cares(m *caresv3.CaresDnsResolverConfig, o *DNSOptions) {
 	o.EDNS = uint16(min(m.GetEdns0MaxPayloadSize().GetValue(), 65535))
 }
 
+// servers compiles server addresses; at is the full path of the list.
 func (s *state) servers(list []*corev3.Address, at registry.Path) []netip.AddrPort {
 	var out []netip.AddrPort
 	for i, a := range list {
 		here := at + registry.Path("["+strconv.Itoa(i)+"]")
-		addr, err := endpoint.Address(a, s.c.Path.Join(here))
+		addr, err := endpoint.Address(a, here)
 		if err != nil {
 			s.fail(err)
 			continue
 		}
 		if addr.IsUnix() {
-			s.failf(here, "a DNS server needs an IP address")
+			s.fail(&registry.FieldError{Path: here, Err: errors.New("a DNS server needs an IP address")})
 			continue
 		}
 		ip := addr.IP

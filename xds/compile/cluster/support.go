@@ -18,7 +18,7 @@ var Messages = registry.Messages{
 	"envoy.config.cluster.v3.Cluster": {
 		"name": registry.Supported, "alt_stat_name": registry.Supported,
 		"type":                              registry.Only("STATIC", "EDS", "STRICT_DNS", "LOGICAL_DNS", "ORIGINAL_DST"),
-		"cluster_type":                      registry.Refuse("custom cluster types are not supported; use type"),
+		"cluster_type":                      registry.Whole.Note("envoy.clusters.dns, envoy.clusters.original_dst, and the names of the built-in types"),
 		"eds_cluster_config":                registry.Supported,
 		"connect_timeout":                   registry.Supported,
 		"per_connection_buffer_limit_bytes": registry.Supported,
@@ -193,6 +193,16 @@ var shared = registry.Messages{
 		"num_retries": registry.Supported, "num_resolver_threads": registry.Warn("the resolver has its own pool"),
 	},
 	"envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer": {},
+	"envoy.extensions.clusters.dns.v3.DnsCluster": {
+		"dns_refresh_rate": registry.Supported, "dns_failure_refresh_rate": registry.Supported, "respect_dns_ttl": registry.Supported,
+		"dns_jitter": registry.Supported, "typed_dns_resolver_config": registry.Whole, "dns_lookup_family": registry.Supported,
+		"all_addresses_in_single_endpoint": registry.Supported, "dns_min_refresh_rate": registry.Supported,
+	},
+	"envoy.extensions.clusters.dns.v3.DnsCluster.RefreshRate": {"base_interval": registry.Supported, "max_interval": registry.Supported},
+	"envoy.extensions.clusters.original_dst.v3.OriginalDstCluster": {
+		"use_http_header": registry.Supported, "http_header_name": registry.Supported, "upstream_port_override": registry.Supported,
+		"metadata_key": registry.Later("original destination from metadata"),
+	},
 }
 
 var schema = registry.MustSchema(Messages, shared, endpoint.Messages, endpoint.Shared, lbpolicy.Messages, lbpolicy.Shared)
