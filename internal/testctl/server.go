@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	clusterservice "github.com/envoyproxy/go-control-plane/envoy/service/cluster/v3"
@@ -38,6 +39,8 @@ type Config struct {
 	PerType bool
 	// Ordered makes SotW responses of an aggregated stream come in order (WithOrderedADS).
 	Ordered bool
+	// Heartbeat is the interval at which resources with a TTL are refreshed; 0 sends no heartbeats.
+	Heartbeat time.Duration
 	// Errors, when not nil, gets the server's own error messages.
 	Errors func(string)
 }
@@ -45,6 +48,8 @@ type Config struct {
 // Resources of one snapshot.
 type Resources struct {
 	Listeners, Routes, Clusters, Endpoints, Secrets []types.Resource
+	// TTL by resource name; resources without one never expire.
+	TTL map[string]time.Duration
 }
 
 // Request is one recorded discovery request.
@@ -93,7 +98,11 @@ func NewServer(cfg Config) (*Server, error) {
 		logger.ErrorFunc = func(f string, a ...any) { cfg.Errors(fmt.Sprintf(f, a...)) }
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	s := &Server{cache: cache.NewSnapshotCache(!cfg.PerType, cache.IDHash{}, logger), listener: l, cancel: cancel, done: make(chan struct{}), changed: make(chan struct{})}
+	snapshots := cache.NewSnapshotCache(!cfg.PerType, cache.IDHash{}, logger)
+	if cfg.Heartbeat > 0 {
+		snapshots = cache.NewSnapshotCacheWithHeartbeating(ctx, !cfg.PerType, cache.IDHash{}, logger, cfg.Heartbeat)
+	}
+	s := &Server{cache: snapshots, listener: l, cancel: cancel, done: make(chan struct{}), changed: make(chan struct{})}
 	var opts []config.XDSOption
 	if cfg.Ordered {
 		opts = append(opts, sotw.WithOrderedADS())
@@ -130,9 +139,19 @@ func (s *Server) Addr() string { return s.listener.Addr().String() }
 
 // Set makes r the configuration of the node with this id. All types get the same version.
 func (s *Server) Set(node, version string, r Resources) error {
-	snap, err := cache.NewSnapshot(version, map[resourcev3.Type][]types.Resource{
-		resourcev3.ListenerType: r.Listeners, resourcev3.RouteType: r.Routes, resourcev3.ClusterType: r.Clusters,
-		resourcev3.EndpointType: r.Endpoints, resourcev3.SecretType: r.Secrets,
+	ttl := func(in []types.Resource) []types.ResourceWithTTL {
+		out := make([]types.ResourceWithTTL, len(in))
+		for i, m := range in {
+			out[i].Resource = m
+			if d := r.TTL[cache.GetResourceName(m)]; d > 0 {
+				out[i].TTL = &d
+			}
+		}
+		return out
+	}
+	snap, err := cache.NewSnapshotWithTTLs(version, map[resourcev3.Type][]types.ResourceWithTTL{
+		resourcev3.ListenerType: ttl(r.Listeners), resourcev3.RouteType: ttl(r.Routes), resourcev3.ClusterType: ttl(r.Clusters),
+		resourcev3.EndpointType: ttl(r.Endpoints), resourcev3.SecretType: ttl(r.Secrets),
 	})
 	if err != nil {
 		return err

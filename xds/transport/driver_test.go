@@ -29,6 +29,7 @@ type driver struct {
 	orders  chan func()
 	quit    chan struct{}
 	done    chan struct{}
+	start   time.Time
 	manual  bool // verdicts are given by the test
 	// likeEnvoy asks for listeners when the first clusters are warm, withholds the CDS answer while clusters warm (from then on), and
 	// drops the endpoints of clusters that are gone.
@@ -48,7 +49,7 @@ type driver struct {
 func newDriver(t *testing.T, v ads.Variant, types ...string) *driver {
 	d := &driver{
 		t: t, events: make(chan ads.Event), orders: make(chan func()), quit: make(chan struct{}), done: make(chan struct{}),
-		have: map[string]map[string]string{}, rejected: map[string]bool{},
+		start: time.Now(), have: map[string]map[string]string{}, rejected: map[string]bool{},
 	}
 	cfg := ads.Config{Variant: v, Seed: 7}
 	for _, u := range types {
@@ -57,6 +58,9 @@ func newDriver(t *testing.T, v ads.Variant, types ...string) *driver {
 	d.session = ads.New(cfg)
 	return d
 }
+
+// clock is the time base of responses and ticks.
+func (d *driver) clock() time.Duration { return time.Since(d.start) }
 
 // sink is the Sink of the runner.
 func (d *driver) sink(ev ads.Event) {
@@ -73,6 +77,8 @@ func (d *driver) run(r Runner, subscribe ...ads.Subscribe) {
 	}
 	go func() {
 		defer close(d.done)
+		tick := time.NewTicker(20 * time.Millisecond)
+		defer tick.Stop()
 		d.runner.Start()
 		for {
 			select {
@@ -80,6 +86,8 @@ func (d *driver) run(r Runner, subscribe ...ads.Subscribe) {
 				d.step(ev)
 			case f := <-d.orders:
 				f()
+			case <-tick.C:
+				d.step(ads.Tick{Now: d.clock()})
 			case <-d.quit:
 				return
 			}
@@ -120,6 +128,11 @@ func (d *driver) step(ev ads.Event) {
 			a = r
 		}
 		d.runner.Do(a)
+		if e, ok := a.(ads.Expired); ok {
+			d.mu.Lock()
+			delete(d.have[e.TypeURL], e.Name)
+			d.mu.Unlock()
+		}
 		if del, ok := a.(ads.Deliver); ok {
 			d.deliver(del)
 		}
@@ -259,7 +272,7 @@ func eventually(t *testing.T, what string, cond func() bool) {
 
 func stream(t *testing.T, d *driver, cfg StreamConfig) *Stream {
 	t.Helper()
-	cfg.Sink = d.sink
+	cfg.Sink, cfg.Clock = d.sink, d.clock
 	cfg.Node = &corev3.Node{Id: "n1", Cluster: "c1"}
 	s, err := NewStream(cfg)
 	if err != nil {

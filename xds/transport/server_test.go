@@ -17,6 +17,7 @@ import (
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"github.com/envoyproxy/go-control-plane/pkg/cache/types"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -210,6 +211,54 @@ func TestStream_WhenTypesHaveStreamsOfTheirOwn_ThenEachWorks(t *testing.T) {
 		if open, total := srv.Streams(); open != 4 || total != 4 {
 			t.Errorf("%d of %d streams", open, total)
 		}
+	})
+}
+
+func TestStream_WhenResourcesHaveTTLs_ThenHeartbeatsKeepThemAndSilenceExpiresThem(t *testing.T) {
+	keeps := func(t *testing.T, d *driver) {
+		t.Helper()
+		eventually(t, "both", d.holds(resource.ClusterURL, "a", "b"))
+		for end := time.Now().Add(1200 * time.Millisecond); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+			if !d.holds(resource.ClusterURL, "a", "b")() {
+				t.Fatalf("heartbeats did not keep it: %v", d.names(resource.ClusterURL))
+			}
+		}
+		if _, _, batches := d.counts(); batches < 5 {
+			t.Fatalf("only %d batches: the server sends no heartbeats", batches)
+		}
+	}
+	t.Run("sotw", func(t *testing.T) {
+		srv := server(t, testctl.Config{Heartbeat: 100 * time.Millisecond})
+		set(t, srv, "1", testctl.Resources{Clusters: []types.Resource{staticCluster("a"), staticCluster("b")}, TTL: map[string]time.Duration{"a": 500 * time.Millisecond}})
+		d := newDriver(t, ads.SotW)
+		d.run(stream(t, d, StreamConfig{Targets: tcpTarget(srv.Addr())}), everything[0])
+		keeps(t, d)
+		srv.Close()
+		eventually(t, "only the one with a TTL is gone", d.holds(resource.ClusterURL, "b"))
+	})
+	t.Run("delta", func(t *testing.T) { // go-control-plane has neither TTLs nor heartbeats in delta
+		s := script(t)
+		d := newDriver(t, ads.Delta)
+		d.run(stream(t, d, StreamConfig{Targets: tcpTarget(s.Addr()), Variant: ads.Delta}), everything[0])
+		c := accept(t, s)
+		recv(t, c)
+		ttl := durationpb.New(500 * time.Millisecond)
+		send(t, c, &discoveryv3.DeltaDiscoveryResponse{TypeUrl: resource.ClusterURL, Nonce: "0", Resources: []*discoveryv3.Resource{
+			{Name: "a", Version: "1", Ttl: ttl, Resource: pack(t, staticCluster("a"))}, {Name: "b", Version: "1", Resource: pack(t, staticCluster("b"))}}})
+		stop := make(chan struct{})
+		go func() {
+			for {
+				select {
+				case <-stop:
+					return
+				case <-time.After(100 * time.Millisecond):
+					_ = c.Send(&discoveryv3.DeltaDiscoveryResponse{TypeUrl: resource.ClusterURL, Nonce: "hb", Resources: []*discoveryv3.Resource{{Name: "a", Version: "1", Ttl: ttl}}})
+				}
+			}
+		}()
+		keeps(t, d)
+		close(stop)
+		eventually(t, "only the one with a TTL is gone", d.holds(resource.ClusterURL, "b"))
 	})
 }
 
