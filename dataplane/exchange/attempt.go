@@ -200,6 +200,10 @@ func (x *Exchange) pick(now sys.Nanos) {
 	}
 	x.tryStart = now
 	x.fl &^= xHeadSent | xReqSent | xRespHead | xRespEnd | xReplayed | xMoreResp
+	if x.has(xTerminate) {
+		x.connectRaw(now)
+		return
+	}
 	switch x.cl.Pool(h, x.prio).Get(&x.w) {
 	case pool.Ready:
 		m, _, _ := x.w.Take()
@@ -276,6 +280,9 @@ func (x *Exchange) useHost(h *hostset.Host) {
 
 // poolAnswer takes the pool's answer; false while there is none.
 func (x *Exchange) poolAnswer(now sys.Nanos) bool {
+	if x.has(xTerminate) {
+		return x.rawAnswer(now)
+	}
 	m, k, e := x.w.Take()
 	switch {
 	case m != nil:
@@ -383,20 +390,29 @@ func (x *Exchange) requestFraming() {
 func (x *Exchange) release(reuse bool) {
 	m := x.m
 	if m == nil {
+		x.releaseRaw()
 		return
 	}
 	x.rec.UpBytesIn += m.C.BytesIn - x.inSeen
 	x.rec.UpBytesOut += m.C.BytesOut - x.outSeen
 	x.m = nil
-	if !reuse && m.C.PeerClosed() {
+	switch {
+	case reuse:
+		m.Release(true)
+	case x.has(xReqSent | xRespEnd):
+		m.ReleaseDone()
+	case m.C.PeerClosed():
 		m.ReleaseBroken()
-		return
+	default:
+		m.Release(false)
 	}
-	m.Release(reuse)
 }
 
 // upstreamDone ends the try after a complete response.
 func (x *Exchange) upstreamDone(now sys.Nanos) {
+	if !x.resp.KeepAlive && !x.has(xTillClose) {
+		x.cl.Block.Inc(stats.ClusterUpstreamCxCloseNotify)
+	}
 	x.release(x.has(xReqSent|xRespEnd) && x.resp.KeepAlive && !(x.has(xUpgrade) && x.req.Body != httpmsg.BodyNone))
 	x.chargeTime(now)
 }

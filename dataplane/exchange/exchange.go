@@ -55,6 +55,9 @@ const (
 	xClearRoute                     // a filter asked for another look at the route
 	xRespHeld                       // a response filter has not let the head pass yet
 	xConnTried                      // the connection attempt of this try failed before
+	xEarly                          // counted as answered before the request was complete
+	xTerminate                      // CONNECT ends here: the upstream is a raw connection
+	xTillClose                      // the response body ends with the upstream connection
 	xTunnel                         // counted in downstream_cx_upgrades_active
 )
 
@@ -67,6 +70,7 @@ type Exchange struct {
 	st    state
 	trail uint64 // the last states, four bits each
 	fl    uint32
+	used  bool
 
 	req, resp     httpmsg.Head
 	reqA, respA   httpmsg.Arena
@@ -87,6 +91,7 @@ type Exchange struct {
 	lbq       lb.Query
 	w         pool.Waiter
 	m         *pool.Member
+	tcp       upstream.TCP // xTerminate
 	prio      int
 	attempts  uint32 // all tries, connect retries included
 	connTries uint32
@@ -146,7 +151,10 @@ func (x *Exchange) begin(s *Server, start, now sys.Nanos, headBytes int) {
 	x.reqTr.Reset(&x.reqA)
 	x.respTr.Reset(&x.respA)
 	e := x.env
-	x.rec.Reset()
+	if !x.used {
+		x.used = true
+		x.rec.Reset() // afterwards free does it
+	}
 	x.rec.Conn = s.info
 	x.rec.Start = e.L.Wall() - int64(now-start)
 	x.rec.LastDownRx = int64(now - start)
@@ -157,15 +165,12 @@ func (x *Exchange) begin(s *Server, start, now sys.Nanos, headBytes int) {
 	x.rec.Runtime = e.Snap.Runtime
 	x.q.Head, x.q.Rec, x.q.Rand, x.q.Runtime = &x.req, &x.rec, e.L.Rand(), e.Snap.Runtime
 	x.q.TLS, x.q.Secure, x.q.NoEnvoyHeaders = false, false, x.ch.h.Router.SuppressEnvoyHeaders
-	x.table, x.entry, x.vh, x.choice = nil, nil, nil, route.Choice{}
-	x.row, x.cl, x.host, x.m, x.prio = nil, nil, nil, nil, 0
-	x.tried = x.tried[:0]
+	x.m, x.prio = nil, 0
 	x.attempts, x.connTries, x.retries, x.redirects, x.budget = 0, 0, 0, 0, false
-	x.plan.On, x.limits, x.cookie, x.hasHash = 0, route.Timeouts{}, nil, false
+	x.limits, x.hasHash = route.Timeouts{}, false
 	x.start, x.lastActive, x.reqDone, x.tryStart, x.retryAt = start, now, 0, 0, 0
 	x.routeAt, x.perTryAt, x.wakeAt = 0, 0, 0
 	x.streamIdle, x.maxStream = x.ch.h.StreamIdle, x.ch.h.MaxStream
-	x.local = localReply{}
 	x.fault, x.errno = fault.None, 0
 	x.filters, x.fctx, x.fphase, x.fwake = x.filters[:0], x.fctx[:0], x.fphase[:0], x.fwake[:0]
 	x.fevents, x.fpos, x.dataPos, x.respPos = 0, 0, 0, 0

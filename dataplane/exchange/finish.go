@@ -57,13 +57,7 @@ func (x *Exchange) log(now sys.Nanos) {
 	r, c, b := &x.rec, x.s.c, x.ch.hcm
 	r.End = x.since(now)
 	r.DownWireIn, r.DownWireOut = c.BytesIn, c.BytesOut
-	if c.BytesIn > 0 {
-		b.Add(stats.HCMDownstreamCxRxBytesTotal, int64(c.BytesIn))
-	}
-	if c.BytesOut > 0 {
-		b.Add(stats.HCMDownstreamCxTxBytesTotal, int64(c.BytesOut))
-	}
-	c.BytesIn, c.BytesOut = 0, 0
+	x.s.countBytes()
 	b.Dec(stats.HCMDownstreamRqActive)
 	b.Record(stats.HCMDownstreamRqTime, clockMillis(now-x.start))
 	if x.has(xTunnel) {
@@ -105,8 +99,12 @@ func (x *Exchange) free() {
 	x.body, x.respBody = nil, nil
 	x.st = stFree
 	x.s, x.ch, x.row, x.cl, x.host, x.entry, x.vh, x.table = nil, nil, nil, nil, nil, nil, nil, nil
-	x.choice = route.Choice{}
-	x.local = localReply{}
+	// Nothing may keep an old snapshot alive while the exchange waits in the slab.
+	x.choice, x.local, x.plan, x.cookie = route.Choice{}, localReply{}, route.RetryPlan{}, nil
+	clear(x.tried)
+	x.tried = x.tried[:0]
+	x.lbq.Tried, x.q.Runtime = nil, nil
+	x.rec.Reset()
 	e.exchanges.Put(x)
 }
 

@@ -214,6 +214,7 @@ func (h *shadow) read() loop.Step {
 			h.more = st == http1.NeedMore
 			c.Discard(n)
 			if h.head = st == http1.Done && h.resp.Status >= 200; !h.head {
+				moved += minHead
 				if st == http1.Done {
 					h.resp.Reset(&h.respA)
 				}

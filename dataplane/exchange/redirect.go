@@ -60,7 +60,7 @@ func (x *Exchange) internalRedirect(now sys.Nanos) bool {
 	x.rec.End = x.since(now)
 	x.rec.Resp = &x.resp
 	x.writeLog()
-	x.release(x.m.Dec.Idle() && x.resp.KeepAlive && x.has(xReqSent))
+	x.release(x.drainResponse())
 	x.resp.Reset(&x.respA)
 	x.respA.Reset(arenaKeep)
 	x.fl &^= xRespHead

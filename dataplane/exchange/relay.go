@@ -28,10 +28,6 @@ func (o *sender) chunk(p []byte) {
 // relay moves both directions as far as bytes and room allow.
 func (x *Exchange) relay(now sys.Nanos) outcome {
 	o := waits
-	if x.m.C.Broken() && !x.m.C.Readable() {
-		x.upstreamFault(now, x.brokenKind())
-		return waits
-	}
 	if !x.has(xReqSent) && x.st == stRelay {
 		o = x.pumpRequest(now)
 	}
@@ -63,7 +59,7 @@ func (x *Exchange) requestBody(now sys.Nanos, out *sender) outcome {
 	}
 	c := x.s.c
 	for moved := 0; ; {
-		if out.c.Room()-len(out.enc) <= 0 {
+		if out.c.Room()-len(out.enc) <= 0 || out.c.Broken() {
 			return waits
 		}
 		if moved > maxMove {
@@ -193,6 +189,9 @@ func (x *Exchange) bodyLimit() int {
 	return 1 << 20
 }
 
+// minHead is what one head counts against maxMove at least, so that an upstream that sends 1xx heads without end gets no more than its share.
+const minHead = 64
+
 // pumpResponse reads the response and moves it downstream.
 func (x *Exchange) pumpResponse(now sys.Nanos) outcome {
 	if !x.m.C.Readable() {
@@ -216,6 +215,9 @@ func (x *Exchange) response(now sys.Nanos, out *sender) outcome {
 		if len(up.In()) == 0 || x.has(xMoreResp) {
 			switch up.Fill() {
 			case conn.Blocked:
+				if up.Broken() {
+					x.upstreamFault(now, x.brokenKind())
+				}
 				return waits
 			case conn.More:
 				if x.rec.FirstUpRx < 0 {
@@ -232,6 +234,7 @@ func (x *Exchange) response(now sys.Nanos, out *sender) outcome {
 		}
 		if !x.has(xRespHead) {
 			if !x.responseHead(now, out) {
+				moved += minHead
 				continue
 			}
 			if x.st != stRelay {
@@ -240,7 +243,7 @@ func (x *Exchange) response(now sys.Nanos, out *sender) outcome {
 		}
 		n, data, end, k := x.m.Dec.Body(up.In(), &x.respTr)
 		if k != fault.None {
-			x.upstreamFault(now, k)
+			x.upstreamFault(now, fault.UpstreamProtocol)
 			return waits
 		}
 		moved += n
@@ -267,7 +270,6 @@ func (x *Exchange) responseHead(now sys.Nanos, out *sender) bool {
 	n, st, k := x.m.Dec.Head(up.In(), &x.resp)
 	switch {
 	case k != fault.None:
-		x.cl.Block.Inc(stats.ClusterUpstreamCxProtocolError)
 		x.upstreamFault(now, fault.UpstreamProtocol)
 		return false
 	case st == http1.NeedMore:

@@ -39,7 +39,21 @@ func (x *Exchange) replyKind(k fault.Kind) {
 	if row.Body != "" {
 		x.local.body = kindBodies[k]
 	}
+	switch k {
+	case fault.MissingHost, fault.PathNormalization, fault.UpgradeFailed:
+		x.early()
+	}
 	x.to(stReply)
+}
+
+// early counts an answer to a request that Envoy does not regard as complete at this point, whatever its body is.
+func (x *Exchange) early() {
+	if x.has(xEarly) {
+		return
+	}
+	x.fl |= xEarly
+	x.ch.hcm.Inc(stats.HCMDownstreamRqResponseBeforeRqComplete)
+	x.ch.hcm.Inc(stats.HCMDownstreamRqRxReset)
 }
 
 // kindBodies are the rows' bodies as bytes, made once: replies do not allocate.
@@ -54,28 +68,31 @@ var kindBodies = func() (t [256][]byte) {
 
 // codecFault answers bytes that are not HTTP, or closes if there is no answer to that.
 func (x *Exchange) codecFault(k fault.Kind) {
-	x.ch.hcm.Inc(stats.HCMDownstreamCxProtocolError)
-	if k == fault.LowVersion {
-		x.rec.Protocol = "HTTP/1.0"
-	} else {
-		x.rec.Req = nil
+	x.rec.Req = nil // Envoy logs such a request without method, path and authority
+	x.req.Version = httpmsg.HTTP11
+	if k != fault.LowVersion {
+		x.ch.hcm.Inc(stats.HCMDownstreamCxProtocolError)
+		x.fl |= xEarly // Envoy counts these as protocol errors only
 	}
 	x.headFault(k)
+	if k == fault.LowVersion {
+		x.local.flags |= fault.FlagDPE
+		x.early()
+	}
 }
 
 // headFault answers a request whose head is not usable.
 func (x *Exchange) headFault(k fault.Kind) {
 	if k.Row().Status == 0 {
-		x.abort(k)
-		x.s.fl |= fClose
 		s := x.s
-		s.x = nil
+		s.fl |= fClose
+		x.abort(k)
 		s.startLinger()
 		return
 	}
 	x.replyKind(k)
 	if k == fault.StreamIdle {
-		x.local.status, x.local.flags = 408, 0
+		x.local.status = 408
 	}
 	x.s.fl |= fClose
 }
@@ -97,6 +114,7 @@ func (x *Exchange) requestFault(now sys.Nanos, k fault.Kind) {
 		return
 	}
 	x.leaveUpstream()
+	x.fl |= xEarly
 	x.replyKind(k)
 }
 
@@ -215,10 +233,10 @@ func (x *Exchange) sendReply(now sys.Nanos) {
 
 func (x *Exchange) replyBody(body []byte) {
 	resp := &x.resp
-	resp.Body, resp.Length = httpmsg.BodyLength, int64(len(body))
 	if len(body) == 0 {
-		return
+		return // the framing depends on the method
 	}
+	resp.Body, resp.Length = httpmsg.BodyLength, int64(len(body))
 	if resp.Find(httpmsg.IDContentType, 0) < 0 {
 		ct := x.local.contentType
 		if ct == "" {

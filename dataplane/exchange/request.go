@@ -29,7 +29,7 @@ func (x *Exchange) onHead(now sys.Nanos) {
 		s.fl |= fClose
 	}
 	if n := h.MaxRequestsPerConn; n > 0 && s.requests >= n {
-		s.fl |= fDrain
+		s.fl |= fClose
 		b.Inc(stats.HCMDownstreamCxMaxRequestsReached)
 	}
 	if req.Body == httpmsg.BodyNone {
@@ -39,6 +39,7 @@ func (x *Exchange) onHead(now sys.Nanos) {
 	if req.ExpectContinue && !h.Proxy100Continue {
 		req.Remove(keyExpect)
 		s.c.Send(continue100, nil)
+		x.countCode(100)
 	}
 	connect := req.Method == httpmsg.MethodConnect
 	switch {
@@ -48,6 +49,7 @@ func (x *Exchange) onHead(now sys.Nanos) {
 	case !connect && (req.Target.Len == 0 || req.Path()[0] != '/'):
 		b.Inc(stats.HCMDownstreamRqNonRelativePath)
 		x.replyKind(fault.AbsolutePathRejected)
+		x.local.close = false
 		return
 	}
 	if !connect && !x.cleanPath() {
@@ -165,6 +167,8 @@ func (x *Exchange) addresses() bool {
 			xfp = i
 		case httpmsg.IDEnvoyInternal:
 			f.Dead = true
+		case httpmsg.IDForwardedClientCert:
+			f.Dead = h.XFFCHeader != alwaysForwardOnly // without a client certificate every other mode removes it
 		default:
 			others |= dropClass[f.ID]
 		}
@@ -197,8 +201,7 @@ func (x *Exchange) addresses() bool {
 	internal := single && remote.IsValid() && x.isInternal(remote)
 	x.q.Secure = x.q.TLS || string(req.Get(httpmsg.IDForwardedProto)) == "https"
 	if remote.IsValid() && remote != info.Remote.IP.Addr() {
-		x.info = *info
-		x.info.Remote = sys.AddrOf(netip.AddrPortFrom(remote, 0))
+		x.info.View(info, sys.AddrOf(netip.AddrPortFrom(remote, 0)))
 		x.rec.Conn = &x.info
 	}
 	if internal {
@@ -230,6 +233,9 @@ func (x *Exchange) dropInternal(edge bool) {
 		}
 	}
 }
+
+// alwaysForwardOnly is ALWAYS_FORWARD_ONLY of forward_client_cert_details.
+const alwaysForwardOnly = 4
 
 // joinXFF makes one x-forwarded-for field of several, as Envoy's header map does.
 func (x *Exchange) joinXFF(first int) {
@@ -494,8 +500,8 @@ func (x *Exchange) matchRoute() {
 	x.fl = x.fl&^xClearRoute | xRouted
 	x.table = x.env.Snap.Table(x.ch.h.Routes)
 	x.entry, x.vh = nil, nil
-	if x.table == nil {
-		return
+	if x.table == nil || len(x.req.Get(httpmsg.IDForwardedProto)) == 0 {
+		return // Envoy finds no route for an empty x-forwarded-proto
 	}
 	if len(x.table.InternalOnly) > 0 && !x.has(xInternal) {
 		x.table.StripInternal(&x.req)

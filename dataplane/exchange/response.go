@@ -27,7 +27,8 @@ func (x *Exchange) onResponseHead(now sys.Nanos, out *sender) {
 		return
 	}
 	if x.has(xUpgrade) {
-		// Refused: the answer is an ordinary one, and as the client may already speak the other protocol the connection ends with it.
+		// Refused: the answer is an ordinary one, and as the client may already speak the other protocol the connection ends with it. Envoy
+		// drops the body of such an answer; it is passed on here.
 		x.s.fl |= fClose
 	}
 	if x.retryResponse(now) {
@@ -39,6 +40,9 @@ func (x *Exchange) onResponseHead(now sys.Nanos, out *sender) {
 	x.chargeCode(x.resp.Status, true)
 	x.routerHeaders(now)
 	x.rec.Details = "via_upstream"
+	if x.has(xUpgrade) && x.req.Method != httpmsg.MethodConnect {
+		x.rec.Details = "websocket_handshake_unsuccessful"
+	}
 	x.rec.Code = x.resp.Status
 	x.rec.Resp = &x.resp
 	if len(x.filters) > 0 && !x.filterResponseHead(now) {
@@ -94,6 +98,11 @@ func (x *Exchange) sendHead(now sys.Nanos, out *sender) {
 // closes decides whether the connection ends with this response.
 func (x *Exchange) closes() bool {
 	s, b := x.s, x.ch.hcm
+	if !x.has(xReqEnd) {
+		// An early answer: what the client still sends belongs to this request and cannot be told from a next one by everybody.
+		x.early()
+		return true
+	}
 	if s.fl&fClose != 0 {
 		return true
 	}
@@ -104,10 +113,6 @@ func (x *Exchange) closes() bool {
 	case x.env.Overloaded:
 		b.Inc(stats.HCMDownstreamCxOverloadDisableKeepalive)
 		return true
-	case !x.has(xReqEnd):
-		// An early answer: what the client still sends belongs to this request and cannot be told from a next one by everybody.
-		b.Inc(stats.HCMDownstreamRqResponseBeforeRqComplete)
-		return true
 	}
 	return false
 }
@@ -115,6 +120,9 @@ func (x *Exchange) closes() bool {
 // managerHeaders adds what the connection manager adds to every response.
 func (x *Exchange) managerHeaders() {
 	h, resp := x.ch.h, &x.resp
+	if resp.Find(httpmsg.IDDate, 0) < 0 {
+		resp.Add(keyDate, x.env.L.Date())
+	}
 	switch h.ServerHeader {
 	case snapshot.ServerOverwrite:
 		resp.SetString(keyServer, h.ServerName)
@@ -122,9 +130,6 @@ func (x *Exchange) managerHeaders() {
 		if resp.Find(httpmsg.IDServer, 0) < 0 {
 			resp.AddString(keyServer, h.ServerName)
 		}
-	}
-	if resp.Find(httpmsg.IDDate, 0) < 0 {
-		resp.Add(keyDate, x.env.L.Date())
 	}
 	if h.AlwaysSetRequestIDInResponse && len(x.rec.RequestID) > 0 {
 		resp.Set(keyRequestID, x.rec.RequestID)
@@ -138,6 +143,9 @@ func (x *Exchange) managerHeaders() {
 func (x *Exchange) responseFraming() {
 	resp := &x.resp
 	x.fl &^= xRespChunked | xNoBody
+	if resp.Body == httpmsg.BodyUntilClose {
+		x.fl |= xTillClose
+	}
 	switch {
 	case x.req.Method == httpmsg.MethodHead:
 		x.fl |= xNoBody

@@ -30,8 +30,8 @@ func (x *Exchange) upstreamFailed(now sys.Nanos, k fault.Kind) {
 
 // upstreamFault ends a try for something found on the upstream connection, before or after the response began.
 func (x *Exchange) upstreamFault(now sys.Nanos, k fault.Kind) {
-	if x.m != nil && k == fault.ConnectionTerminate {
-		x.errno = x.m.C.Err()
+	if k == fault.UpstreamProtocol {
+		x.cl.Block.Inc(stats.ClusterUpstreamCxProtocolError)
 	}
 	if x.has(xRespStarted) || x.has(xRespHead) && x.st != stRelay {
 		x.resetStarted(now, k)
@@ -47,6 +47,7 @@ func (x *Exchange) resetStarted(now sys.Nanos, k fault.Kind) {
 	x.rec.Details = startedDetails(k)
 	x.rec.UpstreamFailure = x.failureReason(k)
 	x.ch.hcm.Inc(stats.HCMRqResetAfterDownstreamResponseStarted)
+	x.ch.hcm.Inc(stats.HCMDownstreamRqTxReset)
 	x.release(false)
 	s := x.s
 	x.to(stDone)
@@ -217,12 +218,27 @@ func (x *Exchange) retryResponse(now sys.Nanos) bool {
 		return false
 	}
 	x.host.RqError.Add(1)
-	// What is left of the response is not read; Envoy resets the stream as well.
-	x.release(x.m.Dec.Idle() && x.resp.KeepAlive && x.has(xReqSent))
+	x.release(x.drainResponse())
 	x.resp.Reset(&x.respA)
 	x.respA.Reset(arenaKeep)
 	x.fl &^= xRespHead
 	return true
+}
+
+// drainResponse throws the body of a response away that nobody gets, as far as it is here; true means that the connection can be used again.
+func (x *Exchange) drainResponse() bool {
+	c := x.m.C
+	for x.m.Dec.HasBody() && len(c.In()) > 0 {
+		n, data, end, k := x.m.Dec.Body(c.In(), nil)
+		c.Discard(n)
+		if end {
+			break
+		}
+		if k != fault.None || n == 0 && len(data) == 0 {
+			return false
+		}
+	}
+	return x.m.Dec.Idle() && x.resp.KeepAlive && x.has(xReqSent)
 }
 
 // failureReason is %UPSTREAM_TRANSPORT_FAILURE_REASON%: Envoy says why a connection did not come about.

@@ -4,6 +4,7 @@ package exchange
 
 import (
 	"net/netip"
+	"runtime/debug"
 	"strings"
 	"testing"
 
@@ -21,15 +22,15 @@ import (
 	"sidecar/internal/telemetry/stats"
 )
 
-// clock is the Linux kernel with a time that the test moves.
+// clock is the Linux kernel with a time that only the test moves.
 type clock struct {
 	*sys.Linux
 	skew         sys.Nanos
 	recvs, sends int
 }
 
-func (k *clock) Now() sys.Nanos   { return k.Linux.Now() + k.skew }
-func (k *clock) WallNanos() int64 { return k.Linux.WallNanos() + int64(k.skew) }
+func (k *clock) Now() sys.Nanos   { return 1000*sys.Second + k.skew }
+func (k *clock) WallNanos() int64 { return 1_700_000_000_000_000_000 + int64(k.skew) }
 
 func (k *clock) Recv(fd sys.FD, b []byte) (int, sys.Errno) {
 	k.recvs++
@@ -162,7 +163,7 @@ func newRig(t testing.TB, backends int) *rig {
 	l, err := loop.New(loop.Config{Kernel: r.k, Seed: 1}, func(loop.Msg) {})
 	must(t, err)
 	t.Cleanup(l.Close)
-	loop.OnPanic = func(_ int, reason any) { t.Errorf("contained panic: %v", reason) }
+	loop.OnPanic = func(_ int, reason any) { t.Errorf("contained panic: %v\n%s", reason, debug.Stack()) }
 	r.l = l
 	r.env = NewEnv(l, upstream.NewManager(l, 1), 1, nil)
 	r.env.Logs = r
@@ -233,12 +234,11 @@ func (r *rig) dial() *peer {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	must(r.t, err)
 	remote := sys.AddrOf(netip.MustParseAddrPort("192.0.2.7:4711"))
-	c, e := conn.Adopt(r.l, sys.FD(fds[0]), remote, r.lis.BufferLimit, nil)
+	c, e := conn.Adopt(r.l, sys.FD(fds[0]), r.lis.BufferLimit, nil)
 	if e != 0 {
 		r.t.Fatal(e)
 	}
-	info := &accesslog.ConnInfo{ID: 1, Remote: remote, DirectRemote: remote, Local: sys.AddrOf(netip.MustParseAddrPort("192.0.2.1:8080")),
-		Start: r.l.Wall()}
+	info := accesslog.NewConnInfo(1, r.l.Wall(), remote, sys.AddrOf(netip.MustParseAddrPort("192.0.2.1:8080")))
 	s := NewServer(r.env, c, r.lis, r.fc, info, nil)
 	r.left.Join(&s.Place)
 	p := &peer{t: r.t, fd: fds[1]}
@@ -316,4 +316,3 @@ func (r *rig) expect(what, got, want string) {
 		r.t.Errorf("%s:\n--- got\n%s\n--- want\n%s", what, got, want)
 	}
 }
-

@@ -32,7 +32,7 @@ const (
 	fUsed                        // a request was served
 	fPeerGone                    // the client ended the connection
 	fBound                       // task and timer are initialised
-	fSoftDrain                   // counted in downstream_cx_http1_soft_drain
+	fDrainIdle                   // close as soon as nothing is in flight
 )
 
 // Server is the HTTP/1 server side of one downstream connection. It is small, because most of them are idle; everything about a request is in the
@@ -97,6 +97,8 @@ func (s *Server) Drain(m conn.DrainMode) {
 		s.ch.hcm.Inc(stats.HCMDownstreamCxDrainClose)
 		s.fl |= fDrain
 		s.startLinger()
+	case m == conn.DrainIdle:
+		s.fl |= fDrain | fDrainIdle
 	default:
 		s.fl |= fDrain
 	}
@@ -159,6 +161,9 @@ func (s *Server) Advance(now sys.Nanos) loop.Step {
 // readHead reads until a request head is complete and starts its exchange; false means that there is nothing more to do now.
 func (s *Server) readHead(now sys.Nanos) bool {
 	c := s.c
+	if c.Room() <= 0 {
+		return false // a client that asks and asks but does not read: the edge of its reading wakes us
+	}
 	if len(c.In()) == 0 || s.st == sHead {
 		switch c.Fill() {
 		case conn.Blocked:
@@ -219,7 +224,7 @@ func (s *Server) served(now sys.Nanos) {
 		s.free()
 		return
 	}
-	if s.fl&fClose != 0 {
+	if s.fl&(fClose|fDrainIdle) != 0 {
 		s.startLinger()
 		return
 	}
@@ -236,9 +241,22 @@ func (s *Server) startLinger() {
 		return
 	}
 	s.st, s.since = sLinger, s.ch.env.L.Now()
+	s.countBytes()
 	s.c.CloseWrite()
 	s.rearm(s.since)
 	s.ch.env.L.Ready(&s.task)
+}
+
+// countBytes adds what went over the wire since the last call to the connection manager's counters.
+func (s *Server) countBytes() {
+	c, b := s.c, s.ch.hcm
+	if c.BytesIn > 0 {
+		b.Add(stats.HCMDownstreamCxRxBytesTotal, int64(c.BytesIn))
+	}
+	if c.BytesOut > 0 {
+		b.Add(stats.HCMDownstreamCxTxBytesTotal, int64(c.BytesOut))
+	}
+	c.BytesIn, c.BytesOut = 0, 0
 }
 
 // linger throws away what the client still sends.
@@ -278,6 +296,7 @@ func (s *Server) free() {
 func (s *Server) leave() {
 	ch := s.ch
 	b := ch.hcm
+	s.countBytes()
 	b.Inc(stats.HCMDownstreamCxDestroy)
 	if s.fl&fPeerGone != 0 {
 		b.Inc(stats.HCMDownstreamCxDestroyRemote)
@@ -376,6 +395,10 @@ func (s *Server) onTimer(now sys.Nanos) {
 	case sActive:
 		s.x.onDeadline(now)
 	case sLinger:
+		if s.c.BytesOut > 0 && s.c.Queued() > 0 {
+			s.countBytes() // the client still reads what was sent before: the time counts from there, as in Envoy
+			s.since = now
+		}
 		if now >= s.since+h.DelayedClose {
 			b.Inc(stats.HCMDownstreamCxDelayedCloseTimeout)
 			s.free()

@@ -42,7 +42,7 @@ var edges = [numStates]uint16{
 	stPaused:   to(stFilter, stReply, stDone),
 	stBuffer:   to(stFilter, stReply, stDone),
 	stPick:     to(stWaitPool, stRelay, stBackoff, stReply, stDone),
-	stWaitPool: to(stPick, stRelay, stBackoff, stReply, stDone),
+	stWaitPool: to(stPick, stRelay, stTunnel, stBackoff, stReply, stDone),
 	stRelay:    to(stBackoff, stPick, stHold, stTunnel, stReply, stFilter, stDone),
 	stHold:     to(stRelay, stReply, stDone),
 	stBackoff:  to(stPick, stReply, stDone),

@@ -85,7 +85,7 @@ func TestExchange_WhenPost_ThenBodyGoesBothWays(t *testing.T) {
 	u.write("HTTP/1.1 201 Created\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n")
 	r.turn()
 	got, _ = c.read()
-	r.expect("response", got, "HTTP/1.1 201 Created\nx-envoy-upstream-service-time: #\nserver: envoy\ndate: #\ntransfer-encoding: chunked\n\n3\nabc\n")
+	r.expect("response", got, "HTTP/1.1 201 Created\nx-envoy-upstream-service-time: #\ndate: #\nserver: envoy\ntransfer-encoding: chunked\n\n3\nabc\n")
 	u.write("0\r\n\r\n")
 	r.turn()
 	got, _ = c.read()
@@ -100,7 +100,7 @@ func TestExchange_WhenNoRoute_Then404(t *testing.T) {
 	c.write(get)
 	r.turn()
 	got, eof := c.read()
-	r.expect("response", got, "HTTP/1.1 404 Not Found\nserver: envoy\ndate: #\ncontent-length: 0\n\n")
+	r.expect("response", got, "HTTP/1.1 404 Not Found\ndate: #\nserver: envoy\ncontent-length: 0\n\n")
 	if eof || len(r.log) != 1 || r.log[0] != "404 NR route_not_found 0 0 attempts=0 route=-" {
 		t.Errorf("eof %v, log %q", eof, r.log)
 	}

@@ -62,6 +62,7 @@ func (x *Exchange) timeout(now sys.Nanos, k fault.Kind) {
 		return
 	}
 	x.replyKind(k)
+	x.local.close = !x.has(xReqEnd)
 	if k == fault.StreamIdle && !x.has(xReqEnd) {
 		x.local.status = 408
 	}

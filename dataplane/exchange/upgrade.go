@@ -38,23 +38,42 @@ func (x *Exchange) allowUpgrade(e *route.Entry) bool {
 	if !connect {
 		kind = req.Get(httpmsg.IDUpgrade)
 	}
+	if e == nil {
+		x.ch.hcm.Inc(stats.HCMNoRoute)
+		x.replyKind(fault.RouteNotFound)
+		x.local.close = true
+		x.early()
+		return false
+	}
 	ok, terminate := x.upgradeEnabled(e, kind, connect)
 	if !ok {
 		x.ch.hcm.Inc(stats.HCMDownstreamRqWsOnNonWsRoute)
+		x.nameCluster(e)
 		x.replyKind(fault.UpgradeFailed)
 		return false
 	}
 	if terminate {
-		// connect_config: the CONNECT ends here and its bytes go to the upstream as they are. The tunnel over a raw connection is not there yet.
-		x.local = localReply{status: 501, details: "connect_termination_not_supported", close: true, mutate: true}
-		x.to(stReply)
-		return false
+		x.fl |= xTerminate
 	}
-	x.fl |= xUpgrade
+	x.fl |= xUpgrade | xTunnel
+	x.ch.hcm.Inc(stats.HCMDownstreamCxUpgradesTotal)
+	x.ch.hcm.Inc(stats.HCMDownstreamCxUpgradesActive)
 	if connect {
 		x.fl |= xReqEnd // no content; what follows belongs to the tunnel
 	}
 	return true
+}
+
+// nameCluster notes the cluster that the route names for a request that does not get there, as Envoy's log has it.
+func (x *Exchange) nameCluster(e *route.Entry) {
+	if e.Forward == nil {
+		return
+	}
+	if c, ok := e.Forward.Choose(&x.q); ok {
+		if row := x.env.Snap.Cluster(c.Ref); row != nil {
+			x.rec.Cluster, x.rec.ClusterRaw, x.rec.ClusterMeta = row.StatName, row.Name, row.Metadata
+		}
+	}
 }
 
 // upgradeEnabled looks at the route's upgrade_configs first, then at the connection manager's.
@@ -93,7 +112,11 @@ func equalFold(b []byte, lower string) bool {
 // startTunnel: the upstream has agreed. Its head goes out and both connections become byte streams.
 func (x *Exchange) startTunnel(now sys.Nanos, out *sender) {
 	x.chargeCode(x.resp.Status, true)
-	x.routerHeaders(now)
+	if x.has(xTerminate) {
+		x.entry.FinalizeResponse(&x.choice, &x.resp, &x.q)
+	} else {
+		x.routerHeaders(now)
+	}
 	x.rec.Details = "via_upstream"
 	x.managerHeaders()
 	x.resp.Body = httpmsg.BodyNone
@@ -104,17 +127,13 @@ func (x *Exchange) startTunnel(now sys.Nanos, out *sender) {
 		x.reqDone = now
 	}
 	x.rec.FirstDownTx = x.since(now)
-	b := x.ch.hcm
-	b.Inc(stats.HCMDownstreamCxUpgradesTotal)
-	b.Inc(stats.HCMDownstreamCxUpgradesActive)
 	x.s.fl |= fClose
-	x.fl |= xTunnel
 	x.to(stTunnel)
 }
 
 // tunnel relays bytes both ways. The end of one side is passed on as FIN; when both have ended, or one connection breaks, it is over.
 func (x *Exchange) tunnel(now sys.Nanos) outcome {
-	down, up := x.s.c, x.m.C
+	down, up := x.s.c, x.upConn()
 	o1, end1 := x.copyBytes(now, down, up, &x.rec.BytesIn)
 	o2, end2 := x.copyBytes(now, up, down, &x.rec.BytesOut)
 	if end1 && !x.has(xUpFirst) {
@@ -124,7 +143,9 @@ func (x *Exchange) tunnel(now sys.Nanos) outcome {
 		x.fl |= xUpFirst
 	}
 	broken := down.Broken() || up.Broken()
-	if broken || end1 && end2 && down.Queued() == 0 && up.Queued() == 0 {
+	// A WebSocket whose server has closed is over; only a CONNECT tunnel may live on in one direction from there.
+	over := end1 && end2 || end2 && x.req.Method != httpmsg.MethodConnect
+	if broken || over && down.Queued() == 0 && up.Queued() == 0 {
 		x.endTunnel(now)
 		return ended
 	}
@@ -164,10 +185,65 @@ func (x *Exchange) copyBytes(now sys.Nanos, from, to *conn.Conn, count *uint64) 
 	}
 }
 
+// upConn is the upstream end of a tunnel.
+func (x *Exchange) upConn() *conn.Conn {
+	if x.m != nil {
+		return x.m.C
+	}
+	return x.tcp.C
+}
+
+// connectRaw starts the raw connection of a CONNECT that ends here (connect_config).
+func (x *Exchange) connectRaw(now sys.Nanos) {
+	x.tcp.Init(&x.s.task)
+	k, e := x.cl.ConnectTCP(&x.tcp, x.host, &x.s.task)
+	if k != fault.None {
+		x.errno = e
+		x.poolFailed(now, k)
+		return
+	}
+	x.to(stWaitPool)
+}
+
+// rawAnswer looks at the raw connection; once it is up the client gets its 200 and the tunnel runs.
+func (x *Exchange) rawAnswer(now sys.Nanos) bool {
+	done, k, e := x.tcp.Poll(now)
+	if !done {
+		return false
+	}
+	if k != fault.None {
+		x.errno = e
+		x.poolFailed(now, k)
+		return true
+	}
+	r := &x.rec
+	r.UpstreamRemote = x.tcp.C.Remote()
+	r.PoolReady = int64(now - x.tryStart)
+	a, b := x.tcp.Connected()
+	r.UpConnStart, r.UpConnDone = x.since(a), x.since(b)
+	if x.needsLocal() {
+		r.UpstreamLocal = x.tcp.C.Local()
+	}
+	x.resp.Reset(&x.respA)
+	x.resp.Status, x.resp.Version = 200, httpmsg.HTTP11
+	out := x.sender(x.s.c)
+	x.startTunnel(now, &out)
+	x.sent(&out)
+	return true
+}
+
+// releaseRaw closes the raw connection.
+func (x *Exchange) releaseRaw() {
+	if c := x.tcp.C; c != nil {
+		x.rec.UpBytesIn, x.rec.UpBytesOut = c.BytesIn, c.BytesOut
+		x.tcp.End(x.has(xUpFirst), true)
+	}
+}
+
 // endTunnel logs with the flag of the side that ended first, as Envoy does.
 func (x *Exchange) endTunnel(now sys.Nanos) {
 	s := x.s
-	if x.has(xUpFirst) || x.m.C.Broken() && !x.has(xPeerFirst) {
+	if x.has(xUpFirst) || x.upConn().Broken() && !x.has(xPeerFirst) {
 		x.rec.Flags |= fault.FlagUC
 		x.rec.Details = startedDetails(fault.ConnectionTerminate)
 	} else {

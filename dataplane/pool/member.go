@@ -43,6 +43,7 @@ type Member struct {
 	requests  uint32
 	st        memberState
 	draining  bool
+	over      bool // the last exchange was complete
 }
 
 // ID numbers the connection within the worker (%UPSTREAM_CONNECTION_ID%).
@@ -115,9 +116,14 @@ func (m *Member) dead() bool {
 	if !c.Readable() && !c.PeerClosed() {
 		return false
 	}
+	if len(c.In()) > 0 {
+		m.pool.block.Inc(stats.ClusterUpstreamCxProtocolError)
+		m.close(byUs)
+		return true
+	}
 	switch c.Fill() {
 	case conn.Blocked:
-		if len(c.In()) == 0 && !c.PeerClosed() {
+		if !c.PeerClosed() {
 			return false
 		}
 		m.close(byPeer)
@@ -141,7 +147,7 @@ const (
 // close takes m out of its list, closes the connection, counts it and gives the slot back.
 func (m *Member) close(by closer) {
 	p := m.pool
-	active := m.st == mBusy
+	active := m.st == mBusy && !m.over
 	p.unlink(m)
 	m.countBytes()
 	b := p.block

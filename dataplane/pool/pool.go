@@ -198,6 +198,12 @@ func (p *Pool) lend(m *Member, w *Waiter) {
 // Release ends the loan. reuse says that the response was complete and both sides keep the connection alive; otherwise the connection is closed.
 func (m *Member) Release(reuse bool) { m.release(reuse, byUs) }
 
+// ReleaseDone ends the loan after a complete exchange on a connection that cannot be used again: it does not count as closed with a request.
+func (m *Member) ReleaseDone() {
+	m.draining, m.over = true, true
+	m.release(true, byUs)
+}
+
 // ReleaseBroken ends the loan of a connection that the peer has ended.
 func (m *Member) ReleaseBroken() { m.release(false, byPeer) }
 
@@ -207,6 +213,7 @@ func (m *Member) release(reuse bool, by closer) {
 	p.host.RqActive.Add(-1)
 	p.cfg.Limits.Requests[p.prio].Add(-1)
 	if !reuse || m.draining || p.draining && p.waiting == 0 {
+		m.over = reuse
 		m.close(by)
 		p.refill()
 		return
@@ -304,7 +311,7 @@ func (p *Pool) dial() sys.Errno {
 	*p.nextID++
 	m.C, m.pool, m.id = c, p, *p.nextID
 	m.created, m.connected, m.idleSince, m.usable = now, 0, now, 0
-	m.inSeen, m.outSeen, m.requests, m.draining = 0, 0, 0, false
+	m.inSeen, m.outSeen, m.requests, m.draining, m.over = 0, 0, 0, false, false
 	m.Dec.InitResponse(&p.cfg.H1)
 	p.link(&p.connecting, m, mConnecting)
 	p.countConnect()

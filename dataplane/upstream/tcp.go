@@ -50,6 +50,8 @@ func (c *Cluster) ConnectTCP(t *TCP, h *hostset.Host, task *loop.Task) (fault.Ki
 		u.Add(-1)
 		b.Inc(stats.ClusterUpstreamCxConnectFail)
 		h.CxConnectFail.Add(1)
+		b.Inc(stats.ClusterUpstreamCxDestroy)
+		b.Inc(stats.ClusterUpstreamCxDestroyLocal)
 		return fault.ConnectFailed, e
 	}
 	t.C, t.cl, t.host, t.up = conn, c, h, false
