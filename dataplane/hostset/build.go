@@ -128,7 +128,45 @@ func Build(prev *Hosts, in Input) *Hosts {
 		}
 	}
 	h.Plan = makePlan(h)
+	for i := range h.Priorities {
+		for j := range h.Priorities[i].Hosts {
+			h.MaxWeight = max(h.MaxWeight, h.Priorities[i].Hosts[j].Weight)
+		}
+	}
 	return h
+}
+
+// Retire marks the hosts of prev that next no longer has as Left. The control side calls it when it publishes next in the place of prev, so
+// that a worker only has to look at the hosts it has pools for. A host that comes back later is another host. Either may be nil.
+func Retire(prev, next *Hosts) {
+	if prev == nil || prev == next {
+		return
+	}
+	var now []*Host
+	if next != nil {
+		now = next.order
+	}
+	i := 0
+	for i < len(prev.order) && i < len(now) && prev.order[i] == now[i] {
+		i++
+	}
+	a, b := prev.order[i:], now[i:]
+	for len(a) > 0 && len(b) > 0 && a[len(a)-1] == b[len(b)-1] {
+		a, b = a[:len(a)-1], b[:len(b)-1]
+	}
+	if len(a) == 0 {
+		return
+	}
+	gone := make(map[*Host]struct{}, len(a))
+	for _, h := range a {
+		gone[h] = struct{}{}
+	}
+	for _, h := range now { // all of it: a static assignment may name a host twice
+		delete(gone, h)
+	}
+	for h := range gone {
+		h.left.Store(true)
+	}
 }
 
 // builder is the state of one Build.

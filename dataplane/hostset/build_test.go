@@ -202,6 +202,36 @@ func TestBuild_WhenThereAreNoEndpoints_ThenTheGenerationIsUsable(t *testing.T) {
 	}
 }
 
+func TestRetire_WhenHostsLeave_ThenOnlyTheyAreMarked(t *testing.T) {
+	for name, next := range map[string][]int{"first": {2, 3, 4}, "middle": {1, 2, 4}, "last": {1, 2, 3}, "all": {}, "swapped": {1, 4, 3, 9}, "none": {1, 2, 3, 4}, "more": {0, 1, 2, 3, 4, 5}} {
+		t.Run(name, func(t *testing.T) {
+			old := Build(nil, one(eps(1, 2, 3, 4)))
+			h := Build(old, one(eps(next...)))
+			Retire(nil, old)
+			Retire(old, h)
+			stays := map[sys.Addr]bool{}
+			for _, n := range next {
+				stays[addr(n)] = true
+			}
+			for _, host := range old.order {
+				if host.Left() == stays[host.Addr] {
+					t.Errorf("%s: left %v", host.Addr, host.Left())
+				}
+			}
+		})
+	}
+	old := Build(nil, one(eps(1)))
+	Retire(old, nil)
+	if !old.order[0].Left() {
+		t.Error("a removed cluster's hosts have left")
+	}
+	static := Build(nil, Input{Localities: []LocalityInput{{Endpoints: eps(1, 1, 2)}}})
+	Retire(static, Build(static, Input{Localities: []LocalityInput{{Endpoints: eps(1, 2)}}}))
+	if static.order[0].Left() {
+		t.Error("a host that is named once less is still there")
+	}
+}
+
 func TestHost_Size(t *testing.T) {
 	if n := unsafe.Sizeof(Host{}); n > 344 {
 		t.Errorf("Host has %d bytes: 100,000 hosts must fit the memory budget", n)

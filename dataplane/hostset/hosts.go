@@ -47,7 +47,11 @@ type Host struct {
 	CxTotal, CxConnectFail                 atomic.Uint64
 	RqTotal, RqSuccess, RqError, RqTimeout atomic.Uint64
 	RqPending                              atomic.Int64
+	left                                   atomic.Bool
 }
+
+// Left tells whether the host has left its cluster (see Retire): its pools are to be drained.
+func (h *Host) Left() bool { return h.left.Load() }
 
 // Entry is a host within one generation.
 type Entry struct {
@@ -109,6 +113,7 @@ type Hosts struct {
 	DropOverload           []Drop
 	Total                  int
 	WeightedPriorityHealth bool
+	MaxWeight              uint32 // largest weight of a host; 0 without hosts (cluster.NAME.max_host_weight)
 
 	Plan     *Plan      // load of the priorities; never nil in a generation that Build made
 	Config   PlanConfig // what Plan was made with

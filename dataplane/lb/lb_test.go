@@ -303,6 +303,9 @@ func TestPick_WhenThereAreNoHosts_ThenNil(t *testing.T) {
 		if s.Factory()(1, s.Build(nil, hostset.Input{})).Pick(&Query{Rand: 5}) != nil {
 			t.Errorf("%s found a host", s.Name())
 		}
+		if s.Factory()(1, &hostset.Hosts{}).Pick(&Query{Rand: 5}) != nil {
+			t.Errorf("%s found a host in the zero generation", s.Name())
+		}
 	}
 }
 

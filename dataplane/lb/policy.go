@@ -45,6 +45,10 @@ func newPolicy(s *Spec, seed uint64, h *hostset.Hosts) *policy {
 // turn boundary, not on the request path.
 func (p *policy) Update(h *hostset.Hosts) {
 	p.hosts = h
+	if h.Plan == nil { // not made by hostset.Build: nothing to pick from
+		p.prios = nil
+		return
+	}
 	if p.spec.SlowStart.Window > 0 {
 		p.latest(h)
 	}
@@ -104,6 +108,9 @@ func (p *policy) scheduled(set *hostset.Set) bool {
 
 // Pick implements Policy.
 func (p *policy) Pick(q *Query) *hostset.Host {
+	if len(p.prios) == 0 {
+		return nil
+	}
 	if q.Now > 0 {
 		p.now = q.Now
 	}
