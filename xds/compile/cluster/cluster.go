@@ -97,6 +97,7 @@ func Compile(c *registry.Ctx, cl *clusterv3.Cluster, hash uint64) (*Result, erro
 	s.bind()
 	s.http()
 	s.breakers()
+	s.idle()
 	if err := errors.Join(s.errs...); err != nil {
 		return nil, err
 	}
@@ -138,8 +139,8 @@ func duration(d *durationpb.Duration, def sys.Nanos) sys.Nanos {
 	return sys.Nanos(d.AsDuration()) // saturates
 }
 
-// types is the table of cluster type extensions; each says what it stands for.
-var types = registry.MustTable("cluster types", []registry.Row[func(*state)]{
+// Types is the table of cluster type extensions; each says what it stands for.
+var Types = registry.MustTable("cluster types", []registry.Row[func(*state)]{
 	{
 		Name: "envoy.clusters.dns", Message: &dnsv3.DnsCluster{}, Status: registry.StatusStable, Trust: registry.TrustRobustBoth,
 		Compile: func(_ *registry.Ctx, m proto.Message) (func(*state), error) {
@@ -182,7 +183,7 @@ func (s *state) clusterType() {
 		s.kind = kind
 		return
 	}
-	set, err := types.Compile(s.c, "cluster_type.typed_config", ext.GetName(), ext.GetTypedConfig())
+	set, err := Types.Compile(s.c, "cluster_type.typed_config", ext.GetName(), ext.GetTypedConfig())
 	if err != nil {
 		s.fail(err)
 		return
@@ -285,8 +286,8 @@ func (s *state) originalDst() {
 	s.out.OrigDst = o
 }
 
-// sockets is the table of transport sockets.
-var sockets = registry.MustTable("transport sockets", []registry.Row[struct{}]{{
+// TransportSockets is the table of transport sockets.
+var TransportSockets = registry.MustTable("transport sockets", []registry.Row[struct{}]{{
 	Name: "envoy.transport_sockets.raw_buffer", Message: &rawv3.RawBuffer{}, Status: registry.StatusStable, Trust: registry.TrustRobustBoth,
 	Compile: func(*registry.Ctx, proto.Message) (struct{}, error) { return struct{}{}, nil },
 }}, map[string]string{
@@ -313,7 +314,7 @@ func (s *state) socket() {
 			s.failf(at, "transport socket %q has no typed_config", ts.GetName())
 			return
 		}
-		_, err := sockets.Compile(s.c, at.Field("typed_config"), ts.GetName(), cfg)
+		_, err := TransportSockets.Compile(s.c, at.Field("typed_config"), ts.GetName(), cfg)
 		s.fail(err)
 	}
 	check("transport_socket", s.cl.GetTransportSocket())

@@ -276,11 +276,19 @@ func TestCompile_WhenAFieldIsWrong_ThenTheErrorNamesItsPath(t *testing.T) {
 
 func TestCompile_WhenAFieldOnlyAdvises_ThenAWarning(t *testing.T) {
 	for text, path := range map[string]registry.Path{
-		`"outlier_detection":{}`:                                "outlier_detection",
-		`"preconnect_policy":{}`:                                "preconnect_policy",
-		`"common_lb_config":{"update_merge_window":"1s"}`:       "common_lb_config.update_merge_window",
-		`"track_cluster_stats":{"request_response_sizes":true}`: "track_cluster_stats.request_response_sizes",
-		`"http_protocol_options":{"accept_http_10":true}`:       "http_protocol_options.accept_http_10",
+		`"outlier_detection":{}`:                                 "outlier_detection",
+		`"preconnect_policy":{}`:                                 "preconnect_policy",
+		`"common_lb_config":{"update_merge_window":"1s"}`:        "common_lb_config.update_merge_window",
+		`"track_cluster_stats":{"request_response_sizes":true}`:  "track_cluster_stats.request_response_sizes",
+		`"dns_jitter":"1s"`:                                      "dns_jitter",
+		`"cleanup_interval":"1s"`:                                "cleanup_interval",
+		`"maglev_lb_config":{"table_size":"7"}`:                  "maglev_lb_config",
+		`"common_lb_config":{"consistent_hashing_lb_config":{}}`: "common_lb_config.consistent_hashing_lb_config",
+		`"round_robin_lb_config":{},"load_balancing_policy":{"policies":[{"typed_extension_config":{"name":"n","typed_config":{` + lbURL + `random.v3.Random"}}}]}`:                                                                                                           "round_robin_lb_config",
+		`"round_robin_lb_config":{"slow_start_config":{"slow_start_window":"1s","aggression":{"default_value":1,"runtime_key":"("}}}`:                                                                                                                                         "round_robin_lb_config.slow_start_config.aggression.runtime_key",
+		`"common_lb_config":{"zone_aware_lb_config":{"min_cluster_size":"3"}}`:                                                                                                                                                                                                "common_lb_config.zone_aware_lb_config.min_cluster_size",
+		`"http_protocol_options":{},"typed_extension_protocol_options":{"envoy.extensions.upstreams.http.v3.HttpProtocolOptions":{"@type":"type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions","explicit_http_config":{"http_protocol_options":{}}}}`: "http_protocol_options",
+		`"http_protocol_options":{"accept_http_10":true}`: "http_protocol_options.accept_http_10",
 	} {
 		_, rep, err := compile(t, `{"name":"c",`+text+`}`)
 		if err != nil || len(rep.Warnings) != 1 || rep.Warnings[0].Path != path {

@@ -94,8 +94,8 @@ func (s *state) dns() {
 	s.res.DNS = &DNS{Assignment: a, Options: o}
 }
 
-// resolvers is the table of DNS resolver extensions; each changes the options.
-var resolvers = registry.MustTable("DNS resolvers", []registry.Row[func(*state, *DNSOptions)]{
+// Resolvers is the table of DNS resolver extensions; each changes the options.
+var Resolvers = registry.MustTable("DNS resolvers", []registry.Row[func(*state, *DNSOptions)]{
 	{
 		Name: "envoy.network.dns_resolver.cares", Message: &caresv3.CaresDnsResolverConfig{}, Status: registry.StatusStable, Trust: registry.TrustRobustBoth,
 		Compile: func(c *registry.Ctx, m proto.Message) (func(*state, *DNSOptions), error) {
@@ -123,7 +123,7 @@ func (s *state) resolver(o *DNSOptions, ext *corev3.TypedExtensionConfig, at reg
 	o.TCP = s.cl.GetUseTcpForDnsLookups()
 	switch {
 	case ext != nil:
-		set, err := resolvers.Compile(s.c, at.Field("typed_config"), ext.GetName(), ext.GetTypedConfig())
+		set, err := Resolvers.Compile(s.c, at.Field("typed_config"), ext.GetName(), ext.GetTypedConfig())
 		if err != nil {
 			s.fail(err)
 			return
