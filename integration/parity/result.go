@@ -25,6 +25,17 @@ type Result struct {
 
 func (r *Result) add(name, text string) { r.Sections = append(r.Sections, Section{name, text}) }
 
+// early returns the sections that are complete when the client has its answer: all but logs and statistics.
+func (r *Result) early() *Result {
+	out := &Result{Case: r.Case}
+	for _, s := range r.Sections {
+		if s.Name != "stats" && !strings.HasPrefix(s.Name, "log ") {
+			out.Sections = append(out.Sections, s)
+		}
+	}
+	return out
+}
+
 // Get returns a section's text, empty when absent.
 func (r *Result) Get(name string) string {
 	if r == nil {

@@ -268,6 +268,10 @@ func expandReplies(v *vars, in []*Reply) []*Reply {
 
 // late adds the log and stats sections, which the proxy completes some time after the client saw the answer.
 func (run *groupRun) late(c *Case, res *Result, before statSnapshot, want *Result) error {
+	patience := matchWait
+	if want != nil && Diff(want.early(), res.early(), c.Ignore, c.Ours) != "" {
+		patience = defaultSettle // The case has failed already.
+	}
 	ignore := append(append([]string{}, run.g.IgnoreStats...), c.IgnoreStats...)
 	n := len(res.Sections)
 	start, changed, last := time.Now(), time.Now(), ""
@@ -297,7 +301,7 @@ func (run *groupRun) late(c *Case, res *Result, before statSnapshot, want *Resul
 					lateOurs[k] = v
 				}
 			}
-			if Diff(late, probe, c.Ignore, lateOurs) == "" || time.Since(start) > matchWait {
+			if Diff(late, probe, c.Ignore, lateOurs) == "" || time.Since(start) > patience {
 				return nil
 			}
 			time.Sleep(8 * time.Millisecond)

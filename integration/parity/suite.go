@@ -27,6 +27,8 @@ type Suite struct {
 	Select func(string) bool
 	// Parallel bounds how many groups run at once (default 3).
 	Parallel int
+	// Only restricts the comparison to sections with these first words (conn, backend, log, stats, admin); empty compares all.
+	Only []string
 	// Self says that the binary under test is the reference itself: own expectations do not apply. It checks the harness.
 	Self bool
 }
@@ -129,6 +131,20 @@ func (s *Suite) Compare(ours, ref *Runner) (verdicts []Verdict, err error) {
 	return verdicts, err
 }
 
+// kept returns the sections that Only leaves.
+func (s *Suite) kept(r *Result) *Result {
+	if len(s.Only) == 0 {
+		return r
+	}
+	out := &Result{Case: r.Case}
+	for _, sec := range r.Sections {
+		if ignored(sec.Name, s.Only) || sec.Name == "error" {
+			out.Sections = append(out.Sections, sec)
+		}
+	}
+	return out
+}
+
 func (s *Suite) judge(g *Group, want, got map[string]*Result) (out []Verdict) {
 	verdict := func(name string, f func(w, r *Result) string) {
 		full := g.Name + "/" + name
@@ -147,7 +163,7 @@ func (s *Suite) judge(g *Group, want, got map[string]*Result) (out []Verdict) {
 		out = append(out, v)
 	}
 	for _, c := range g.Cases {
-		verdict(c.Name, func(w, r *Result) string { return Diff(w, r, c.Ignore, c.Ours) })
+		verdict(c.Name, func(w, r *Result) string { return Diff(s.kept(w), s.kept(r), c.Ignore, c.Ours) })
 	}
 	for _, c := range g.Validate {
 		verdict(c.Name, func(w, r *Result) string {

@@ -30,6 +30,7 @@ func run() error {
 	live := flag.Bool("live", false, "compare with a live Envoy instead of the goldens")
 	show := flag.Bool("show", false, "print the whole outcome of ours")
 	keep := flag.Bool("keep", false, "keep the scratch directory of each group")
+	only := flag.String("only", "", "comma-separated sections to compare: conn,backend,log,stats,admin (default all)")
 	self := flag.Bool("self", false, "the binary given by -ours is Envoy itself: leave own expectations out (checks the harness)")
 	known := flag.Bool("write-known", false, "rewrite known_failing.txt from this run")
 	ports := flag.String("ports", "22000-22999", "range of listening ports")
@@ -48,6 +49,9 @@ func run() error {
 		}
 		return false
 	}}
+	if *only != "" {
+		suite.Only = strings.Split(*only, ",")
+	}
 	var ref *parity.Runner
 	if *record || *live {
 		bin := parity.FindEnvoy(*envoy)
@@ -91,7 +95,13 @@ func run() error {
 
 func report(verdicts []parity.Verdict, list map[string]string, show, write bool, file string, took time.Duration) error {
 	pass, bad := 0, 0
+	sections := map[string]int{}
 	for _, v := range verdicts {
+		for _, word := range []string{"conn", "backend", "log", "stats", "admin", "error", "exit"} {
+			if strings.Contains("\n"+v.Diff, "\n--- "+word+" ") {
+				sections[word]++
+			}
+		}
 		switch {
 		case v.Diff == "" && list[v.Name] != "":
 			fmt.Printf("PASS %s, although known_failing.txt lists it\n", v.Name)
@@ -109,7 +119,7 @@ func report(verdicts []parity.Verdict, list map[string]string, show, write bool,
 			fmt.Print(v.Got)
 		}
 	}
-	fmt.Printf("%d cases, %d equal, %d unexpected, %.1f s\n", len(verdicts), pass, bad, took.Seconds())
+	fmt.Printf("%d cases, %d equal, %d unexpected, %.1f s; cases by differing section: %v\n", len(verdicts), pass, bad, took.Seconds(), sections)
 	if write {
 		return parity.WriteKnown(file, list, verdicts)
 	}
