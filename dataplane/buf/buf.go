@@ -16,9 +16,45 @@ const (
 // Pool hands out buffers in power-of-two sizes. The zero value is ready.
 type Pool struct {
 	// Worker
-	free [maxShift + 1][][]byte
-	out  int // bytes handed out and not returned
+	free    [maxShift + 1][][]byte
+	out     int // bytes handed out and not returned
+	flights []*Flight
+	flying  int
 }
+
+// Flight is the buffers of one connection that has bytes in flight. Idle connections have none.
+type Flight struct {
+	In     []byte // unread input: a window into the worker's scratch, or into InBuf
+	InBuf  []byte // own buffer behind In, from the pool; nil while In is empty or in the scratch
+	Out    []byte // unsent output, from the pool; nil while nothing is queued
+	OutOff int    // bytes of Out that the kernel has taken
+}
+
+// flightChunk is how many flights one heap allocation makes.
+const flightChunk = 32
+
+// GetFlight takes an empty flight.
+func (p *Pool) GetFlight() *Flight {
+	if len(p.flights) == 0 {
+		c := make([]Flight, flightChunk)
+		for i := range c {
+			p.flights = append(p.flights, &c[i])
+		}
+	}
+	f := p.flights[len(p.flights)-1]
+	p.flights = p.flights[:len(p.flights)-1]
+	p.flying++
+	return f
+}
+
+// PutFlight takes a flight back whose buffers were given back.
+func (p *Pool) PutFlight(f *Flight) {
+	p.flying--
+	p.flights = append(p.flights, f)
+}
+
+// Flights is the number of flights handed out: the connections with bytes in flight.
+func (p *Pool) Flights() int { return p.flying }
 
 func class(n int) int {
 	if n <= 1<<minShift {
@@ -75,6 +111,7 @@ func (p *Pool) Outstanding() int { return p.out }
 
 // Trim drops all free buffers, for memory pressure.
 func (p *Pool) Trim() {
+	p.flights = nil
 	for i := range p.free {
 		p.free[i] = nil
 	}

@@ -5,6 +5,7 @@
 package conn
 
 import (
+	"sidecar/dataplane/buf"
 	"sidecar/dataplane/loop"
 	"sidecar/dataplane/sys"
 )
@@ -29,29 +30,29 @@ const (
 	fEOF                          // recv returned 0
 	fFailed                       // err is set
 	fConnecting                   // non-blocking connect under way
+	fDecided                      // the connect is decided: epoll said writable or failed
 	fShutAfter                    // send FIN when the queue is out
 	fShut                         // FIN was sent
 	fCloseAfter                   // close when the queue is out
+	fSendFailed                   // a send failed; what the peer sent before may still be read
 	fClosed
 )
 
-// Conn is one connection. Worker-owned; made by Dial or Adopt. After Close it must not be touched.
+// Conn is one connection. Worker-owned; made by Dial or Adopt. After Close it must not be touched. It is small, because most connections are idle:
+// what belongs to bytes in flight is lent by the worker's pool.
 type Conn struct {
 	// Immutable until Close
 	l      *loop.Loop
-	token  uint64
+	remote *sys.Addr // as dialled; nil for accepted ones
 	fd     sys.FD
-	limit  int32 // output bytes to queue before Room is used up
-	remote sys.Addr
+	slot   uint32
 
 	// Worker
-	fl     flags
-	err    sys.Errno
-	outOff uint32
-	owner  *loop.Task
-	in     []byte // unread input: a window into the loop's scratch, or into inBuf
-	inBuf  []byte // own buffer behind in, from the pool; nil while in is empty or in the scratch
-	out    []byte // unsent output, from the pool; nil while nothing is queued
+	owner *loop.Task
+	f     *buf.Flight // nil while no byte is unread or unsent
+	limit int32       // output bytes to queue before Room is used up
+	fl    flags
+	err   sys.Errno
 
 	// BytesIn and BytesOut count wire bytes.
 	BytesIn, BytesOut uint64
@@ -71,22 +72,23 @@ func Dial(l *loop.Loop, a sys.Addr, o *sys.DialOpts, limit int, owner *loop.Task
 	if e != 0 {
 		return nil, e
 	}
-	c := &Conn{l: l, fd: fd, limit: int32(limit), remote: a, owner: owner, fl: fConnecting}
-	if c.token, e = l.Register(fd, c, interest); e != 0 {
-		l.K.Close(fd)
-		return nil, e
-	}
-	return c, 0
+	c := &Conn{l: l, fd: fd, limit: int32(limit), remote: &a, owner: owner, fl: fConnecting}
+	return c.register()
 }
 
-// Adopt takes an accepted, non-blocking socket.
-func Adopt(l *loop.Loop, fd sys.FD, remote sys.Addr, limit int, owner *loop.Task) (*Conn, sys.Errno) {
-	c := &Conn{l: l, fd: fd, limit: int32(limit), remote: remote, owner: owner}
-	var e sys.Errno
-	if c.token, e = l.Register(fd, c, interest); e != 0 {
-		l.K.Close(fd)
+// Adopt takes an accepted, non-blocking socket; it closes fd when it fails.
+func Adopt(l *loop.Loop, fd sys.FD, limit int, owner *loop.Task) (*Conn, sys.Errno) {
+	c := &Conn{l: l, fd: fd, limit: int32(limit), owner: owner}
+	return c.register()
+}
+
+func (c *Conn) register() (*Conn, sys.Errno) {
+	token, e := c.l.Register(c.fd, c, interest)
+	if e != 0 {
+		c.l.K.Close(c.fd)
 		return nil, e
 	}
+	c.slot = uint32(token)
 	return c, 0
 }
 
@@ -115,11 +117,11 @@ func (c *Conn) Notify(ev sys.Events) {
 		wake = true
 	}
 	if c.fl&fConnecting != 0 {
-		// Any event decides a connect: EPOLLOUT for success, EPOLLERR|EPOLLHUP for failure. EPOLLHUP alone is a socket that has not started.
-		if ev&(sys.EventOut|sys.EventErr) != 0 {
+		if ev&(sys.EventOut|sys.EventErr|sys.EventHup) != 0 {
+			c.fl |= fDecided
 			wake = true
 		}
-	} else if ev&sys.EventOut != 0 && c.out != nil {
+	} else if ev&sys.EventOut != 0 && c.queued() {
 		wake = c.flush() || wake
 	}
 	if wake && c.owner != nil {
@@ -127,65 +129,78 @@ func (c *Conn) Notify(ev sys.Events) {
 	}
 }
 
+func (c *Conn) queued() bool { return c.f != nil && c.f.Out != nil }
+
+// flight returns the buffers of bytes in flight, taking them on first use.
+func (c *Conn) flight() *buf.Flight {
+	if c.f == nil {
+		c.f = c.l.Bufs.GetFlight()
+	}
+	return c.f
+}
+
+// land gives the buffers back when no byte is in flight.
+func (c *Conn) land() {
+	if f := c.f; f != nil && f.Out == nil && len(f.In) == 0 {
+		c.f = nil
+		c.l.Bufs.PutFlight(f)
+	}
+}
+
 // Connected reports the outcome of a non-blocking connect: not done, or done with an errno (0 = connected).
 func (c *Conn) Connected() (done bool, e sys.Errno) {
-	if c.fl&fConnecting == 0 {
+	switch {
+	case c.fl&fConnecting == 0:
 		return true, c.err
-	}
-	if e = c.l.K.ConnectResult(c.fd); e != 0 {
-		c.fl = c.fl&^fConnecting | fFailed
-		c.err = e
-		return true, e
-	}
-	if !c.established() {
+	case c.fl&fDecided == 0:
 		return false, 0
+	case c.fl&fHup != 0: // writable alone means success; only a hang-up leaves the question open
+		if e = c.l.K.ConnectResult(c.fd); e != 0 {
+			c.fl &^= fConnecting
+			c.fail(e)
+			return true, e
+		}
 	}
 	c.fl &^= fConnecting
-	if c.out != nil {
+	if c.queued() {
 		c.flush()
+	} else if c.fl&fShutAfter != 0 {
+		c.shut()
 	}
 	return true, 0
 }
 
-// established tells a finished connect from a pending one: SO_ERROR is 0 in both cases, the peer address exists only in the first.
-func (c *Conn) established() bool {
-	_, e := c.l.K.PeerAddr(c.fd)
-	return e == 0
+// In is the unread input: a view that is valid until the next Fill of any connection of this worker or the end of the running Advance.
+func (c *Conn) In() []byte {
+	if c.f == nil {
+		return nil
+	}
+	return c.f.In
 }
 
-// In is the unread input: a view that is valid until the next Fill of any connection of this worker or the end of the running Advance.
-func (c *Conn) In() []byte { return c.in }
-
-// Fill reads once if there may be something to read. Not calling it is back-pressure: the readable bit stays.
+// Fill reads once if there may be something to read. Not calling it is back-pressure: the readable bit stays. Blocked with unread input at its bound
+// (8 MiB) means that input must be consumed first.
 func (c *Conn) Fill() Status {
 	switch {
-	case c.fl&fFailed != 0:
+	case c.fl&(fFailed|fClosed) != 0:
 		return Failed
 	case c.fl&fEOF != 0:
 		return EOF
 	case c.fl&fReadable == 0:
 		return Blocked
 	}
-	var b []byte
-	if len(c.in) == 0 {
-		c.dropIn()
-		b = c.l.Scratch(c)
-	} else {
-		if len(c.in) >= maxInput {
-			return Blocked
-		}
-		c.Spill()
-		c.inBuf = c.l.Bufs.Grow(c.compact(), min(max(len(c.in), 4<<10), 64<<10))
-		c.in = c.inBuf
-		b = c.inBuf[len(c.inBuf):cap(c.inBuf)]
+	b, ok := c.space()
+	if !ok {
+		return Blocked
 	}
 	n, e := c.l.K.Recv(c.fd, b)
+	for e == sys.EINTR {
+		n, e = c.l.K.Recv(c.fd, b)
+	}
 	if e != 0 {
+		c.land()
 		if e == sys.EAGAIN {
 			c.fl &^= fReadable
-			return Blocked
-		}
-		if e == sys.EINTR {
 			return Blocked
 		}
 		c.fail(e)
@@ -193,61 +208,87 @@ func (c *Conn) Fill() Status {
 	}
 	if n == 0 {
 		c.fl |= fEOF | fRDHup
+		c.land()
 		return EOF
 	}
 	c.BytesIn += uint64(n)
 	if n < len(b) && c.fl&fRDHup == 0 {
 		c.fl &^= fReadable // a short read means drained; RDHUP is in the mask, so a FIN brings another edge
 	}
-	if c.inBuf == nil {
-		c.in = b[:n]
+	f := c.flight()
+	if f.InBuf == nil {
+		f.In = b[:n]
 	} else {
-		c.inBuf = c.inBuf[:len(c.inBuf)+n]
-		c.in = c.inBuf
+		f.InBuf = f.InBuf[:len(f.InBuf)+n]
+		f.In = f.InBuf
 	}
 	return More
 }
 
-// compact moves the unread input to the start of the own buffer.
-func (c *Conn) compact() []byte {
-	if c.inBuf == nil {
-		return nil
+// space is where the next read goes: the shared scratch, or behind unread input in an own buffer.
+func (c *Conn) space() (b []byte, ok bool) {
+	f := c.f
+	if f == nil || len(f.In) == 0 {
+		return c.l.Scratch(c), true
 	}
-	if len(c.in) != len(c.inBuf) {
-		n := copy(c.inBuf, c.in)
-		c.inBuf = c.inBuf[:n]
-		c.in = c.inBuf
+	if len(f.In) >= maxInput {
+		return nil, false
 	}
-	return c.inBuf
+	c.Spill()
+	if len(f.In) != len(f.InBuf) { // the consumed part is at the front
+		f.InBuf = f.InBuf[:copy(f.InBuf, f.In)]
+	}
+	f.InBuf = c.l.Bufs.Grow(f.InBuf, min(max(len(f.In), 4<<10), 64<<10))
+	f.In = f.InBuf
+	return f.InBuf[len(f.InBuf):cap(f.InBuf)], true
 }
 
 // Spill copies unread input out of the shared scratch; the loop calls it when another connection needs the scratch.
 func (c *Conn) Spill() {
-	if len(c.in) == 0 || c.inBuf != nil {
+	f := c.f
+	if f == nil || len(f.In) == 0 || f.InBuf != nil {
 		return
 	}
-	b := c.l.Bufs.Get(len(c.in))
-	c.inBuf = append(b, c.in...)
-	c.in = c.inBuf
+	f.InBuf = append(c.l.Bufs.Get(len(f.In)), f.In...)
+	f.In = f.InBuf
 	c.l.DropScratch(c)
 }
 
 // Discard consumes n bytes of In.
 func (c *Conn) Discard(n int) {
-	c.in = c.in[n:]
-	if len(c.in) == 0 {
+	if n == 0 {
+		return
+	}
+	f := c.f
+	f.In = f.In[n:]
+	if len(f.In) == 0 {
 		c.dropIn()
+		c.land()
 	}
 }
 
+// dropIn forgets unread input.
 func (c *Conn) dropIn() {
-	c.in = nil
-	if c.inBuf != nil {
-		c.l.Bufs.Put(c.inBuf)
-		c.inBuf = nil
+	f := c.f
+	if f == nil {
+		c.l.DropScratch(c)
+		return
+	}
+	f.In = nil
+	if f.InBuf != nil {
+		c.l.Bufs.Put(f.InBuf)
+		f.InBuf = nil
 		return
 	}
 	c.l.DropScratch(c)
+}
+
+// dropOut forgets unsent output.
+func (c *Conn) dropOut() {
+	if f := c.f; f != nil && f.Out != nil {
+		c.l.Bufs.Put(f.Out)
+		f.Out, f.OutOff = nil, 0
+	}
 }
 
 // Unread puts bytes in front of the input, for protocols that hand a connection over after sniffing.
@@ -255,14 +296,15 @@ func (c *Conn) Unread(p []byte) {
 	if len(p) == 0 {
 		return
 	}
-	b := c.l.Bufs.Get(len(p) + len(c.in))
-	b = append(append(b, p...), c.in...)
+	b := c.l.Bufs.Get(len(p) + len(c.In()))
+	b = append(append(b, p...), c.In()...)
 	c.dropIn()
-	c.inBuf, c.in = b, b
+	f := c.flight()
+	f.InBuf, f.In = b, b
 }
 
 // Readable tells whether an Advance would find unread bytes, an end of stream or an edge that was not read yet.
-func (c *Conn) Readable() bool { return len(c.in) > 0 || c.fl&(fReadable|fFailed) != 0 }
+func (c *Conn) Readable() bool { return len(c.In()) > 0 || c.fl&(fReadable|fFailed) != 0 }
 
 // MayRead tells whether Fill could bring something: it ignores bytes that are already in In.
 func (c *Conn) MayRead() bool { return c.fl&(fReadable|fFailed|fEOF) != 0 }
@@ -270,13 +312,13 @@ func (c *Conn) MayRead() bool { return c.fl&(fReadable|fFailed|fEOF) != 0 }
 // Send sends a, then b, in one system call, behind whatever is queued. What the socket does not take is copied and goes out on the writable edge.
 // Errors show in Err and wake the owner.
 func (c *Conn) Send(a, b []byte) {
-	if c.fl&(fFailed|fClosed|fShut|fShutAfter) != 0 {
+	if c.fl&(fFailed|fSendFailed|fClosed|fShut|fShutAfter) != 0 {
 		return
 	}
-	if c.out == nil && c.fl&fConnecting == 0 {
+	if !c.queued() && c.fl&fConnecting == 0 {
 		n, e := c.sendNow(a, b)
 		if e != 0 && e != sys.EAGAIN && e != sys.EINTR {
-			c.fail(e)
+			c.failSend(e)
 			return
 		}
 		if n == len(a)+len(b) {
@@ -309,58 +351,70 @@ func (c *Conn) sendNow(a, b []byte) (n int, e sys.Errno) {
 }
 
 func (c *Conn) queue(a, b []byte) {
-	if c.out == nil {
-		c.out = c.l.Bufs.Get(len(a) + len(b))
-		c.outOff = 0
-	} else if len(c.out)+len(a)+len(b) > cap(c.out) && c.outOff > 0 {
-		n := copy(c.out, c.out[c.outOff:])
-		c.out = c.out[:n]
-		c.outOff = 0
+	f := c.flight()
+	if f.Out == nil {
+		f.Out = c.l.Bufs.Get(len(a) + len(b))
+	} else if len(f.Out)+len(a)+len(b) > cap(f.Out) && f.OutOff > 0 {
+		f.Out = f.Out[:copy(f.Out, f.Out[f.OutOff:])]
+		f.OutOff = 0
 	}
-	c.out = c.l.Bufs.Grow(c.out, len(a)+len(b))
-	c.out = append(append(c.out, a...), b...)
+	f.Out = c.l.Bufs.Grow(f.Out, len(a)+len(b))
+	f.Out = append(append(f.Out, a...), b...)
 }
 
 // flush writes queued output; true means the owner should run: there is room again, or the connection failed.
 func (c *Conn) flush() bool {
-	for c.out != nil {
-		p := c.out[c.outOff:]
-		n, e := c.l.K.Send(c.fd, p)
-		c.BytesOut += uint64(n)
-		if e != 0 {
-			if e == sys.EAGAIN || e == sys.EINTR {
-				break
-			}
-			c.fail(e)
-			return true
-		}
-		c.outOff += uint32(n)
-		if n < len(p) {
-			break
-		}
-		c.l.Bufs.Put(c.out)
-		c.out, c.outOff = nil, 0
+	f := c.f
+	p := f.Out[f.OutOff:]
+	n, e := c.l.K.Send(c.fd, p)
+	for e == sys.EINTR {
+		n, e = c.l.K.Send(c.fd, p)
 	}
-	if c.out == nil {
-		if c.fl&fShutAfter != 0 {
-			c.shut()
-		}
-		if c.fl&fCloseAfter != 0 {
-			c.Close()
-			return false
-		}
+	if e == sys.EAGAIN {
+		return false // an edge without room: the queue is as it was
+	}
+	if e != 0 {
+		c.failSend(e)
 		return true
 	}
-	return c.Queued() <= int(c.limit)/2
+	c.BytesOut += uint64(n)
+	f.OutOff += n
+	if n < len(p) {
+		return c.Queued() <= int(c.limit)/2
+	}
+	c.dropOut()
+	c.land()
+	if c.fl&fShutAfter != 0 {
+		c.shut()
+	}
+	if c.fl&fCloseAfter != 0 {
+		c.Close()
+		return false
+	}
+	return true
 }
 
+// fail marks the connection broken. Unread input stays readable through In; unsent output is lost.
 func (c *Conn) fail(e sys.Errno) {
 	c.fl |= fFailed | fRDHup
 	c.err = e
-	if c.out != nil {
-		c.l.Bufs.Put(c.out)
-		c.out, c.outOff = nil, 0
+	c.dropOut()
+	c.land()
+	if c.fl&fCloseAfter != 0 {
+		c.Close()
+		return
 	}
+	if c.owner != nil {
+		c.l.Ready(c.owner)
+	}
+}
+
+// failSend ends sending only: a peer that answers and closes before it has read everything breaks our writes, but its answer is still there to read.
+func (c *Conn) failSend(e sys.Errno) {
+	c.fl |= fSendFailed | fReadable | fRDHup
+	c.err = e
+	c.dropOut()
+	c.land()
 	if c.fl&fCloseAfter != 0 {
 		c.Close()
 		return
@@ -371,7 +425,12 @@ func (c *Conn) fail(e sys.Errno) {
 }
 
 // Queued is the number of output bytes that the kernel has not taken.
-func (c *Conn) Queued() int { return len(c.out) - int(c.outOff) }
+func (c *Conn) Queued() int {
+	if c.f == nil {
+		return 0
+	}
+	return len(c.f.Out) - c.f.OutOff
+}
 
 // Room is how many more output bytes should be queued: the buffer limit less what waits. At 0 or below the producer stops; the owner is woken when
 // the queue has drained to half the limit.
@@ -379,10 +438,10 @@ func (c *Conn) Room() int { return int(c.limit) - c.Queued() }
 
 // CloseWrite sends FIN once the queue is out. Later Sends are dropped.
 func (c *Conn) CloseWrite() {
-	if c.fl&(fShut|fShutAfter|fFailed|fClosed) != 0 {
+	if c.fl&(fShut|fShutAfter|fFailed|fSendFailed|fClosed) != 0 {
 		return
 	}
-	if c.out != nil || c.fl&fConnecting != 0 {
+	if c.queued() || c.fl&fConnecting != 0 {
 		c.fl |= fShutAfter
 		return
 	}
@@ -408,24 +467,22 @@ func (c *Conn) close(rst bool) {
 		return
 	}
 	c.fl |= fClosed
-	c.l.Unregister(c.token)
+	c.l.Free(c.slot)
 	if rst {
 		c.l.K.Reset(c.fd)
 	} else {
 		c.l.K.Close(c.fd)
 	}
 	c.dropIn()
-	if c.out != nil {
-		c.l.Bufs.Put(c.out)
-		c.out, c.outOff = nil, 0
-	}
+	c.dropOut()
+	c.land()
 	c.owner = nil
 }
 
 // CloseAfterFlush closes once the queue is out, or at a deadline of 30 s. The owner hears nothing more and must forget the connection.
 func (c *Conn) CloseAfterFlush() {
 	c.owner = nil
-	if c.out == nil || c.fl&fFailed != 0 {
+	if !c.queued() || c.fl&fFailed != 0 {
 		c.Close()
 		return
 	}
@@ -445,7 +502,7 @@ type orphan struct {
 
 // Advance closes the connection at the deadline.
 func (o *orphan) Advance(sys.Nanos) loop.Step {
-	o.c.Close()
+	o.c.Close() // does nothing when the queue went out in time
 	return loop.Done
 }
 
@@ -453,8 +510,10 @@ func (o *orphan) Advance(sys.Nanos) loop.Step {
 func (c *Conn) Release() sys.FD {
 	c.fl |= fClosed
 	c.l.Detach(c.fd)
-	c.l.Unregister(c.token)
+	c.l.Free(c.slot)
 	c.dropIn()
+	c.dropOut()
+	c.land()
 	c.owner = nil
 	return c.fd
 }
@@ -463,7 +522,7 @@ func (c *Conn) Release() sys.FD {
 func (c *Conn) Err() sys.Errno { return c.err }
 
 // EOF tells whether the peer's FIN was read and no byte is left.
-func (c *Conn) EOF() bool { return c.fl&fEOF != 0 && len(c.in) == 0 }
+func (c *Conn) EOF() bool { return c.fl&fEOF != 0 && len(c.In()) == 0 }
 
 // PeerClosed tells whether epoll reported that the peer finished or broke the connection; bytes may still be unread.
 func (c *Conn) PeerClosed() bool { return c.fl&(fRDHup|fFailed) != 0 }
@@ -472,13 +531,19 @@ func (c *Conn) PeerClosed() bool { return c.fl&(fRDHup|fFailed) != 0 }
 func (c *Conn) HungUp() bool { return c.fl&(fHup|fFailed) != 0 }
 
 // Broken tells whether a read or a send failed.
-func (c *Conn) Broken() bool { return c.fl&fFailed != 0 }
+func (c *Conn) Broken() bool { return c.fl&(fFailed|fSendFailed) != 0 }
 
 // Closed tells whether Close was called.
 func (c *Conn) Closed() bool { return c.fl&fClosed != 0 }
 
-// Remote is the peer's address as accepted or dialled.
-func (c *Conn) Remote() sys.Addr { return c.remote }
+// Remote is the peer's address: as dialled, or what the kernel says (a system call) of an accepted connection.
+func (c *Conn) Remote() sys.Addr {
+	if c.remote != nil {
+		return *c.remote
+	}
+	a, _ := c.l.K.PeerAddr(c.fd)
+	return a
+}
 
 // Local asks the kernel for the local address.
 func (c *Conn) Local() sys.Addr {

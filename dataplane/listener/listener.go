@@ -13,6 +13,12 @@ import (
 	"sidecar/internal/telemetry/stats"
 )
 
+// maxEmpty bounds the connections that a socket hands out when it leaves service: the largest backlog.
+const maxEmpty = 65536
+
+// pause is how long a socket rests when the process has no descriptors left.
+const pause = 100 * sys.Millisecond
+
 // acceptBound is how many connections one socket event takes at most, so that an accept storm cannot starve the connections that are there.
 const acceptBound = 64
 
@@ -46,6 +52,8 @@ type Listener struct {
 	block    *stats.Block
 	perW     *stats.Block
 	socks    []*socket
+	pendings loop.Slab[pending]
+	sides    sides
 	Members  conn.Members
 	closing  bool // removed or stopped: nothing is accepted any more
 	draining bool // new connections are told to close too
@@ -59,9 +67,12 @@ type socket struct {
 	l     *Listener
 	fd    sys.FD
 	token uint64
-	id    uint64 // identity of the fleet's socket set
+	id    uint64   // identity of the fleet's socket set
+	local sys.Addr // of every connection; zero when connections must be asked (wildcard address, transparent)
+	level bool     // level-triggered: one socket that all workers wait for
 	ready bool
 	gone  bool
+	out   bool // not in epoll: waiting for descriptors
 }
 
 // New makes the worker's face of cfg.
@@ -114,15 +125,13 @@ func (x *Listener) SetSockets(fds []sys.FD, ids []uint64, shared bool) {
 			s.gone = false
 			continue
 		}
-		s := &socket{l: x, fd: fd, id: ids[i]}
+		s := &socket{l: x, fd: fd, id: ids[i], level: shared}
 		s.task.Init(s)
 		s.timer.Init(&s.task)
-		ev := sys.EventIn | sys.EventET
-		if shared {
-			ev = sys.EventIn | sys.EventExclusive // one Unix socket for all workers: levels, so that whoever wakes may leave the rest to others
+		if a, e := x.L.K.LocalAddr(fd); e == 0 && !x.Cfg.Transparent && (a.IsUnix() || a.IP.IsValid() && !a.IP.Addr().IsUnspecified()) {
+			s.local = a
 		}
-		var e sys.Errno
-		if s.token, e = x.L.Register(fd, s, ev); e == 0 {
+		if s.register() {
 			x.socks = append(x.socks, s)
 		}
 	}
@@ -132,12 +141,30 @@ func (x *Listener) SetSockets(fds []sys.FD, ids []uint64, shared bool) {
 			live = append(live, s)
 			continue
 		}
-		s.ready = true
-		for s.accept(acceptBound) {
-		}
+		s.empty()
 		s.close()
 	}
+	clear(x.socks[len(live):])
 	x.socks = live
+}
+
+// register puts the socket into epoll. One Unix socket for all workers is level-triggered, so that whoever wakes may leave the rest to others.
+func (s *socket) register() bool {
+	ev := sys.EventIn | sys.EventET
+	if s.level {
+		ev = sys.EventIn | sys.EventExclusive
+	}
+	var e sys.Errno
+	s.token, e = s.l.L.Register(s.fd, s, ev)
+	s.out = e != 0
+	return e == 0
+}
+
+// empty accepts what waits. Connections that keep coming cannot hold it up for ever: the bound is what the queue can hold.
+func (s *socket) empty() {
+	s.ready = true
+	for n := 0; n < maxEmpty && s.accept(acceptBound); n += acceptBound {
+	}
 }
 
 func (x *Listener) find(id uint64) *socket {
@@ -152,8 +179,16 @@ func (x *Listener) find(id uint64) *socket {
 func (s *socket) close() {
 	s.l.L.Disarm(&s.timer)
 	s.l.L.Cancel(&s.task)
-	s.l.L.Detach(s.fd)
-	s.l.L.Unregister(s.token)
+	s.leave()
+}
+
+// leave takes the socket out of epoll.
+func (s *socket) leave() {
+	if !s.out {
+		s.out = true
+		s.l.L.Detach(s.fd)
+		s.l.L.Unregister(s.token)
+	}
 }
 
 // Stop takes all sockets out of service after emptying them.
@@ -179,8 +214,11 @@ func (s *socket) Notify(sys.Events) {
 // Advance accepts up to the bound.
 func (s *socket) Advance(sys.Nanos) loop.Step {
 	if s.timer.Fired() {
-		s.ready = true
 		s.l.L.Disarm(&s.timer)
+		s.ready = true
+		if s.out && !s.gone && !s.register() {
+			s.l.L.Arm(&s.timer, s.l.L.Now()+pause)
+		}
 	}
 	if s.gone || !s.ready {
 		return loop.Idle
@@ -205,20 +243,16 @@ func (s *socket) accept(n int) bool {
 		case 0:
 			got++
 			x.host.Accepted(1) // before it counts as active, so that steering never sees it twice or not at all
-			x.accepted(fd, remote)
+			x.accepted(s, fd, remote)
 			continue
 		case sys.EINTR, sys.ECONNABORTED:
 			continue
 		case sys.EAGAIN:
-			s.ready = false
 			x.host.Resync()
-		case sys.EMFILE, sys.ENFILE:
-			// Out of descriptors: the edge is spent, so look again soon instead of spinning.
-			x.L.Arm(&s.timer, x.L.Now()+100*sys.Millisecond)
-			s.ready = false
-		default:
-			s.ready = false
+		case sys.EMFILE, sys.ENFILE, sys.ENOBUFS, sys.ENOMEM:
+			s.rest()
 		}
+		s.ready = false
 		break
 	}
 	if got > 0 {
@@ -227,7 +261,19 @@ func (s *socket) accept(n int) bool {
 	return s.ready
 }
 
-func (x *Listener) accepted(fd sys.FD, remote sys.Addr) {
+// rest waits for descriptors. An edge is spent, so a timer looks again; a level would be reported for ever, so the socket leaves epoll meanwhile.
+// Connections stay in the accept queue.
+func (s *socket) rest() {
+	if s.gone {
+		return
+	}
+	s.l.L.Arm(&s.timer, s.l.L.Now()+pause)
+	if s.level {
+		s.leave()
+	}
+}
+
+func (x *Listener) accepted(s *socket, fd sys.FD, remote sys.Addr) {
 	x.block.Inc(stats.ListenerDownstreamCxTotal)
 	if !x.admit() {
 		x.L.K.Close(fd)
@@ -237,18 +283,53 @@ func (x *Listener) accepted(fd sys.FD, remote sys.Addr) {
 	if x.perW != nil {
 		x.perW.Inc(stats.ListenerWorkerDownstreamCxTotal)
 	}
-	c, e := conn.Adopt(x.L, fd, remote, x.Cfg.BufferLimit, nil)
+	c, e := conn.Adopt(x.L, fd, x.Cfg.BufferLimit, nil)
 	if e != 0 {
 		x.gone(x.L.Wall())
 		return
 	}
-	local := c.Local()
-	if !local.IsUnix() {
-		x.L.K.SetOpt(fd, sys.NoDelay)
+	local := s.local
+	if local.IsZero() {
+		local = c.Local()
 	}
-	info := &accesslog.ConnInfo{ID: x.host.NextConnID(), Remote: remote, DirectRemote: remote, Local: local, DirectLocal: local,
-		Start: x.L.Wall(), Listener: x.Cfg.Name, Transport: "raw_buffer"}
+	info := &accesslog.ConnInfo{ID: x.host.NextConnID(), Start: x.L.Wall(), Remote: remote, ConnSide: x.sides.of(x, nil, local)}
 	x.begin(c, info)
+}
+
+// sides shares the proxy's side among connections: nearly all of a listener's connections have one of very few.
+type sides struct {
+	cfg *snapshot.Listener
+	m   map[sideKey]*accesslog.ConnSide
+}
+
+type sideKey struct {
+	fc    *snapshot.FilterChain // nil before one is chosen
+	local sys.Addr
+}
+
+// maxSides bounds the shared sides of one listener; beyond it (a wildcard listener on a host with very many addresses) sharing starts anew.
+const maxSides = 64
+
+// of returns the side of connections with this filter chain and local address.
+func (t *sides) of(x *Listener, fc *snapshot.FilterChain, local sys.Addr) *accesslog.ConnSide {
+	if t.cfg != x.Cfg || len(t.m) >= maxSides {
+		t.cfg, t.m = x.Cfg, map[sideKey]*accesslog.ConnSide{}
+	}
+	k := sideKey{fc, local}
+	s := t.m[k]
+	if s == nil {
+		s = newSide(x, fc, local)
+		t.m[k] = s
+	}
+	return s
+}
+
+func newSide(x *Listener, fc *snapshot.FilterChain, local sys.Addr) *accesslog.ConnSide {
+	s := &accesslog.ConnSide{Local: local, DirectLocal: local, Listener: x.Cfg.Name, ListenerMeta: x.Cfg.Metadata}
+	if fc != nil {
+		s.FilterChain, s.FilterChainMeta = fc.Name, fc.Metadata
+	}
+	return s
 }
 
 func (x *Listener) admit() bool {
@@ -271,12 +352,15 @@ func (x *Listener) active() int64 {
 
 // begin runs the listener filters or goes straight to the chain.
 func (x *Listener) begin(c *conn.Conn, info *accesslog.ConnInfo) {
-	p := &pending{l: x, c: c, info: info}
-	p.member.H = p
-	p.member.Start = info.Start
+	p := x.pendings.Get()
+	if !p.bound {
+		p.bound = true
+		p.task.Init(p)
+		p.timer.Init(&p.task)
+	}
+	p.home, p.l, p.c, p.info, p.next, p.hops, p.counted = x, x, c, info, 0, 0, false
+	p.member = conn.Member{H: p, Start: info.Start}
 	x.Members.Join(&p.member)
-	p.task.Init(p)
-	p.timer.Init(&p.task)
 	c.SetOwner(&p.task)
 	p.start()
 }

@@ -24,10 +24,17 @@ type pending struct {
 	l       *Listener
 	c       *conn.Conn
 	info    *accesslog.ConnInfo
-	next    int // index of the filter that runs
-	hops    int // listeners visited by use_original_dst
-	counted bool
-	drain   bool
+	home    *Listener // whose slab it is
+	next    int       // index of the filter that runs
+	hops    int       // listeners visited by use_original_dst
+	counted bool      // in downstream_pre_cx_active
+	bound   bool      // task and timer are initialised
+}
+
+// free gives the place back; nothing refers to it any more.
+func (p *pending) free() {
+	p.c, p.info, p.member.H = nil, nil, nil
+	p.home.pendings.Put(p)
 }
 
 // maxHops bounds hand-overs between listeners.
@@ -49,13 +56,11 @@ func (p *pending) start() {
 // Chain is not known yet.
 func (p *pending) Chain() *snapshot.FilterChain { return nil }
 
-// Drain: nothing was promised to this connection yet; it is only remembered, or closed when insisted on.
+// Drain: nothing was promised to this connection yet; it closes only when insisted on. The protocol asks the listener whether it drains.
 func (p *pending) Drain(m conn.DrainMode) {
 	if m == conn.DrainNow {
 		p.close()
-		return
 	}
-	p.drain = true
 }
 
 // Poison closes the connection after a contained panic.
@@ -132,7 +137,15 @@ func (p *pending) originalDst() {
 	if e != 0 || dst == local {
 		return // TPROXY and direct connections: the socket's own address is the destination
 	}
-	p.info.Local, p.info.RequestedDst = dst, dst
+	p.setLocal(dst)
+	p.info.Own().RequestedDst = dst
+}
+
+// setLocal restores the destination: the connection gets a side of its own.
+func (p *pending) setLocal(a sys.Addr) {
+	s := *p.info.ConnSide
+	s.Local = a
+	p.info.ConnSide = &s
 }
 
 func (p *pending) proxyProtocol(f *snapshot.ListenerFilter) inspect.Verdict {
@@ -162,8 +175,8 @@ func (p *pending) proxyProtocol(f *snapshot.ListenerFilter) inspect.Verdict {
 	}
 	b.Inc(pick(v2, stats.ProxyProtocolVersionsV2Found, stats.ProxyProtocolVersionsV1Found))
 	if h.Src.IsValid() {
-		p.info.Remote = sys.AddrOf(h.Src)
-		p.info.Local = sys.AddrOf(h.Dst)
+		p.info.SetRemote(sys.AddrOf(h.Src))
+		p.setLocal(sys.AddrOf(h.Dst))
 	}
 	p.tlvs(f, h.TLVs)
 	p.c.Discard(h.Len)
@@ -189,13 +202,14 @@ func (p *pending) tlvs(f *snapshot.ListenerFilter, list []byte) {
 		list = rest
 		for i := range f.Rules {
 			if r := &f.Rules[i]; r.Type == typ {
-				if p.info.DynamicMeta == nil {
-					p.info.DynamicMeta = map[string]any{}
+				x := p.info.Own()
+				if x.DynamicMeta == nil {
+					x.DynamicMeta = map[string]any{}
 				}
-				ns, _ := p.info.DynamicMeta[r.Namespace].(map[string]any)
+				ns, _ := x.DynamicMeta[r.Namespace].(map[string]any)
 				if ns == nil {
 					ns = map[string]any{}
-					p.info.DynamicMeta[r.Namespace] = ns
+					x.DynamicMeta[r.Namespace] = ns
 				}
 				ns[r.Key] = string(value)
 			}
@@ -204,7 +218,7 @@ func (p *pending) tlvs(f *snapshot.ListenerFilter, list []byte) {
 }
 
 func (p *pending) tlsInspector(f *snapshot.ListenerFilter) inspect.Verdict {
-	if p.info.SNI != "" || p.info.Transport == "tls" {
+	if p.info.Extra().Transport == "tls" {
 		return inspect.Match
 	}
 	var mem [inspect.HelloMem]byte
@@ -219,10 +233,11 @@ func (p *pending) tlsInspector(f *snapshot.ListenerFilter) inspect.Verdict {
 		return inspect.Match
 	}
 	b.Inc(stats.TLSInspectorTlsFound)
-	p.info.Transport = "tls"
+	x := p.info.Own()
+	x.Transport = "tls"
 	if len(h.ServerName) > 0 {
 		b.Inc(stats.TLSInspectorSniFound)
-		p.info.SNI = string(h.ServerName)
+		x.SNI = string(h.ServerName)
 	} else {
 		b.Inc(stats.TLSInspectorSniNotFound)
 	}
@@ -230,7 +245,7 @@ func (p *pending) tlsInspector(f *snapshot.ListenerFilter) inspect.Verdict {
 	for list := h.ALPN; len(list) > 0; {
 		var name []byte
 		name, list = inspect.NextProtocol(list)
-		p.info.ALPN = append(p.info.ALPN, string(name))
+		x.ALPN = append(x.ALPN, string(name))
 		found = true
 	}
 	b.Inc(pick(found, stats.TLSInspectorAlpnFound, stats.TLSInspectorAlpnNotFound))
@@ -239,7 +254,7 @@ func (p *pending) tlsInspector(f *snapshot.ListenerFilter) inspect.Verdict {
 }
 
 func (p *pending) httpInspector(f *snapshot.ListenerFilter) inspect.Verdict {
-	if p.info.Transport == "tls" {
+	if p.info.Extra().Transport == "tls" {
 		return inspect.Match // Envoy inspects plain connections only
 	}
 	version, v := inspect.HTTP(p.c.In())
@@ -254,40 +269,54 @@ func (p *pending) httpInspector(f *snapshot.ListenerFilter) inspect.Verdict {
 	switch version {
 	case httpmsg.HTTP10:
 		b.Inc(stats.HTTPInspectorHttp10Found)
-		p.info.ALPN = []string{"http/1.0"}
+		p.info.Own().ALPN = http10
 	case httpmsg.HTTP2:
 		b.Inc(stats.HTTPInspectorHTTP2Found)
-		p.info.ALPN = []string{"h2c"}
+		p.info.Own().ALPN = h2c
 	default:
 		b.Inc(stats.HTTPInspectorHttp11Found)
-		p.info.ALPN = []string{"http/1.1"}
+		p.info.Own().ALPN = http11
 	}
 	return inspect.Match
 }
 
+// What http_inspector puts for ALPN; read only.
+var http10, http11, h2c = []string{"http/1.0"}, []string{"http/1.1"}, []string{"h2c"}
+
 // handOver finds the listener of the restored destination, then the filter chain, then its protocol.
 func (p *pending) handOver() {
 	x := p.l
-	if p.info.RequestedDst != (sys.Addr{}) && x.Cfg.UseOriginalDst || x.Cfg.UseOriginalDst && p.info.Local != p.info.DirectLocal || x.Cfg.UseOriginalDst && x.Cfg.Transparent {
-		if to := x.host.ByDestination(p.info.Local); to != nil && to != x && p.hops < maxHops {
+	restored := p.info.Local != p.info.DirectLocal || x.Cfg.Transparent // with TPROXY the socket's own address is the original destination
+	if x.Cfg.UseOriginalDst && restored && p.hops < maxHops {
+		if to := x.host.ByDestination(p.info.Local); to != nil && to != x {
 			p.moveTo(to)
 			return
 		}
 	}
 	x.L.Disarm(&p.timer)
 	p.uncount()
-	in := snapshot.ChainInput{Dst: p.info.Local.IP, Src: p.info.Remote.IP, DirectSrc: p.info.DirectRemote.IP, SNI: p.info.SNI,
-		Transport: p.info.Transport, ALPN: p.info.ALPN}
+	ex := p.info.Extra()
+	in := snapshot.ChainInput{Dst: p.info.Local.IP, Src: p.info.Remote.IP, DirectSrc: p.info.DirectRemote().IP, SNI: ex.SNI,
+		Transport: ex.Transport, ALPN: ex.ALPN}
 	fc := x.Cfg.Choose(&in)
 	if fc == nil || fc.HTTP == nil && fc.TCP == nil {
 		p.noChain(fc)
 		return
 	}
-	p.info.FilterChain = fc.Name
-	c := p.c
-	p.c = nil
+	p.info.ConnSide = x.side(fc, p.info.ConnSide)
 	x.L.Cancel(&p.task)
-	x.host.Serve(c, x, fc, p.info, &p.member)
+	x.host.Serve(p.c, x, fc, p.info, &p.member) // p.c stays until it returns: a panic inside closes it through Poison
+	p.free()
+}
+
+// side adds the filter chain to a connection's side: shared, unless the destination was restored.
+func (x *Listener) side(fc *snapshot.FilterChain, was *accesslog.ConnSide) *accesslog.ConnSide {
+	if was.Local == was.DirectLocal {
+		return x.sides.of(x, fc, was.Local)
+	}
+	s := newSide(x, fc, was.Local)
+	s.DirectLocal = was.DirectLocal
+	return s
 }
 
 func (p *pending) uncount() {
@@ -306,15 +335,14 @@ func (p *pending) moveTo(to *Listener) {
 	p.l = to
 	p.next = 0
 	p.hops++
-	p.info.Listener = to.Cfg.Name
+	p.info.ConnSide = to.side(nil, p.info.ConnSide)
 	to.block.Inc(stats.ListenerDownstreamCxTotal)
 	if to.perW != nil {
 		to.perW.Inc(stats.ListenerWorkerDownstreamCxTotal)
 	}
 	if !to.admit() {
-		c := p.c
-		p.c = nil
-		c.Close()
+		p.c.Close()
+		p.free()
 		return
 	}
 	to.enter()
@@ -351,6 +379,6 @@ func (p *pending) close() {
 	p.l.L.Disarm(&p.timer)
 	p.l.L.Cancel(&p.task)
 	p.c.Close()
-	p.c = nil
 	p.member.Leave()
+	p.free()
 }

@@ -53,13 +53,10 @@ type Task struct {
 func (t *Task) Init(r Runnable) { t.run = r }
 
 // Timer is a deadline of one Task: on expiry Fired turns true and the task is queued.
-type Timer struct {
-	e    timer.Entry
-	task *Task
-}
+type Timer struct{ e timer.Entry }
 
 // Init binds the timer to the task it wakes.
-func (t *Timer) Init(task *Task) { t.task = task; t.e.Owner = t }
+func (t *Timer) Init(task *Task) { t.e.Owner = task }
 
 // Fired tells whether the timer expired since it was last armed or disarmed.
 func (t *Timer) Fired() bool { return t.e.Fired() }
@@ -200,13 +197,17 @@ func (l *Loop) Register(fd sys.FD, src Source, ev sys.Events) (token uint64, e s
 // it out of epoll; a descriptor that stays open must be given to Detach first.
 func (l *Loop) Unregister(token uint64) {
 	i := uint32(token)
-	s := &l.slots[i]
-	if uint32(token>>32) != s.gen || s.src == nil {
-		return
+	if uint32(token>>32) == l.slots[i].gen && l.slots[i].src != nil {
+		l.Free(i)
 	}
+}
+
+// Free is Unregister for an owner that keeps only the slot, the lower half of its token, and calls it exactly once.
+func (l *Loop) Free(slot uint32) {
+	s := &l.slots[slot]
 	s.src = nil
 	s.gen++
-	l.free = append(l.free, i)
+	l.free = append(l.free, slot)
 }
 
 // Detach takes an open descriptor out of epoll.
@@ -279,7 +280,7 @@ func (l *Loop) Turn(block bool) {
 	l.messages()
 	l.expired = l.wheel.Advance(int64(l.now), l.expired[:0])
 	for _, x := range l.expired {
-		l.Ready(x.Owner.(*Timer).task)
+		l.Ready(x.Owner.(*Task))
 	}
 	l.runQueue()
 }

@@ -18,6 +18,8 @@ const (
 	ENETUNREACH  = Errno(unix.ENETUNREACH)
 	EMFILE       = Errno(unix.EMFILE)
 	ENFILE       = Errno(unix.ENFILE)
+	ENOBUFS      = Errno(unix.ENOBUFS)
+	ENOMEM       = Errno(unix.ENOMEM)
 	EINVAL       = Errno(unix.EINVAL)
 	EADDRINUSE   = Errno(unix.EADDRINUSE)
 	ENOENT       = Errno(unix.ENOENT)

@@ -65,9 +65,9 @@ func (g golden) base() *Record {
 	n, _ := strconv.ParseInt(ns, 10, 64)
 	r.Start = s*1e9 + n
 	local, remote := addr(g.text("DOWNSTREAM_LOCAL_ADDRESS")), addr(g.text("DOWNSTREAM_REMOTE_ADDRESS"))
-	r.Conn = &ConnInfo{ID: g.num("CONNECTION_ID"), Remote: remote, DirectRemote: remote, Local: local, DirectLocal: local,
-		Listener: g.text("LISTENER_NAME"), FilterChain: "fcname", ListenerMeta: map[string]any{"l": map[string]any{"k": "lv"}},
-		FilterChainMeta: map[string]any{"fc": map[string]any{"k": "fcv"}}}
+	r.Conn = NewConnInfo(g.num("CONNECTION_ID"), r.Start, remote, local)
+	r.Conn.ConnSide = &ConnSide{Local: local, DirectLocal: local, Listener: g.text("LISTENER_NAME"), FilterChain: "fcname",
+		ListenerMeta: map[string]any{"l": map[string]any{"k": "lv"}}, FilterChainMeta: map[string]any{"fc": map[string]any{"k": "fcv"}}}
 	r.End = int64(g.num("DURATION")) * 1e6
 	r.DownWireIn, r.DownWireOut = g.num("DOWNSTREAM_WIRE_BYTES_RECEIVED"), g.num("DOWNSTREAM_WIRE_BYTES_SENT")
 	r.ReqHeadBytes, r.RespHeadBytes = g.num("DOWNSTREAM_HEADER_BYTES_RECEIVED"), g.num("DOWNSTREAM_HEADER_BYTES_SENT")
@@ -133,7 +133,7 @@ func records(all map[string]golden) map[string]*Record {
 			r.UpstreamRemote, r.UpstreamHostName = r.UpstreamHost, "hn:88"
 		} else {
 			r.Flags = fault.FlagUF | fault.FlagURX
-			r.Conn.LocalClose = "tcp_initializion_failure:0"
+			r.Conn.Own().LocalClose = "tcp_initializion_failure:0"
 		}
 		out[name] = r
 	}
@@ -318,7 +318,8 @@ func FuzzCompile(f *testing.F) {
 	f.Add(`%COALESCE({"operators":["PROTOCOL",{"command":"REQ","param":"x","max_length":1}]}):1%`, "")
 	f.Add("%START_TIME(%E9S%-d%5f%s%E*S%Ez)%%REQ(a?b):3%%METADATA(ROUTE:a)%", "\x00\x7f")
 	f.Fuzz(func(t *testing.T, tmpl, value string) {
-		r := &Record{Req: head("GET", "/?"+value, value, "x", value), Details: value, Conn: &ConnInfo{SNI: value}}
+		r := &Record{Req: head("GET", "/?"+value, value, "x", value), Details: value, Conn: NewConnInfo(0, 0, sys.Addr{}, sys.Addr{})}
+		r.Conn.Own().SNI = value
 		if c, err := CompileHeader(tmpl); err == nil {
 			c.AppendHeader(nil, r)
 		}

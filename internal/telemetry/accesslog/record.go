@@ -11,29 +11,92 @@ import (
 	"sidecar/dataplane/sys"
 )
 
-// ConnInfo is what is known of the downstream connection. Owner: the connection; it outlives every Record that points to it.
+// ConnInfo is what is known of the downstream connection. Owner: the connection; it outlives every Record that points to it. Most connections are
+// idle, so it is small: what connections have in common is shared (ConnSide), what few of them have is made on demand (ConnExtra).
 type ConnInfo struct {
-	ID               uint64
-	Remote           sys.Addr // after PROXY protocol / original source
-	DirectRemote     sys.Addr // the socket's peer
-	Local            sys.Addr // after original destination
-	DirectLocal      sys.Addr
-	SNI              string   // requested_server_name
-	ALPN             []string // as sniffed
-	Start            int64    // Unix nanoseconds
-	Listener         string
-	FilterChain      string
-	RequestedDst     sys.Addr // original destination if restored
-	Termination      string   // CONNECTION_TERMINATION_DETAILS
-	TransportFailure string
-	JA3              string
-	ListenerMeta     map[string]any // listener metadata: filter_metadata
-	DynamicMeta      map[string]any // set by listener filters (PROXY protocol TLVs), by namespace
+	ID     uint64
+	Start  int64    // Unix nanoseconds
+	Remote sys.Addr // after PROXY protocol / original source
+	// ConnSide is never nil in a live connection.
+	*ConnSide
+	extra  *ConnExtra // nil: noExtra
+	direct *sys.Addr  // the socket's peer; nil = Remote
+}
+
+// ConnSide is the proxy's side of a connection. Immutable, because connections of one listener share it.
+type ConnSide struct {
+	Local           sys.Addr // after original destination
+	DirectLocal     sys.Addr // the socket's own address
+	Listener        string
+	FilterChain     string
+	ListenerMeta    map[string]any // listener metadata: filter_metadata
+	FilterChainMeta map[string]any // metadata of the matched filter chain
+}
+
+// ConnExtra is what only some connections have.
+type ConnExtra struct {
+	RequestedDst     sys.Addr       // original destination if restored
+	SNI              string         // requested_server_name
+	ALPN             []string       // as sniffed
 	Transport        string         // detected transport: "raw_buffer", "tls"
-	FilterChainMeta  map[string]any // metadata of the matched filter chain
+	JA3              string         //
+	Termination      string         // CONNECTION_TERMINATION_DETAILS
+	TransportFailure string         // DOWNSTREAM_TRANSPORT_FAILURE_REASON
 	LocalClose       string         // DOWNSTREAM_LOCAL_CLOSE_REASON
 	DetectedClose    string         // DOWNSTREAM_DETECTED_CLOSE_TYPE: "Normal", "RemoteReset", "LocalReset"
+	DynamicMeta      map[string]any // set by listener filters (PROXY protocol TLVs), by namespace
 	TransportTLS     bool           // a TLS session exists; without one every TLS operator is absent
+}
+
+// noExtra stands for a connection without extras; it is never written.
+var noExtra = ConnExtra{Transport: "raw_buffer"}
+
+// Extra returns what only some connections have, for reading. Never nil.
+func (c *ConnInfo) Extra() *ConnExtra {
+	if c.extra == nil {
+		return &noExtra
+	}
+	return c.extra
+}
+
+// Own returns the extras for writing, making them on first use.
+func (c *ConnInfo) Own() *ConnExtra {
+	if c.extra == nil {
+		x := noExtra
+		c.extra = &x
+	}
+	return c.extra
+}
+
+// DirectRemote is the address of the socket's peer.
+func (c *ConnInfo) DirectRemote() sys.Addr {
+	if c.direct != nil {
+		return *c.direct
+	}
+	return c.Remote
+}
+
+// SetRemote replaces the remote address by one that a protocol told (PROXY protocol, original source); the socket's peer stays known.
+func (c *ConnInfo) SetRemote(a sys.Addr) {
+	if c.direct == nil {
+		d := c.Remote
+		c.direct = &d
+	}
+	c.Remote = a
+}
+
+// View makes c a copy of from with another remote address, for one request (x-forwarded-for). It does not allocate; from must outlive c.
+func (c *ConnInfo) View(from *ConnInfo, remote sys.Addr) {
+	*c = *from
+	if c.direct == nil {
+		c.direct = &from.Remote
+	}
+	c.Remote = remote
+}
+
+// NewConnInfo makes the facts of a connection between two addresses with a side of its own.
+func NewConnInfo(id uint64, start int64, remote, local sys.Addr) *ConnInfo {
+	return &ConnInfo{ID: id, Start: start, Remote: remote, ConnSide: &ConnSide{Local: local, DirectLocal: local}}
 }
 
 // Attempt is one upstream host that was tried.

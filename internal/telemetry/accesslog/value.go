@@ -158,19 +158,19 @@ func (o *op) conn(b []byte, c *ConnInfo) ([]byte, kind) {
 	}
 	switch o.code {
 	case opTermination:
-		return str(b, c.Termination)
+		return str(b, c.Extra().Termination)
 	case opDownFailure:
-		return str(b, c.TransportFailure)
+		return str(b, c.Extra().TransportFailure)
 	case opDownClose:
-		return str(b, c.LocalClose)
+		return str(b, c.Extra().LocalClose)
 	case opDownDetected:
-		return str(b, c.DetectedClose)
+		return str(b, c.Extra().DetectedClose)
 	case opFilterChain:
 		return str(b, c.FilterChain)
 	case opListenerName:
 		return str(b, c.Listener)
 	case opJA3:
-		return str(b, c.JA3)
+		return str(b, c.Extra().JA3)
 	}
 	return b, absent
 }
@@ -377,7 +377,7 @@ func (o *op) address(r *Record) sys.Addr {
 	case o.sub == addrRemote:
 		return r.Conn.Remote
 	case o.sub == addrDirectRemote:
-		return r.Conn.DirectRemote
+		return r.Conn.DirectRemote()
 	case o.sub == addrLocal:
 		return r.Conn.Local
 	}
@@ -524,7 +524,7 @@ func (o *op) state(b []byte, m map[string]string, typed bool) ([]byte, kind) {
 func (o *op) serverName(b []byte, r *Record) ([]byte, kind) {
 	sni := ""
 	if r.Conn != nil {
-		sni = r.Conn.SNI
+		sni = r.Conn.Extra().SNI
 	}
 	host := []byte(nil)
 	if o.sub != 0 && r.Req != nil && r.Req.A != nil {
