@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -56,6 +57,7 @@ type App struct {
 	draining atomic.Bool
 	quit     chan struct{}
 	quitOnce atomic.Bool
+	settle   sync.Once
 }
 
 // logger is the application log.
@@ -206,6 +208,7 @@ func (a *App) setState(s controller.State) {
 	live := int64(0)
 	if s == controller.Live {
 		live = 1
+		a.settle.Do(func() { time.AfterFunc(time.Second, settleMemory) })
 	}
 	a.server.Set(stats.ServerLive, live)
 }

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"sidecar/dataplane/match"
+	"sidecar/dataplane/sys"
 	"sidecar/xds/bootstrap"
 )
 
@@ -42,6 +43,12 @@ func tuneRuntime(workers int) []string {
 
 // gcPercent trades idle memory for rarer collections; with a heap of a few MiB the cost is a few MiB.
 const gcPercent = 150
+
+// settleMemory gives back what only start-up needed: garbage of compiling the configuration, and resident pages of code that ran once.
+func settleMemory() {
+	debug.FreeOSMemory()
+	sys.ReleaseText()
+}
 
 // cgroupMemory is memory.max of the cgroup, 0 when there is none.
 func cgroupMemory() int64 {
