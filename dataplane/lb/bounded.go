@@ -20,6 +20,9 @@ func (p *hashing) bounded(t *table, n int, hash uint64) int {
 	p.shuffle.start(uint32(hash), len(t.hosts))
 	for range t.hosts {
 		k := p.shuffle.next()
+		if t.order != nil {
+			k = int(t.order[k])
+		}
 		if t.hosts[k] == t.hosts[n] {
 			continue
 		}

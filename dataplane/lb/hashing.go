@@ -26,12 +26,14 @@ type tableKey struct {
 	murmur    bool
 	hostnames bool
 	localized bool
+	bounded   bool // the configuration order is kept
 }
 
 // table maps hashes to hosts for one priority.
 type table struct {
 	hosts  []*hostset.Host
 	weight []float64 // normalised: they add up to 1
+	order  []uint32  // positions in hosts in configuration order, which bounded loads shuffle; nil when that is the order of hosts
 
 	// Ring hash: points sorted by hash, and whose they are.
 	points []uint64
@@ -64,7 +66,7 @@ func StatsOf(h *hostset.Hosts) (TableStats, bool) {
 }
 
 func (s *Spec) tableKey() tableKey {
-	k := tableKey{kind: s.Kind, hostnames: s.UseHostname, localized: s.Hosts.LocalityWeighted}
+	k := tableKey{kind: s.Kind, hostnames: s.UseHostname, localized: s.Hosts.LocalityWeighted, bounded: s.BalanceFactor > 0}
 	if s.Kind == RingHash {
 		k.min, k.max, k.murmur = s.MinRing, s.MaxRing, s.Murmur
 	} else {
@@ -235,6 +237,9 @@ func (s *Spec) fillRing(t *table, list []weighted, lo float64) {
 
 // fillMaglev fills the table of the Maglev paper (listing 1), with turns in proportion to weights, hosts in the order of their keys.
 func (s *Spec) fillMaglev(t *table, list []weighted, hi float64) {
+	if s.BalanceFactor > 0 {
+		t.order = ranks(list, s.keyOf)
+	}
 	slices.SortStableFunc(list, func(a, b weighted) int { return strings.Compare(s.keyOf(a.host), s.keyOf(b.host)) })
 	t.setHosts(list)
 	t.size = s.TableSize
@@ -274,6 +279,20 @@ func (s *Spec) fillMaglev(t *table, list []weighted, hi float64) {
 		t.minShare, t.maxShare = min(t.minShare, entries[i].count), max(t.maxShare, entries[i].count)
 	}
 	t.pack(slots)
+}
+
+// ranks returns for each entry the place that it will have when the list is sorted by key.
+func ranks(list []weighted, key func(*hostset.Host) string) []uint32 {
+	sorted := make([]uint32, len(list))
+	for i := range sorted {
+		sorted[i] = uint32(i)
+	}
+	slices.SortStableFunc(sorted, func(a, b uint32) int { return strings.Compare(key(list[a].host), key(list[b].host)) })
+	out := make([]uint32, len(list))
+	for rank, i := range sorted {
+		out[i] = uint32(rank)
+	}
+	return out
 }
 
 // pack stores slots in the narrowest type that holds the host numbers.

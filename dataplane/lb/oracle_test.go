@@ -35,6 +35,7 @@ type hashCase struct {
 	Hostnames       bool       `json:"hostnames,omitempty"`
 	LocalityWeights bool       `json:"locality_weights,omitempty"`
 	Panic           *float64   `json:"panic,omitempty"`
+	Balance         uint32     `json:"balance,omitempty"` // hash_balance_factor: requests are held, each pick sees those before it
 	Hosts           []caseHost `json:"hosts"`
 	Picks           []int      `json:"picks,omitempty"` // 0 = no host
 }
@@ -50,7 +51,17 @@ type caseHost struct {
 	Health         string `json:"health,omitempty"`
 }
 
-const oracleKeys = 500
+const (
+	oracleKeys  = 500
+	oracleHolds = 120 // picks of a case whose requests stay in flight
+)
+
+func (c *hashCase) picks() int {
+	if c.Balance > 0 {
+		return oracleHolds
+	}
+	return oracleKeys
+}
 
 const goldenFile = "testdata/envoy_hash.json"
 
@@ -84,6 +95,7 @@ func (c *hashCase) spec() *Spec {
 	if c.Panic != nil {
 		s.Hosts.PanicPercent = uint32(*c.Panic)
 	}
+	s.BalanceFactor = c.Balance
 	s.Murmur, s.UseHostname, s.Hosts.LocalityWeighted = c.Murmur, c.Hostnames, c.LocalityWeights
 	return &s
 }
@@ -119,7 +131,7 @@ func TestHashing_WhenEnvoyHasTheSameHosts_ThenEveryKeyMapsToTheSameHost(t *testi
 				t.Fatal(err)
 			}
 			p := s.Factory()(1, s.Build(nil, c.input()))
-			if len(c.Picks) != oracleKeys {
+			if len(c.Picks) != c.picks() {
 				t.Fatalf("%d picks recorded", len(c.Picks))
 			}
 			wrong := 0
@@ -128,6 +140,9 @@ func TestHashing_WhenEnvoyHasTheSameHosts_ThenEveryKeyMapsToTheSameHost(t *testi
 				got := 0
 				if h != nil {
 					got = int(h.Addr.IP.Port())
+					if c.Balance > 0 {
+						h.RqActive.Add(1)
+					}
 				}
 				if got != want {
 					if wrong++; wrong < 5 {
@@ -146,6 +161,7 @@ func TestHashing_WhenEnvoyHasTheSameHosts_ThenEveryKeyMapsToTheSameHost(t *testi
 func record(t *testing.T) {
 	cases := loadHashCases(t)
 	ports := map[int]bool{}
+	held := make(chan int)
 	for _, c := range cases {
 		for _, h := range c.Hosts {
 			ports[h.Port] = true
@@ -156,7 +172,13 @@ func record(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, p) })}
+		srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Header.Get("x-hold") != "" {
+				held <- p
+				<-r.Context().Done() // until Envoy goes
+			}
+			fmt.Fprint(w, p)
+		})}
 		go func() { _ = srv.Serve(ln) }()
 		t.Cleanup(func() { _ = srv.Close() })
 	}
@@ -177,9 +199,14 @@ func record(t *testing.T) {
 	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
 	for i := range cases {
 		c := &cases[i]
-		c.Picks = make([]int, oracleKeys)
+		c.Picks = make([]int, c.picks())
 		for k := range c.Picks {
-			if c.Picks[k], err = ask(front, c.Name, fmt.Sprintf("key-%d", k)); err != nil {
+			if c.Balance > 0 {
+				go func() { _, _ = ask(front, c.Name, fmt.Sprintf("key-%d", k), true) }()
+				c.Picks[k] = <-held
+				continue
+			}
+			if c.Picks[k], err = ask(front, c.Name, fmt.Sprintf("key-%d", k), false); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -209,7 +236,8 @@ func writeCases(t *testing.T, cases []hashCase) {
 }
 
 // ask sends one request and returns the port of the backend that answered; 0 for a 503.
-func ask(front int, cluster, key string) (int, error) {
+// With hold the backend says that it got the request and does not answer.
+func ask(front int, cluster, key string, hold bool) (int, error) {
 	var last error
 	for range 100 {
 		req, err := http.NewRequest("GET", fmt.Sprintf("http://127.0.0.1:%d/", front), nil)
@@ -218,6 +246,9 @@ func ask(front int, cluster, key string) (int, error) {
 		}
 		req.Header.Set("x-cluster", cluster)
 		req.Header.Set("x-key", key)
+		if hold {
+			req.Header.Set("x-hold", "1")
+		}
 		resp, err := http.DefaultClient.Do(req)
 		if err != nil {
 			last = err
@@ -294,9 +325,14 @@ func (c *hashCase) cluster() obj {
 	if c.LocalityWeights {
 		common["locality_weighted_lb_config"] = obj{}
 	}
+	hashing := obj{}
 	if c.Hostnames {
-		common["consistent_hashing_lb_config"] = obj{"use_hostname_for_hashing": true}
+		hashing["use_hostname_for_hashing"] = true
 	}
+	if c.Balance > 0 {
+		hashing["hash_balance_factor"] = c.Balance
+	}
+	common["consistent_hashing_lb_config"] = hashing
 	cl := obj{"name": c.Name, "type": "STATIC", "lb_policy": c.Policy, "common_lb_config": common,
 		"load_assignment": obj{"cluster_name": c.Name, "endpoints": locs}}
 	if c.Hostnames {
