@@ -68,7 +68,13 @@ type Registry struct {
 	mu     sync.Mutex
 	scopes map[scopeKey]*Scope
 	seq    uint64
+
+	// Atomic
+	flushed atomic.Bool
 }
+
+// Flushed tells whether Flush ever ran: until then server.state and other values that Envoy fills at the flush are not there.
+func (r *Registry) Flushed() bool { return r.flushed.Load() }
 
 type scopeKey struct {
 	def    *Def
@@ -139,6 +145,7 @@ type Scope struct {
 	// Atomic
 	blocks []atomic.Pointer[Block]
 	texts  sync.Map // stat id -> string
+	merged sync.Map // stat id -> *histMerged, as of the last Flush
 }
 
 // Release drops one reference; the last one removes the scope from the registry (its numbers are gone, as Envoy's).

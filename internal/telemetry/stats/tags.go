@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package stats
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// Tag is one label of a stat.
+type Tag struct{ Name, Value string }
+
+// TagRule extracts one tag from a name: group 1 is what is cut out of the name, group 2 (or 1 when there is no second) the value.
+type TagRule struct {
+	Name  string
+	Regex string
+}
+
+const (
+	seg  = `[^\.]+`
+	addr = `(?:\d{1,3}\.){3}\d{1,3}_\d+|\[[a-fA-F_\d]+\]_\d+`
+)
+
+// DefaultTags are Envoy's default tags for the stats that exist here, in Envoy's order, which is also the order of the labels.
+var DefaultTags = []TagRule{
+	{"envoy.response_code", `_rq(_(\d{3}))$`},
+	{"envoy.response_code_class", `_rq_((\d))xx$`},
+	{"envoy.virtual_cluster", `^vhost\.` + seg + `\.vcluster\.((` + seg + `)\.)`},
+	{"envoy.tcp_prefix", `^tcp\.((` + seg + `)\.)`},
+	{"envoy.cluster_name", `^cluster\.((` + seg + `)\.)`},
+	{"envoy.worker_id", `^listener\.(?:` + addr + `|` + seg + `)\.worker(_(\d+))\.|^server\.worker(_(\d+))\.|^thread_local_cluster_manager\.worker(_(\d+))\.|^listener_manager\.worker(_(\d+))\.`},
+	{"envoy.rds_route_config", `^http\.` + seg + `\.rds\.(([\w\-\./]+)\.)\w+$`},
+	{"envoy.http_conn_manager_prefix", `^listener\..*?\.http\.((` + seg + `)\.)`},
+	{"envoy.http_conn_manager_prefix", `^http\.((` + seg + `)\.)`},
+	{"envoy.listener_address", `^listener\.((` + addr + `|` + seg + `)\.)`},
+	{"envoy.virtual_host", `^vhost\.((` + seg + `)\.)`},
+	{"envoy.route", `^vhost\.` + seg + `\.route\.((` + seg + `)\.)`},
+	{"envoy.proxy_protocol_version", `^proxy_proto\.(?:` + seg + `\.)?(versions\.v(\d)\.)\w+$`},
+	{"envoy.proxy_protocol_prefix", `^proxy_proto\.((` + seg + `)\.)(?:versions\.v\d\.)?\w+$`},
+}
+
+// Tags extracts tags. Immutable.
+type Tags struct {
+	rules []tagRule
+	fixed []Tag
+}
+
+type tagRule struct {
+	name string
+	re   *regexp.Regexp
+}
+
+// TagsConfig is stats_config.stats_tags and use_all_default_tags.
+type TagsConfig struct {
+	UseDefaults bool // default true
+	Rules       []TagRule
+	Fixed       []Tag // fixed_value
+}
+
+// NewTags compiles the rules: custom ones come after the defaults. A rule without a regex names a default tag. The regexes are ECMAScript
+// in Envoy; the look-ahead (?=\.) that Envoy's own and Istio's rules use is rewritten, any other look-around is refused.
+func NewTags(cfg TagsConfig) (*Tags, error) {
+	t := &Tags{fixed: slices.Clone(cfg.Fixed)}
+	var rules []TagRule
+	if cfg.UseDefaults {
+		rules = slices.Clone(DefaultTags)
+	}
+	for i, r := range cfg.Rules {
+		if r.Regex != "" {
+			rules = append(rules, r)
+			continue
+		}
+		found := false
+		for _, d := range DefaultTags {
+			if d.Name == r.Name {
+				found = true
+				if !cfg.UseDefaults {
+					rules = append(rules, d)
+				}
+			}
+		}
+		if !found {
+			return nil, fmt.Errorf("stats_tags[%d]: no regex specified for tag specifier and no default regex for name: '%s'", i, r.Name)
+		}
+	}
+	for i, r := range rules {
+		re, err := compileTag(r.Regex)
+		if err != nil {
+			return nil, fmt.Errorf("stats_tags[%d]: %s: %w", i, r.Name, err)
+		}
+		t.rules = append(t.rules, tagRule{r.Name, re})
+	}
+	return t, nil
+}
+
+func compileTag(src string) (*regexp.Regexp, error) {
+	// "(?=\.).*?\." says: the rest begins with a dot. Before a lazy wildcard that is the same as an optional dotted part.
+	s := strings.ReplaceAll(src, `(?=\.).*?\.`, `(?:\..*?)??\.`)
+	s = strings.ReplaceAll(s, `(?=\.)\.`, `\.`)
+	for _, la := range []string{"(?=", "(?!", "(?<=", "(?<!"} {
+		if strings.Contains(s, la) {
+			return nil, fmt.Errorf("look-around %s…) is not supported", la)
+		}
+	}
+	re, err := regexp.Compile(s)
+	if err != nil {
+		return nil, fmt.Errorf("invalid regex: %w", err)
+	}
+	if re.NumSubexp() == 0 {
+		return nil, fmt.Errorf("regex has no group")
+	}
+	return re, nil
+}
+
+// Extract returns the name without its tags, and the tags in rule order followed by the fixed ones.
+func (t *Tags) Extract(name string) (string, []Tag) {
+	var tags []Tag
+	var cuts [][2]int
+	for i := range t.rules {
+		r := &t.rules[i]
+		if slices.ContainsFunc(tags, func(x Tag) bool { return x.Name == r.name }) {
+			continue
+		}
+		m := r.re.FindStringSubmatchIndex(name)
+		if m == nil {
+			continue
+		}
+		if r.name == "envoy.listener_address" && strings.HasPrefix(name, "listener.admin.") {
+			continue // the admin listener has no address of its own
+		}
+		// Rules with alternatives have several pairs of groups: the pair that took part counts.
+		g := 1
+		for g*2+1 < len(m) && m[g*2] < 0 {
+			g++
+		}
+		if g*2+1 >= len(m) {
+			continue
+		}
+		cut := [2]int{m[g*2], m[g*2+1]}
+		val := cut
+		if g*2+3 < len(m) && m[g*2+2] >= 0 {
+			val = [2]int{m[g*2+2], m[g*2+3]}
+		}
+		tags = append(tags, Tag{r.name, name[val[0]:val[1]]})
+		cuts = append(cuts, cut)
+	}
+	tags = append(tags, t.fixed...)
+	if len(cuts) == 0 {
+		return name, tags
+	}
+	slices.SortFunc(cuts, func(a, b [2]int) int { return a[0] - b[0] })
+	var b strings.Builder
+	at := 0
+	for _, c := range cuts {
+		if c[0] > at {
+			b.WriteString(name[at:c[0]])
+		}
+		at = max(at, c[1])
+	}
+	b.WriteString(name[at:])
+	return b.String(), tags
+}
