@@ -378,9 +378,6 @@ func (x *Exchange) requestFraming() {
 	switch {
 	case x.has(xPrebuf):
 		x.req.Body, x.req.Length = httpmsg.BodyLength, int64(len(x.body))
-		if len(x.body) == 0 && x.req.Method != httpmsg.MethodPost && x.req.Method != httpmsg.MethodPut {
-			x.req.Body = httpmsg.BodyNone
-		}
 	case x.req.Body == httpmsg.BodyChunked:
 		x.fl |= xReqChunked
 	}

@@ -126,6 +126,7 @@ type Exchange struct {
 	fctx    []filter.Ctx
 	fphase  []filter.Phase
 	fwake   []sys.Nanos
+	fdata   filter.Data
 	fevents uint64 // bit i: EventResume for filter i
 	fpos    int    // the filter that holds a head
 	dataPos int    // request body filters start here (those before saw it buffered)

@@ -187,8 +187,8 @@ func (x *Exchange) bufferedData(i int) bool {
 	if x.fphase[i]&filter.RequestData == 0 {
 		return true
 	}
-	d := filter.Data{Bytes: x.body}
-	v := x.filters[i].OnData(x.ctx(i), filter.Request, &d, true)
+	d := x.piece(x.body)
+	v := x.filters[i].OnData(x.ctx(i), filter.Request, d, true)
 	x.replaceBody(d.Bytes)
 	switch v {
 	case filter.Reply:
@@ -199,6 +199,12 @@ func (x *Exchange) bufferedData(i int) bool {
 		return false
 	}
 	return true
+}
+
+// piece puts body bytes into the exchange's one Data: it goes through interface calls, so it must not be on the stack.
+func (x *Exchange) piece(b []byte) *filter.Data {
+	x.fdata.Bytes = b
+	return &x.fdata
 }
 
 // replaceBody takes over what a filter made of the body.
@@ -214,12 +220,12 @@ func (x *Exchange) replaceBody(b []byte) {
 
 // filterRequestData takes one streamed piece of the request body through the filters; false stops the pump.
 func (x *Exchange) filterRequestData(now sys.Nanos, data []byte, end bool) ([]byte, bool) {
-	d := filter.Data{Bytes: data}
+	d := x.piece(data)
 	for i := x.dataPos; i < len(x.filters); i++ {
 		if x.fphase[i]&filter.RequestData == 0 {
 			continue
 		}
-		if v := x.filters[i].OnData(x.ctx(i), filter.Request, &d, end); v == filter.Reply {
+		if v := x.filters[i].OnData(x.ctx(i), filter.Request, d, end); v == filter.Reply {
 			if x.has(xRespStarted) {
 				x.resetStarted(now, fault.LocalReset)
 			} else {
@@ -333,10 +339,10 @@ func (x *Exchange) filterResponseData(now sys.Nanos, data []byte, end bool) []by
 		x.respBody = append(x.respBody, data...)
 		return nil
 	}
-	d := filter.Data{Bytes: data}
+	d := x.piece(data)
 	for i := min(x.respPos, len(x.filters)) - 1; i >= 0; i-- {
 		if x.fphase[i]&filter.ResponseData != 0 {
-			x.filters[i].OnData(x.ctx(i), filter.Response, &d, end)
+			x.filters[i].OnData(x.ctx(i), filter.Response, d, end)
 		}
 	}
 	return d.Bytes
@@ -345,9 +351,9 @@ func (x *Exchange) filterResponseData(now sys.Nanos, data []byte, end bool) []by
 // endBuffered: the response body that a filter wanted in one piece is complete.
 func (x *Exchange) endBuffered(now sys.Nanos, out *sender) {
 	i := x.respPos
-	d := filter.Data{Bytes: x.respBody}
+	d := x.piece(x.respBody)
 	if x.fphase[i]&filter.ResponseData != 0 {
-		switch x.filters[i].OnData(x.ctx(i), filter.Response, &d, true) {
+		switch x.filters[i].OnData(x.ctx(i), filter.Response, d, true) {
 		case filter.Reply:
 			x.fl &^= xRespHeld
 			x.filterReply(i)
