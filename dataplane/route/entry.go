@@ -19,10 +19,12 @@ type ClusterRef struct {
 	ID   uint32
 }
 
-// TableRef is the interned name of a route configuration (RDS resource, or an inline one under a generated name).
+// TableRef stands for a route configuration: the interned name of an RDS resource, or a table that came with its listener.
 type TableRef struct {
 	Name string
 	ID   uint32
+	// Inline is the table itself when it came with the listener: it lives exactly as long as the filter chain that holds the ref.
+	Inline *Table
 }
 
 // Query is what matching may look at. Owner: the exchange; reused.

@@ -34,22 +34,22 @@ func (t *Table) FinalizeLocal(e *Entry, c *Choice, h *httpmsg.Head, q *Query) {
 	}
 }
 
-// eachLevel calls fn for weighted cluster, route, virtual host, table, or the other way round with most_specific_header_mutations_wins.
+// eachLevel calls fn for the weighted cluster first and then route, virtual host, table, or with most_specific_header_mutations_wins table,
+// virtual host, route; what comes later wins.
 func (e *Entry) eachLevel(c *Choice, fn func(m *Mutations)) {
 	t := e.VHost.Table
+	if c != nil && c.WC != nil {
+		fn(&c.WC.Mutations)
+	}
 	if t.MostSpecificWins {
 		fn(&t.Mutations)
 		fn(&e.VHost.Mutations)
 		fn(&e.Mutations)
+		return
 	}
-	if c != nil && c.WC != nil {
-		fn(&c.WC.Mutations)
-	}
-	if !t.MostSpecificWins {
-		fn(&e.Mutations)
-		fn(&e.VHost.Mutations)
-		fn(&t.Mutations)
-	}
+	fn(&e.Mutations)
+	fn(&e.VHost.Mutations)
+	fn(&t.Mutations)
 }
 
 func (e *Entry) rewriteHost(f *Forward, c *Choice, h *httpmsg.Head, q *Query) {

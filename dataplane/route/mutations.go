@@ -136,3 +136,61 @@ func appendField(h *httpmsg.Head, k httpmsg.Key, v httpmsg.Span, join bool) {
 	}
 	h.AddSpan(k, v)
 }
+
+// JoinRepeated joins the lines of a request header that occurs more than once into one comma-separated line, for the headers that Envoy keeps as
+// a single line; cookies and all others stay as they are. Matching, mutations and logs expect it to have run once after decoding.
+func JoinRepeated(h *httpmsg.Head) {
+	var seen [4]uint64 // bit per well-known name
+	for i := range h.List {
+		f := &h.List[i]
+		if f.Dead || f.Name.Len == 0 {
+			continue
+		}
+		if f.ID == httpmsg.IDOther {
+			if joinedOther(h.A.Bytes(f.Name)) {
+				joinInto(h, i)
+			}
+			continue
+		}
+		w, bit := &seen[f.ID>>6], uint64(1)<<(f.ID&63)
+		if *w&bit != 0 && joinedIDs[f.ID] {
+			joinInto(h, i)
+		}
+		*w |= bit
+	}
+}
+
+// joinedOther tells whether a name without a number is one of joinedRequest; the first letter rules out most.
+func joinedOther(name []byte) bool {
+	switch name[0] {
+	case 'a', 'g', 'i', 'p', 'x':
+		return joinedRequest[string(name)]
+	}
+	return false
+}
+
+// joinInto moves the value of field i into the first field of that name, if that is another one.
+func joinInto(h *httpmsg.Head, i int) {
+	f := &h.List[i]
+	for j := range h.List[:i] {
+		first := &h.List[j]
+		if first.Dead || first.ID != f.ID || string(h.A.Bytes(first.Name)) != string(h.A.Bytes(f.Name)) {
+			continue
+		}
+		b := append(h.A.Tail(), h.A.Bytes(first.Value)...)
+		b = append(b, ',')
+		b = append(b, h.A.Bytes(f.Value)...)
+		first.Value = h.A.Take(b)
+		f.Dead = true
+		return
+	}
+}
+
+// joinedIDs is joinedRequest by number.
+var joinedIDs = func() (t [256]bool) {
+	for n := range joinedRequest {
+		t[httpmsg.Lookup(n)] = true
+	}
+	t[httpmsg.IDOther] = false
+	return t
+}()

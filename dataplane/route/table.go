@@ -11,7 +11,8 @@ import (
 type Table struct {
 	// Immutable
 	Name                 string
-	Hash                 uint64 // content hash of the resource
+	Hash                 uint64    // content hash of the resource
+	Ref                  *TableRef // under which snapshots hold the table; set by the control side before publication. IDs are used again
 	Mutations            Mutations
 	MostSpecificWins     bool         // most_specific_header_mutations_wins
 	IgnorePort           bool         // ignore_port_in_host_matching

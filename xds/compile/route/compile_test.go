@@ -66,7 +66,7 @@ func TestCompile_WhenConfigIsWrong_ThenItIsRefusedWithPathAndReason(t *testing.T
 		{"status removed", one(forward + `,"response_headers_to_remove":[":status"]`), "response_headers_to_remove[0]: :-prefixed or host headers may not be removed"},
 		{"unknown operator", one(forward + `,"request_headers_to_add":[{"header":{"key":"a","value":"%NOPE%"}}]`), "request_headers_to_add[0].header.value: "},
 		{"append and action", one(forward + `,"request_headers_to_add":[{"header":{"key":"a","value":"x"},"append":true,"append_action":"ADD_IF_ABSENT"}]`), "Both append and append_action are set"},
-		{"raw line end", one(forward + `,"request_headers_to_add":[{"header":{"key":"a","raw_value":"eAo="}}]`), "header.raw_value: value does not match"},
+		{"line end", one(forward + `,"request_headers_to_add":[{"header":{"key":"a","value":"x\ny"}}]`), "header.value: value does not match"},
 		{"same domain twice", vhosts(`{"name":"a","domains":["x","X"]}`), "virtual_hosts[0].domains[1]: Only unique values for domains are permitted. Duplicate entry of domain x in route r"},
 		{"same wildcard", vhosts(`{"name":"a","domains":["*.x"]},{"name":"b","domains":["*.X"]}`), "virtual_hosts[1].domains[0]: Only unique values for domains are permitted. Duplicate entry of domain *.x in route r"},
 		{"two stars", vhosts(`{"name":"a","domains":["*"]},{"name":"b","domains":["*"]}`), "Only a single wildcard domain is permitted in route r"},
@@ -139,6 +139,7 @@ func TestCompile_WhenConfigIsOdd_ThenItIsTakenAsEnvoyTakesIt(t *testing.T) {
 		{"odd redirect codes", action(`"cluster":"b1","internal_redirect_policy":{"redirect_response_codes":[200]}`), "200 is not a redirect"},
 		{"longer body", `{"name":"r","max_direct_response_body_size_bytes":6000,"virtual_hosts":[{"name":"v","domains":["*"],"routes":[{"match":{"prefix":"/"},"direct_response":{"status":200,"body":{"inline_string":"` + strings.Repeat("x", 5000) + `"}}}]}]}`, ""},
 		{"unchecked cluster", `{"name":"r","validate_clusters":false,"virtual_hosts":[{"name":"v","domains":["*"],"routes":[{"match":{"prefix":"/"},"route":{"cluster":"zz"}}]}]}`, ""},
+		{"raw value", one(forward + `,"request_headers_to_add":[{"header":{"key":"a","raw_value":"eA=="}}]`), "header.raw_value: header mutations of routes use value only"},
 		{"previous hosts", action(`"cluster":"b1","retry_policy":{"retry_host_predicate":[{"name":"x","typed_config":{"@type":"type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"}}]}`), ""},
 	}
 	for _, tc := range cases {

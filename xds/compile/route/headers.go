@@ -86,7 +86,7 @@ func headerOp(c *registry.Ctx, at registry.Path, o *corev3.HeaderValueOption, re
 	}
 	text, field := h.GetValue(), at.Field("header.value")
 	if len(h.GetRawValue()) > 0 {
-		text, field = string(h.GetRawValue()), at.Field("header.raw_value")
+		c.Warnf(at.Field("header.raw_value"), "header mutations of routes use value only, as in Envoy")
 	}
 	if strings.ContainsAny(text, "\x00\r\n") {
 		return op, c.Errorf(field, `value does not match regex pattern "^[^\x00\n\r]*$"`)
