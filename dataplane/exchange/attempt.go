@@ -98,11 +98,16 @@ func (x *Exchange) chooseCluster(now sys.Nanos, f *route.Forward) bool {
 		x.hash, x.hasHash, x.cookie = route.HashOf(f.Hash, &x.q, x.rec.Conn.Remote)
 	}
 	x.limits = f.Timeouts(&x.req)
-	if i := x.req.Find(httpmsg.IDEnvoyTimeoutAlt, 0); i >= 0 {
-		x.fl |= xAltTimeout
-		x.req.List[i].Dead = true
+	if x.has(xCallerSays) {
+		if i := x.req.Find(httpmsg.IDEnvoyTimeoutAlt, 0); i >= 0 {
+			x.fl |= xAltTimeout
+			x.req.List[i].Dead = true
+		}
 	}
-	f.Retry.FromHeaders(&x.req, &x.plan)
+	if f.Retry != nil || x.has(xCallerSays) {
+		f.Retry.FromHeaders(&x.req, &x.plan)
+		x.planned = true
+	}
 	if x.has(xReqEnd) && x.limits.Global > 0 {
 		x.routeAt = x.reqDone + x.limits.Global
 	}
@@ -354,7 +359,7 @@ func (x *Exchange) attach(m *pool.Member, now sys.Nanos) {
 		r.UpConnStart, r.UpConnDone = x.since(a), x.since(b)
 	}
 	if x.needsLocal() {
-		r.UpstreamLocal = m.C.Local()
+		r.UpstreamLocal = m.Local()
 	}
 	if r.FirstUpTx < 0 {
 		r.FirstUpTx = x.since(now)

@@ -57,6 +57,7 @@ const (
 	xConnTried                      // the connection attempt of this try failed before
 	xEarly                          // counted as answered before the request was complete
 	xTerminate                      // CONNECT ends here: the upstream is a raw connection
+	xCallerSays                     // an internal request has x-envoy-* headers that steer the router
 	xTillClose                      // the response body ends with the upstream connection
 	xTunnel                         // counted in downstream_cx_upgrades_active
 )
@@ -96,6 +97,7 @@ type Exchange struct {
 	attempts  uint32 // all tries, connect retries included
 	connTries uint32
 	plan      route.RetryPlan
+	planned   bool
 	limits    route.Timeouts
 	cookie    *route.SetCookie
 	hash      uint64

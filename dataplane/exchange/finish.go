@@ -100,7 +100,10 @@ func (x *Exchange) free() {
 	x.st = stFree
 	x.s, x.ch, x.row, x.cl, x.host, x.entry, x.vh, x.table = nil, nil, nil, nil, nil, nil, nil, nil
 	// Nothing may keep an old snapshot alive while the exchange waits in the slab.
-	x.choice, x.local, x.plan, x.cookie = route.Choice{}, localReply{}, route.RetryPlan{}, nil
+	x.choice, x.local, x.cookie = route.Choice{}, localReply{}, nil
+	if x.planned {
+		x.plan, x.planned = route.RetryPlan{}, false
+	}
 	clear(x.tried)
 	x.tried = x.tried[:0]
 	x.lbq.Tried, x.q.Runtime = nil, nil

@@ -206,6 +206,9 @@ func (x *Exchange) addresses() bool {
 	}
 	if internal {
 		x.fl |= xInternal
+		if others&dropExternal != 0 {
+			x.fl |= xCallerSays
+		}
 		req.AddString(keyInternal, "true")
 		return true
 	}
@@ -419,18 +422,22 @@ func isUUID(v []byte) bool {
 }
 
 func traceOf(id []byte) uint8 {
-	if !isUUID(id) {
-		return accesslog.TraceNone
+	if len(id) != 36 || id[traceChar] == '4' {
+		return accesslog.TraceNone // what nearly all of them are; the rest is looked at closely
 	}
+	reason := accesslog.TraceNone
 	switch id[traceChar] {
 	case '9':
-		return accesslog.TraceSampled
+		reason = accesslog.TraceSampled
 	case 'a':
-		return accesslog.TraceForced
+		reason = accesslog.TraceForced
 	case 'b':
-		return accesslog.TraceClient
+		reason = accesslog.TraceClient
 	}
-	return accesslog.TraceNone
+	if reason != accesslog.TraceNone && !isUUID(id) {
+		return accesslog.TraceNone
+	}
+	return reason
 }
 
 // setTrace writes the trace character; the id is copied, as it may be borrowed from the head as received.

@@ -233,17 +233,20 @@ func (r *rig) dial() *peer {
 	}
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	must(r.t, err)
-	remote := sys.AddrOf(netip.MustParseAddrPort("192.0.2.7:4711"))
 	c, e := conn.Adopt(r.l, sys.FD(fds[0]), r.lis.BufferLimit, nil)
 	if e != 0 {
 		r.t.Fatal(e)
 	}
-	info := accesslog.NewConnInfo(1, r.l.Wall(), remote, sys.AddrOf(netip.MustParseAddrPort("192.0.2.1:8080")))
-	s := NewServer(r.env, c, r.lis, r.fc, info, nil)
+	s := NewServer(r.env, c, r.lis, r.fc, r.connInfo(), nil)
 	r.left.Join(&s.Place)
 	p := &peer{t: r.t, fd: fds[1]}
 	r.t.Cleanup(func() { unix.Close(fds[1]) })
 	return p
+}
+
+func (r *rig) connInfo() *accesslog.ConnInfo {
+	return accesslog.NewConnInfo(1, r.l.Wall(), sys.AddrOf(netip.MustParseAddrPort("192.0.2.7:4711")),
+		sys.AddrOf(netip.MustParseAddrPort("192.0.2.1:8080")))
 }
 
 // turn runs the loop until nothing is left to do now.

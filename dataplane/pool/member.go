@@ -31,7 +31,8 @@ type Member struct {
 	next, prev *Member
 	task       loop.Task
 	timer      loop.Timer
-	bound      bool // task and timer are initialised: once per slab slot
+	local      sys.Addr // as the kernel chose it; asked for once
+	bound      bool     // task and timer are initialised: once per slab slot
 
 	id        uint64
 	created   sys.Nanos
@@ -57,6 +58,14 @@ func (m *Member) Reused() bool { return m.requests > 1 }
 
 // Connect returns when the connection attempt began and ended.
 func (m *Member) Connect() (start, done sys.Nanos) { return m.created, m.connected }
+
+// Local is the local address of the connection.
+func (m *Member) Local() sys.Addr {
+	if m.local.IsZero() {
+		m.local = m.C.Local()
+	}
+	return m.local
+}
 
 // Advance runs a member that is not lent: the outcome of a connect, its timeout, an idle connection that became readable, the idle timeout.
 func (m *Member) Advance(now sys.Nanos) loop.Step {

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package exchange
+
+import (
+	"testing"
+
+	"sidecar/dataplane/conn"
+	"sidecar/dataplane/loop"
+	"sidecar/dataplane/sys"
+	"sidecar/dataplane/upstream"
+	"sidecar/internal/telemetry/accesslog"
+)
+
+// memory is a kernel without system calls: what a descriptor reads is put there by the benchmark, what it sends is counted. It leaves the user-space
+// cost of a request.
+type memory struct {
+	*sys.Linux
+	next   sys.FD
+	in     [16][]byte
+	tokens [16]uint64
+	out    [16]int
+	ready  []sys.Event
+}
+
+func (k *memory) EpollAdd(_, fd sys.FD, token uint64, _ sys.Events) sys.Errno {
+	if int(fd) < len(k.tokens) {
+		k.tokens[fd] = token
+	}
+	return 0
+}
+
+func (k *memory) EpollWait(_ sys.FD, out []sys.Event, _ sys.Nanos) (int, sys.Errno) {
+	n := copy(out, k.ready)
+	k.ready = k.ready[:0]
+	return n, 0
+}
+
+func (k *memory) Connect(sys.Addr, *sys.DialOpts) (sys.FD, sys.Errno) {
+	k.next++
+	k.ready = append(k.ready, sys.Event{Events: sys.EventOut, Token: 0})
+	return k.next, 0
+}
+
+func (k *memory) ConnectResult(sys.FD) sys.Errno            { return 0 }
+func (k *memory) PeerAddr(sys.FD) (sys.Addr, sys.Errno)     { return sys.Addr{}, 0 }
+func (k *memory) Close(sys.FD) sys.Errno                    { return 0 }
+func (k *memory) Now() sys.Nanos                            { return 1000 * sys.Second }
+func (k *memory) WallNanos() int64                          { return 1_700_000_000_000_000_000 }
+func (k *memory) Send(fd sys.FD, b []byte) (int, sys.Errno) { k.out[fd] += len(b); return len(b), 0 }
+
+func (k *memory) Send2(fd sys.FD, a, b []byte) (int, sys.Errno) {
+	k.out[fd] += len(a) + len(b)
+	return len(a) + len(b), 0
+}
+
+func (k *memory) Recv(fd sys.FD, b []byte) (int, sys.Errno) {
+	if len(k.in[fd]) == 0 {
+		return 0, sys.EAGAIN
+	}
+	n := copy(b, k.in[fd])
+	k.in[fd] = k.in[fd][n:]
+	return n, 0
+}
+
+func (k *memory) deliver(fd sys.FD, b []byte) {
+	k.in[fd] = b
+	k.ready = append(k.ready, sys.Event{Events: sys.EventIn, Token: k.tokens[fd]})
+}
+
+// logOnly formats like the worker does, into one buffer.
+type logOnly struct{ b []byte }
+
+func (l *logOnly) Log(ls []*accesslog.Logger, r *accesslog.Record) {
+	l.b = ls[0].Format.Append(l.b[:0], r)
+}
+
+const typicalGet = "GET /api/v1/items?id=42 HTTP/1.1\r\nHost: shop.example.com\r\nUser-Agent: bench/1.0\r\nAccept: */*\r\nAccept-Encoding: gzip\r\n\r\n"
+
+const typicalOK = "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ndate: Mon, 02 Jan 2006 15:04:05 GMT\r\nserver: b\r\ncontent-length: 13\r\n\r\nHello, world!"
+
+// BenchmarkUserSpace is the user-space cost of one keep-alive request with stats and an access log in Envoy's default format: two turns of the loop.
+func BenchmarkUserSpace(b *testing.B) {
+	r := newRig(b, 1)
+	k := &memory{Linux: sys.NewLinux(), next: 8}
+	l, err := loop.New(loop.Config{Kernel: k, Seed: 1}, func(loop.Msg) {})
+	must(b, err)
+	r.l = l
+	env := NewEnv(l, upstream.NewManager(l, 1), 1, nil)
+	env.Logs = &logOnly{}
+	r.env = env
+	r.hcm.UseRemoteAddr = true
+	r.hcm.AccessLogs[0] = &accesslog.Logger{Format: accesslog.Default()}
+	r.publish()
+	c, e := conn.Adopt(l, 3, 1<<20, nil)
+	if e != 0 {
+		b.Fatal(e)
+	}
+	s := NewServer(env, c, r.lis, r.fc, r.connInfo(), nil)
+	r.left.Join(&s.Place)
+	req, resp := []byte(typicalGet), []byte(typicalOK)
+	k.deliver(3, req)
+	l.Turn(false)
+	k.ready = append(k.ready[:0], sys.Event{Events: sys.EventOut, Token: k.tokens[9]})
+	l.Turn(false)
+	k.deliver(9, resp)
+	l.Turn(false)
+	if k.out[3] == 0 || k.out[9] == 0 {
+		b.Fatal("no answer", k.out)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		k.deliver(3, req)
+		l.Turn(false)
+		k.deliver(9, resp)
+		l.Turn(false)
+	}
+	if n := r.row.Limits.Requests[0].Load(); n != 0 {
+		b.Fatal(n)
+	}
+}
