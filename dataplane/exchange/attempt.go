@@ -8,6 +8,7 @@ import (
 	"sidecar/dataplane/http1"
 	"sidecar/dataplane/httpmsg"
 	"sidecar/dataplane/lb"
+	"sidecar/dataplane/match"
 	"sidecar/dataplane/pool"
 	"sidecar/dataplane/route"
 	"sidecar/dataplane/snapshot"
@@ -36,6 +37,9 @@ func (x *Exchange) act(now sys.Nanos) bool {
 		x.redirectTLS()
 		return false
 	}
+	if len(x.ch.h.Router.StrictCheck) > 0 && !x.strict() {
+		return false
+	}
 	if e == nil {
 		b.Inc(stats.HCMNoRoute)
 		x.replyKind(fault.RouteNotFound)
@@ -56,6 +60,34 @@ func (x *Exchange) act(now sys.Nanos) bool {
 		return false
 	}
 	return x.chooseCluster(now, e.Forward)
+}
+
+// strict is strict_check_headers: an x-envoy-* header with a value that makes no sense is answered with 400.
+func (x *Exchange) strict() bool {
+	for _, k := range x.ch.h.Router.StrictCheck {
+		v, ok := x.req.GetKey(k)
+		if !ok {
+			continue
+		}
+		switch k.ID {
+		case httpmsg.IDEnvoyRetryOn:
+			_, ok = route.ParseRetryOn(v)
+		case httpmsg.IDEnvoyRetryGrpcOn:
+			_, ok = route.ParseRetryGrpcOn(v)
+		default:
+			_, ok = match.ParseUint(v)
+		}
+		if ok {
+			continue
+		}
+		b := append(x.reqA.Tail(), "invalid header '"...)
+		b = append(b, k.Name...)
+		b = append(b, "' value"...)
+		x.local = localReply{status: 400, body: x.reqA.Bytes(x.reqA.Take(b)), flags: fault.FlagIH, details: "request_headers_failed_strict_check"}
+		x.to(stReply)
+		return false
+	}
+	return true
 }
 
 // chooseCluster draws the cluster and prepares the head for it; once per request (and per internal redirect).
@@ -397,6 +429,7 @@ func (x *Exchange) release(reuse bool) {
 	}
 	x.rec.UpBytesIn += m.C.BytesIn - x.inSeen
 	x.rec.UpBytesOut += m.C.BytesOut - x.outSeen
+	x.upstreamLog()
 	x.m = nil
 	switch {
 	case reuse:

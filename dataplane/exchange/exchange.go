@@ -115,6 +115,7 @@ type Exchange struct {
 	perTryAt   sys.Nanos
 	idleAt     sys.Nanos // scratch of deadline
 	wakeAt     sys.Nanos // earliest filter timer
+	logAt      sys.Nanos // next periodic access-log line
 	streamIdle sys.Nanos
 	maxStream  sys.Nanos
 
@@ -173,6 +174,10 @@ func (x *Exchange) begin(s *Server, start, now sys.Nanos, headBytes int) {
 	x.limits, x.hasHash = route.Timeouts{}, false
 	x.start, x.lastActive, x.reqDone, x.tryStart, x.retryAt = start, now, 0, 0, 0
 	x.routeAt, x.perTryAt, x.wakeAt = 0, 0, 0
+	x.logAt = 0
+	if d := x.ch.h.LogFlushInterval; d > 0 {
+		x.logAt = now + d
+	}
 	x.streamIdle, x.maxStream = x.ch.h.StreamIdle, x.ch.h.MaxStream
 	x.fault, x.errno = fault.None, 0
 	x.filters, x.fctx, x.fphase, x.fwake = x.filters[:0], x.fctx[:0], x.fphase[:0], x.fwake[:0]

@@ -89,6 +89,30 @@ func (x *Exchange) writeLog() {
 	}
 }
 
+// upstreamLog writes the router's upstream_log at the end of a try; Envoy counts no attempts there.
+func (x *Exchange) upstreamLog() {
+	l := x.ch.h.Router.UpstreamLogs
+	if len(l) == 0 || x.env.Logs == nil {
+		return
+	}
+	r := &x.rec
+	n := r.Attempts
+	r.Attempts, r.Type, r.End = 0, accesslog.UpstreamEnd, x.since(x.env.L.Now())
+	x.env.Logs.Log(l, r)
+	r.Attempts, r.Type, r.End = n, accesslog.DownstreamEnd, accesslog.Unset
+}
+
+// periodicLog writes a line about a request that is still in flight (access_log_flush_interval).
+func (x *Exchange) periodicLog(now sys.Nanos) {
+	if x.logAt == 0 || now < x.logAt {
+		return
+	}
+	x.logAt = now + x.ch.h.LogFlushInterval
+	x.rec.Type, x.rec.End = accesslog.DownstreamPeriodic, x.since(now)
+	x.writeLog()
+	x.rec.Type, x.rec.End = accesslog.DownstreamEnd, accesslog.Unset
+}
+
 // free gives everything back; the exchange must not be touched afterwards.
 func (x *Exchange) free() {
 	x.dropBudget()

@@ -319,3 +319,9 @@ func (r *rig) expect(what, got, want string) {
 		r.t.Errorf("%s:\n--- got\n%s\n--- want\n%s", what, got, want)
 	}
 }
+
+// writeSome writes what the socket takes; full tells that it took nothing.
+func writeSome(p *peer, b []byte) (n int, full bool) {
+	n, err := unix.Write(p.fd, b)
+	return max(n, 0), err != nil
+}

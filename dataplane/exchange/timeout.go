@@ -28,12 +28,13 @@ func (x *Exchange) deadline() sys.Nanos {
 	if x.st == stBackoff {
 		at = earlier(at, x.retryAt)
 	}
-	return earlier(at, x.wakeAt)
+	return earlier(earlier(at, x.wakeAt), x.logAt)
 }
 
 // onDeadline acts on the first deadline that has passed.
 func (x *Exchange) onDeadline(now sys.Nanos) {
 	h, b := x.ch.h, x.ch.hcm
+	x.periodicLog(now)
 	switch {
 	case x.st == stDone || x.st == stReply:
 	case !x.has(xReqEnd) && h.RequestTimeout > 0 && now >= x.start+h.RequestTimeout:

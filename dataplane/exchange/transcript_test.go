@@ -5,6 +5,7 @@ package exchange
 import (
 	"flag"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -14,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"sidecar/dataplane/httpmsg"
 	"sidecar/dataplane/match"
 	"sidecar/dataplane/route"
 	"sidecar/dataplane/snapshot"
@@ -383,6 +385,15 @@ func (s *script) set(k, v string) {
 	case "connect":
 		e.Path = route.PathMatch{Kind: route.PathConnect}
 		f.Upgrades = []route.Upgrade{{Type: "connect", Enabled: true, Connect: v == "terminate"}}
+	case "strict":
+		h.Router.StrictCheck = []httpmsg.Key{httpmsg.KeyOf(v)}
+	case "internal":
+		h.UseRemoteAddr = true
+		h.InternalRanges = []netip.Prefix{netip.MustParsePrefix(v)}
+	case "upstream_log":
+		h.Router.UpstreamLogs = h.AccessLogs
+	case "log_interval":
+		h.LogFlushInterval = dur()
 	case "suppress":
 		h.Router.SuppressEnvoyHeaders = true
 	case "server":

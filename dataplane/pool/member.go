@@ -32,7 +32,8 @@ type Member struct {
 	task       loop.Task
 	timer      loop.Timer
 	local      sys.Addr // as the kernel chose it; asked for once
-	bound      bool     // task and timer are initialised: once per slab slot
+	asked      bool
+	bound      bool // task and timer are initialised: once per slab slot
 
 	id        uint64
 	created   sys.Nanos
@@ -61,8 +62,8 @@ func (m *Member) Connect() (start, done sys.Nanos) { return m.created, m.connect
 
 // Local is the local address of the connection.
 func (m *Member) Local() sys.Addr {
-	if m.local.IsZero() {
-		m.local = m.C.Local()
+	if !m.asked {
+		m.local, m.asked = m.C.Local(), true
 	}
 	return m.local
 }

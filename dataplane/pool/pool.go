@@ -309,7 +309,7 @@ func (p *Pool) dial() sys.Errno {
 		return e
 	}
 	*p.nextID++
-	m.C, m.pool, m.id, m.local = c, p, *p.nextID, sys.Addr{}
+	m.C, m.pool, m.id, m.asked = c, p, *p.nextID, false
 	m.created, m.connected, m.idleSince, m.usable = now, 0, now, 0
 	m.inSeen, m.outSeen, m.requests, m.draining, m.over = 0, 0, 0, false, false
 	m.Dec.InitResponse(&p.cfg.H1)
