@@ -121,7 +121,9 @@ func newCookie(p *HashPolicy, q *Query) *SetCookie {
 	b := buf[:0]
 	if q.Rec != nil && q.Rec.Conn != nil {
 		b = q.Rec.Conn.Remote.Append(b)
-		b = q.Rec.Conn.Local.Append(b)
+		if q.Rec.Conn.ConnSide != nil {
+			b = q.Rec.Conn.Local.Append(b)
+		}
 	}
 	h := match.XXHash64(b, 0)
 	c := &SetCookie{Policy: p}

@@ -217,4 +217,24 @@ func (s *state) perFilterRow(c *registry.Ctx, field registry.Path, name string, 
 }
 
 // noPerFilter is the table of a program without any filter that takes per-route configuration.
-var noPerFilter = registry.MustTable[any]("per-route filter configurations", nil, nil)
+var noPerFilter = registry.MustTable[any]("per-route filter configurations", nil, LaterPerFilter)
+
+// LaterPerFilter names the per-route configurations of well-known filters that are not there yet, for registry.NewTable; a row takes its type
+// URL out of here.
+var LaterPerFilter = map[string]string{
+	filterURL + "fault.v3.HTTPFault":                          "fault injection",
+	filterURL + "cors.v3.CorsPolicy":                          "CORS",
+	filterURL + "rbac.v3.RBACPerRoute":                        "policies",
+	filterURL + "ext_authz.v3.ExtAuthzPerRoute":               "policies",
+	filterURL + "ext_proc.v3.ExtProcPerRoute":                 "external processing",
+	filterURL + "jwt_authn.v3.PerRouteConfig":                 "policies",
+	filterURL + "local_ratelimit.v3.LocalRateLimit":           "policies",
+	filterURL + "ratelimit.v3.RateLimitPerRoute":              "policies",
+	filterURL + "lua.v3.LuaPerRoute":                          "Lua",
+	filterURL + "buffer.v3.BufferPerRoute":                    "buffering",
+	filterURL + "compressor.v3.CompressorPerRoute":            "compression",
+	filterURL + "header_mutation.v3.HeaderMutationPerRoute":   "header mutation filter",
+	filterURL + "stateful_session.v3.StatefulSessionPerRoute": "stateful sessions",
+}
+
+const filterURL = "type.googleapis.com/envoy.extensions.filters.http."
