@@ -144,7 +144,7 @@ type index struct {
 }
 
 func newIndex(routes []*Entry) *index {
-	x := &index{routes: routes, exact: map[string][]int32{}, exactCI: map[string][]int32{}}
+	x := &index{routes: routes}
 	var keys, keysCI []radixKey
 	for i, e := range routes {
 		n := int32(i)
@@ -153,10 +153,9 @@ func newIndex(routes []*Entry) *index {
 		case m.Kind == PathConnect:
 			x.connect = append(x.connect, n)
 		case m.Kind == PathExact && m.IgnoreCase:
-			k := lowerString(m.Text)
-			x.exactCI[k] = append(x.exactCI[k], n)
+			put(&x.exactCI, lowerString(m.Text), n)
 		case m.Kind == PathExact:
-			x.exact[m.Text] = append(x.exact[m.Text], n)
+			put(&x.exact, m.Text, n)
 		case m.Kind == PathRegex:
 			keys = append(keys, radixKey{m.Regex.LiteralPrefix(), n})
 		case m.Kind == PathTemplate:
@@ -182,6 +181,14 @@ func newIndex(routes []*Entry) *index {
 	}
 	x.connect = x.prune(x.connect)
 	return x
+}
+
+// put appends to a list of a map that is made when it is first needed: most virtual hosts have no exact path.
+func put(m *map[string][]int32, key string, n int32) {
+	if *m == nil {
+		*m = map[string][]int32{}
+	}
+	(*m)[key] = append((*m)[key], n)
 }
 
 func lowerString(s string) string { return string(match.AppendLower(nil, []byte(s))) }

@@ -108,6 +108,10 @@ func (t *Table) Match(q *Query) (e *Entry, vh *VirtualHost, v Verdict) {
 	if vh == nil {
 		return nil, nil, NotFound
 	}
+	// A request whose x-forwarded-proto is there and empty has no scheme; Envoy finds no route for it.
+	if i := q.Head.Find(httpmsg.IDForwardedProto, 0); i >= 0 && len(q.Head.Value(i)) == 0 {
+		return nil, vh, NotFound
+	}
 	if !q.Secure && vh.RequireTLS != RequireTLSNone && (vh.RequireTLS == RequireTLSAll || !internalRequest(q.Head)) {
 		return nil, vh, TLSRedirect
 	}

@@ -219,6 +219,16 @@ func TestMatch_WhenTLSIsRequired_ThenPlainRequestsAreRedirected(t *testing.T) {
 	}
 }
 
+func TestMatch_WhenForwardedProtoIsEmpty_ThenNoRouteIsFound(t *testing.T) {
+	tab := table(&Entry{Name: "e"})
+	if _, vh, v := tab.Match(query("GET", "h", "/", "x-forwarded-proto", "")); v != NotFound || vh == nil {
+		t.Errorf("got %v", v)
+	}
+	if _, _, v := tab.Match(query("GET", "h", "/", "x-forwarded-proto", "gopher")); v != Matched {
+		t.Errorf("got %v", v)
+	}
+}
+
 // many makes n routes of a kind, the last of which answers lastPath.
 func many(t testing.TB, kind string, n int) (*Table, string, string) {
 	var routes []*Entry

@@ -84,6 +84,10 @@ func (s *state) path(c *registry.Ctx, m *routev3.RouteMatch, e *route.Entry) {
 
 // conditions compiles everything but the path; nil when there is nothing else.
 func (s *state) conditions(c *registry.Ctx, m *routev3.RouteMatch) *route.Conditions {
+	if m.GetRuntimeFraction() == nil && len(m.GetHeaders())+len(m.GetQueryParameters())+len(m.GetCookies()) == 0 && m.GetGrpc() == nil &&
+		m.GetTlsContext() == nil && len(m.GetDynamicMetadata())+len(m.GetFilterState()) == 0 {
+		return nil
+	}
 	var out route.Conditions
 	any := false
 	if f := m.GetRuntimeFraction(); f != nil {
