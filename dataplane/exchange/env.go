@@ -44,8 +44,9 @@ type Env struct {
 	Snap *snapshot.Snapshot
 	// FailHealth is /healthcheck/fail: every response says Connection: close.
 	FailHealth bool
-	// DrainClose, when set, is asked before each response whether the listener's drain sequence wants the connection to close now.
-	DrainClose func(l *snapshot.Listener) bool
+	// DrainClose, when set, is asked before each response whether a drain sequence (of the listener, of its filter chain or of the server) wants
+	// the connection to close now.
+	DrainClose func(l *snapshot.Listener, fc *snapshot.FilterChain) bool
 	// Overloaded makes every response say Connection: close (disable_keepalive under memory pressure).
 	Overloaded bool
 	// Panicked counts exchanges that a contained panic ended.

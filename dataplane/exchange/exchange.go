@@ -280,6 +280,14 @@ func (x *Exchange) sent(o *sender) {
 	o.enc = nil
 }
 
+// flush sends what was collected.
+func (o *sender) flush() {
+	if len(o.enc) > 0 {
+		o.c.Send(o.enc, nil)
+		o.enc = o.enc[:0]
+	}
+}
+
 // raw adds body bytes as they are.
 func (o *sender) raw(p []byte) {
 	if len(o.enc)+len(p) <= gather {

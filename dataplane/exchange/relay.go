@@ -216,6 +216,7 @@ func (x *Exchange) response(now sys.Nanos, out *sender) outcome {
 			switch up.Fill() {
 			case conn.Blocked:
 				if up.Broken() {
+					out.flush()
 					x.upstreamFault(now, x.brokenKind())
 				}
 				return waits
@@ -227,6 +228,7 @@ func (x *Exchange) response(now sys.Nanos, out *sender) outcome {
 				x.responseEOF(now, out)
 				return waits
 			default:
+				out.flush()
 				x.upstreamFault(now, x.brokenKind())
 				return waits
 			}
@@ -243,6 +245,7 @@ func (x *Exchange) response(now sys.Nanos, out *sender) outcome {
 		}
 		n, data, end, k := x.m.Dec.Body(up.In(), &x.respTr)
 		if k != fault.None {
+			out.flush()
 			x.upstreamFault(now, fault.UpstreamProtocol)
 			return waits
 		}
@@ -292,6 +295,9 @@ func (x *Exchange) responseHead(now sys.Nanos, out *sender) bool {
 // responseEOF: the upstream sent FIN.
 func (x *Exchange) responseEOF(now sys.Nanos, out *sender) {
 	end, k := x.m.Dec.EOF()
+	if !end {
+		out.flush() // what came before the break belongs to the client
+	}
 	switch {
 	case end:
 		x.rec.LastUpRx = x.since(now)

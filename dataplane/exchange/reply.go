@@ -86,7 +86,10 @@ func (x *Exchange) headFault(k fault.Kind) {
 	if k.Row().Status == 0 {
 		s := x.s
 		s.fl |= fClose
-		x.abort(k)
+		x.rec.Flags, x.rec.Details = k.Row().Flags, k.Row().Details
+		x.log(x.env.L.Now())
+		x.free()
+		s.x = nil
 		s.startLinger()
 		return
 	}
@@ -243,6 +246,12 @@ func (x *Exchange) replyBody(body []byte) {
 			ct = "text/plain"
 		}
 		resp.AddString(keyContentType, ct)
+	}
+	resp.AddSpan(keyCL, x.respA.Take(appendUint(x.respA.Tail(), uint64(len(body)))))
+	// Envoy has these two in front.
+	n := len(resp.List)
+	for i := n - 1; i > 0; i-- {
+		resp.List[i], resp.List[i-1] = resp.List[i-1], resp.List[i]
 	}
 	x.rec.LocalReplyBody = body
 }

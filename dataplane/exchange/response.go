@@ -30,6 +30,7 @@ func (x *Exchange) onResponseHead(now sys.Nanos, out *sender) {
 		// Refused: the answer is an ordinary one, and as the client may already speak the other protocol the connection ends with it. Envoy
 		// drops the body of such an answer; it is passed on here.
 		x.s.fl |= fClose
+		x.early()
 	}
 	if x.retryResponse(now) {
 		return
@@ -37,12 +38,13 @@ func (x *Exchange) onResponseHead(now sys.Nanos, out *sender) {
 	if f := x.entry.Forward; f.InternalRedirect != nil && x.internalRedirect(now) {
 		return
 	}
-	x.chargeCode(x.resp.Status, true)
-	x.routerHeaders(now)
 	x.rec.Details = "via_upstream"
 	if x.has(xUpgrade) && x.req.Method != httpmsg.MethodConnect {
 		x.rec.Details = "websocket_handshake_unsuccessful"
+	} else {
+		x.chargeCode(x.resp.Status, true)
 	}
+	x.routerHeaders(now)
 	x.rec.Code = x.resp.Status
 	x.rec.Resp = &x.resp
 	if len(x.filters) > 0 && !x.filterResponseHead(now) {
@@ -107,7 +109,7 @@ func (x *Exchange) closes() bool {
 		return true
 	}
 	switch {
-	case s.fl&fDrain != 0, x.env.FailHealth, x.env.DrainClose != nil && x.env.DrainClose(x.ch.l):
+	case s.fl&fDrain != 0, x.env.FailHealth && !x.ch.l.DrainModifyOnly, x.env.DrainClose != nil && x.env.DrainClose(x.ch.l, x.ch.fc):
 		b.Inc(stats.HCMDownstreamCxDrainClose)
 		return true
 	case x.env.Overloaded:

@@ -46,8 +46,11 @@ func (x *Exchange) resetStarted(now sys.Nanos, k fault.Kind) {
 	x.rec.Flags |= row.Flags
 	x.rec.Details = startedDetails(k)
 	x.rec.UpstreamFailure = x.failureReason(k)
-	x.ch.hcm.Inc(stats.HCMRqResetAfterDownstreamResponseStarted)
+	if x.has(xGrpc) {
+		x.ch.hcm.Inc(stats.HCMRqResetAfterDownstreamResponseStarted) // as in Envoy, only where the verdict waits for the trailers
+	}
 	x.ch.hcm.Inc(stats.HCMDownstreamRqTxReset)
+	x.ch.hcm.Inc(stats.HCMDownstreamRqRxReset)
 	x.release(false)
 	s := x.s
 	x.to(stDone)
