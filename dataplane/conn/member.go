@@ -15,6 +15,8 @@ const (
 	DrainIdle
 	// DrainNow: close at once whatever is in flight.
 	DrainNow
+	// DrainEnd: the drain time is over. Like DrainIdle, and tunnels, which have no end of their own to wait for, close at once.
+	DrainEnd
 )
 
 // Handler is whoever serves a downstream connection: an HTTP server, a tunnel, or the sniffing stage.

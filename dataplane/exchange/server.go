@@ -93,12 +93,14 @@ func (s *Server) Drain(m conn.DrainMode) {
 	case s.st == sClosed:
 	case m == conn.DrainNow:
 		s.Close()
-	case m == conn.DrainIdle && s.st == sIdle && len(s.c.In()) == 0:
-		s.ch.hcm.Inc(stats.HCMDownstreamCxDrainClose)
-		s.fl |= fDrain
-		s.startLinger()
-	case m == conn.DrainIdle:
+	case m == conn.DrainEnd && s.x != nil && s.x.st == stTunnel:
+		s.Close()
+	case m == conn.DrainIdle, m == conn.DrainEnd:
 		s.fl |= fDrain | fDrainIdle
+		if s.st == sIdle {
+			s.c.SetReadable(true) // a request may wait in the socket: only a look into it proves that the connection is idle
+			s.ch.env.L.Ready(&s.task)
+		}
 	default:
 		s.fl |= fDrain
 	}
@@ -167,6 +169,10 @@ func (s *Server) readHead(now sys.Nanos) bool {
 	if len(c.In()) == 0 || s.st == sHead {
 		switch c.Fill() {
 		case conn.Blocked:
+			if s.st == sIdle && s.fl&fDrainIdle != 0 {
+				s.ch.hcm.Inc(stats.HCMDownstreamCxDrainClose)
+				s.startLinger()
+			}
 			return false
 		case conn.More:
 		default:

@@ -194,20 +194,82 @@ func (f *Fleet) Drain(o worker.DrainOrder) {
 	}
 }
 
-// StopListeners closes the listening sockets of a direction (or of all) for good; connections live on. Later listeners of that direction are
-// accepted but never opened.
-func (f *Fleet) StopListeners(inboundOnly bool) {
+// Sequence starts a server-wide drain sequence on every worker.
+func (f *Fleet) Sequence(d worker.DrainSequence) {
+	for _, w := range f.workers {
+		w.Post(loop.Msg{Kind: worker.MsgSequence, Payload: d})
+	}
+}
+
+// Call runs fn once on every worker's thread, soon, without waiting for it; fn must be quick and touch only its worker.
+func (f *Fleet) Call(fn func(*worker.Worker)) {
+	for _, w := range f.workers {
+		w.Post(loop.Msg{Kind: worker.MsgCall, Payload: fn})
+	}
+}
+
+// Connections asks every worker for its downstream connections; false when one did not answer in time.
+func (f *Fleet) Connections(timeout time.Duration) (n int, ok bool) {
+	got := make(chan int, len(f.workers))
+	f.Call(func(w *worker.Worker) { got <- w.Connections() })
+	end := time.NewTimer(timeout)
+	defer end.Stop()
+	for range f.workers {
+		select {
+		case v := <-got:
+			n += v
+		case <-end.C:
+			return n, false
+		}
+	}
+	return n, true
+}
+
+// handshakes is how long handshakes that were under way get to finish before their socket closes.
+const handshakes = 20 * time.Millisecond
+
+// StopListeners closes the listening sockets of a direction (or of all) for good; connections live on, and those that wait in an accept queue are
+// taken first. Later listeners of that direction are accepted but never opened. It returns the number of listeners that it stopped, when the
+// workers have let go of them.
+func (f *Fleet) StopListeners(inboundOnly bool) (stopped int) {
 	f.mu.Lock()
-	defer f.mu.Unlock()
+	if f.plan == nil || f.allStop || inboundOnly && f.stopped[snapshot.Inbound] {
+		f.allStop = f.allStop || !inboundOnly
+		f.stopped[snapshot.Inbound] = f.stopped[snapshot.Inbound] || inboundOnly
+		f.mu.Unlock()
+		return 0
+	}
+	hit := map[string]bool{}
+	for _, l := range f.plan.Snap.Listeners {
+		if !inboundOnly && !f.stopped[l.Direction] || l.Direction == snapshot.Inbound {
+			hit[l.Name] = true
+		}
+	}
+	for _, s := range f.sets {
+		if s.only(hit) {
+			s.quiesce()
+		}
+	}
 	if inboundOnly {
 		f.stopped[snapshot.Inbound] = true
 	} else {
 		f.allStop = true
 	}
+	f.mu.Unlock()
+	time.Sleep(handshakes)
+	f.mu.Lock()
 	if f.plan == nil {
-		return
+		f.mu.Unlock()
+		return 0
 	}
 	f.publish(f.plan.Snap)
+	seq, started := f.seq, f.started
+	f.mu.Unlock()
+	for end := time.Now().Add(2 * time.Second); started && f.adoptedSeq() < seq && time.Now().Before(end); {
+		time.Sleep(200 * time.Microsecond)
+	}
+	f.Reap()
+	return len(hit)
 }
 
 // Stop ends the workers and closes the listening sockets; connections that are left are closed.

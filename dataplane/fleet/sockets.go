@@ -27,6 +27,7 @@ type socketSet struct {
 	id        uint64
 	shared    bool
 	listening bool
+	quiet     bool   // takes no new connections: about to be closed
 	steer     string // key at the steering program; empty = not attached
 	// names are the listeners of the present plan that use the set.
 	names map[string]bool
@@ -112,7 +113,7 @@ func (f *Fleet) claim(l *snapshot.Listener, i int) error {
 // revive takes a retired set back that is not closed yet: the listener came back before all workers had let it go.
 func (f *Fleet) revive(k setKey) *socketSet {
 	for i, s := range f.retired {
-		if s.key == k {
+		if s.key == k && s.resume() {
 			f.retired = append(f.retired[:i], f.retired[i+1:]...)
 			return s
 		}
@@ -239,8 +240,45 @@ func (f *Fleet) release(s *socketSet) {
 	delete(f.sets, s.key)
 	if s.lastUse == 0 && s.listening {
 		s.lastUse = f.seq
+		if !s.key.addr.IsUnix() {
+			s.quiesce() // a Unix socket could not come back if the listener does
+		}
 	}
 	f.retired = append(f.retired, s)
+}
+
+// only tells whether all listeners that use the set are among names.
+func (s *socketSet) only(names map[string]bool) bool {
+	for n := range s.names {
+		if !names[n] {
+			return false
+		}
+	}
+	return len(s.names) > 0
+}
+
+// quiesce stops the kernel from queueing more connections; what it could not do ends as without it: late connections are reset.
+func (s *socketSet) quiesce() {
+	if s.listening && !s.quiet {
+		s.quiet = true
+		for _, fd := range s.fds {
+			_ = sys.Quiesce(fd, s.key.addr)
+		}
+	}
+}
+
+// resume undoes quiesce; false means that the set is of no use any more.
+func (s *socketSet) resume() bool {
+	if !s.quiet {
+		return true
+	}
+	for _, fd := range s.fds {
+		if sys.Resume(fd, s.key.addr) != nil {
+			return false
+		}
+	}
+	s.quiet = false
+	return true
 }
 
 // closeRetired closes the sockets that no worker can use any more.

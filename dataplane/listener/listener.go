@@ -83,9 +83,10 @@ func New(l *loop.Loop, h Host, cfg *snapshot.Listener) *Listener {
 	return x
 }
 
-// SetConfig swaps the configuration for connections accepted from now on. Those of filter chains that are gone or changed drain softly; with
-// another SocketKey (anything beyond filter chains changed) all of them do.
-func (x *Listener) SetConfig(cfg *snapshot.Listener) {
+// SetConfig swaps the configuration for connections accepted from now on. It returns the filter chains of live connections that are gone or changed;
+// those connections are told to close with their next response. With another SocketKey (anything beyond filter chains changed) it leaves the
+// draining to the caller.
+func (x *Listener) SetConfig(cfg *snapshot.Listener) (gone map[*snapshot.FilterChain]bool) {
 	old := x.Cfg
 	x.Cfg = cfg
 	if cfg.Scope != nil {
@@ -95,23 +96,26 @@ func (x *Listener) SetConfig(cfg *snapshot.Listener) {
 	if x.L.Worker() < len(cfg.WorkerScopes) {
 		x.perW = cfg.WorkerScopes[x.L.Worker()].Block(x.L.Worker() + 1)
 	}
-	if old == nil || old == cfg {
-		return
+	if old == nil || old == cfg || old.SocketKey != cfg.SocketKey {
+		return nil
 	}
 	keep := map[uint64]bool{}
-	if old.SocketKey == cfg.SocketKey {
-		for _, c := range cfg.Chains {
-			keep[c.DrainKey] = true
-		}
-		if cfg.Default != nil {
-			keep[cfg.Default.DrainKey] = true
-		}
+	for _, c := range cfg.Chains {
+		keep[c.DrainKey] = true
+	}
+	if cfg.Default != nil {
+		keep[cfg.Default.DrainKey] = true
 	}
 	x.Members.Each(func(m *conn.Member) {
 		if c := m.H.Chain(); c != nil && !keep[c.DrainKey] {
 			m.H.Drain(conn.DrainSoft)
+			if gone == nil {
+				gone = map[*snapshot.FilterChain]bool{}
+			}
+			gone[c] = true
 		}
 	})
+	return gone
 }
 
 // SetSockets makes fds the listening descriptors: known ids stay registered, new ones are added, others are emptied (accept until nothing waits) and

@@ -58,7 +58,7 @@ func (p *pending) Chain() *snapshot.FilterChain { return nil }
 
 // Drain: nothing was promised to this connection yet; it closes only when insisted on. The protocol asks the listener whether it drains.
 func (p *pending) Drain(m conn.DrainMode) {
-	if m == conn.DrainNow {
+	if m == conn.DrainNow || m == conn.DrainEnd {
 		p.close()
 	}
 }

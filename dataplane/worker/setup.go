@@ -24,8 +24,12 @@ type Worker struct {
 	shared  *Shared
 	load    LoadSlot // nil without steering
 	flushIn sys.Nanos
+	// drainTime and drainNow are --drain-time-s and --drain-strategy immediate.
+	drainTime sys.Nanos
+	drainNow  bool
 
 	// Worker
+	drains    drains
 	plan      *Plan
 	next      *Plan
 	listeners map[string]*listener.Listener
@@ -52,11 +56,17 @@ type Config struct {
 	LocalIP netip.Addr
 	// LogFlush is --file-flush-interval-msec: how long log lines wait at most before they are handed over.
 	LogFlush sys.Nanos
+	// DrainTime is --drain-time-s: what connections get when their listener or filter chain goes. DrainImmediate is --drain-strategy immediate.
+	DrainTime      sys.Nanos
+	DrainImmediate bool
 }
 
 // New makes a worker; Run drives it.
 func New(c Config) (*Worker, error) {
-	w := &Worker{shared: c.Shared, load: c.Load, flushIn: c.LogFlush, listeners: map[string]*listener.Listener{}, byDst: map[sys.Addr]*listener.Listener{}}
+	w := &Worker{shared: c.Shared, load: c.Load, flushIn: c.LogFlush, drainTime: c.DrainTime, drainNow: c.DrainImmediate,
+		drains:    drains{chains: map[*snapshot.FilterChain]*ending{}, leaving: map[*listener.Listener]struct{}{}},
+		listeners: map[string]*listener.Listener{}, byDst: map[sys.Addr]*listener.Listener{}}
+	w.drains.ask = w.drainClose
 	lc := loop.Config{Kernel: c.Kernel, Worker: c.Index, Seed: c.Seed}
 	if c.Load != nil {
 		lc.Load = c.Load
@@ -140,6 +150,9 @@ func (f *flusher) Advance(sys.Nanos) loop.Step {
 func (w *Worker) shutdown() {
 	for _, l := range w.listeners {
 		l.Stop()
+		l.Drain(conn.DrainNow)
+	}
+	for l := range w.drains.leaving {
 		l.Drain(conn.DrainNow)
 	}
 	w.up.CloseIdle()

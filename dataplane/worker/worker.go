@@ -17,10 +17,11 @@ import (
 
 // The kinds of messages.
 const (
-	MsgAdopt uint8 = iota + 1 // *Plan
-	MsgDrain                  // DrainOrder
-	MsgStop                   // nil
-	MsgCall                   // func(): runs on the worker between two runnables; for admin dumps
+	MsgAdopt    uint8 = iota + 1 // *Plan
+	MsgDrain                     // DrainOrder
+	MsgStop                      // nil
+	MsgCall                      // func(*Worker): runs on the worker between two runnables
+	MsgSequence                  // DrainSequence
 )
 
 // Plan is a snapshot with the sockets that go with it. Immutable.
@@ -44,8 +45,7 @@ type SocketSet struct {
 type DrainOrder struct {
 	Mode        conn.DrainMode
 	InboundOnly bool
-	Sticky      bool      // connections accepted later are drained too
-	Spread      sys.Nanos // gradual strategy: each connection gets a random moment within it
+	Sticky      bool // connections accepted later are drained too
 }
 
 // LoadSlot is a worker's account with the steering program.
@@ -102,7 +102,9 @@ func (w *Worker) handle(m loop.Msg) {
 	case MsgStop:
 		w.stopping = true
 	case MsgCall:
-		m.Payload.(func())()
+		m.Payload.(func(*Worker))(w)
+	case MsgSequence:
+		w.sequence(m.Payload.(DrainSequence))
 	}
 }
 
@@ -133,7 +135,7 @@ func (w *Worker) adopt(p *Plan) {
 			l = listener.New(w.Loop, w, cfg)
 			w.listeners[cfg.Name] = l
 		} else if l.Cfg != cfg {
-			l.SetConfig(cfg)
+			w.reconfigure(l, cfg)
 		}
 		w.sockets(l, p.Sockets[cfg.Name])
 	}
@@ -142,12 +144,28 @@ func (w *Worker) adopt(p *Plan) {
 			continue
 		}
 		l.Stop()
-		if l.Members.Len() > 0 {
-			l.Drain(conn.DrainSoft)
-		}
 		delete(w.listeners, name)
+		if l.Members.Len() > 0 {
+			w.end(l, chainsOf(l), false)
+		}
 	}
+	w.forgetLeft()
 	w.index()
+}
+
+// reconfigure swaps a listener's configuration. Connections of chains that changed in place hear so with their next response, those of a listener
+// that changed beyond its chains drain as those of a removed one.
+func (w *Worker) reconfigure(l *listener.Listener, cfg *snapshot.Listener) {
+	old, had := l.Cfg, chainsOf(l)
+	gone := l.SetConfig(cfg)
+	if l.Members.Len() == 0 {
+		return
+	}
+	if old.SocketKey != cfg.SocketKey {
+		w.end(l, had, false)
+	} else if len(gone) > 0 {
+		w.end(l, gone, true)
+	}
 }
 
 func (w *Worker) sockets(l *listener.Listener, s *Sockets) {
@@ -186,21 +204,6 @@ func (w *Worker) ByDestination(dst sys.Addr) *listener.Listener {
 		return l
 	}
 	return w.byDst[wildcard(dst)]
-}
-
-func (w *Worker) drain(o DrainOrder) {
-	for _, l := range w.listeners {
-		if o.InboundOnly && l.Cfg.Direction != snapshot.Inbound {
-			continue
-		}
-		if l.Cfg.DrainModifyOnly && o.Mode != conn.DrainNow {
-			continue
-		}
-		if o.Sticky {
-			l.SetDraining(o.Mode)
-		}
-		l.Drain(o.Mode)
-	}
 }
 
 // NextConnID numbers connections.
