@@ -69,6 +69,7 @@ const (
 type Query struct {
 	UsedOnly     bool
 	Filter       *regexp.Regexp // matches anywhere in the name
+	Invert       bool           // invert_filter: list what Filter does not match
 	Kinds        [4]bool        // by Kind; all false lists all
 	Hidden       HiddenMode
 	Buckets      BucketMode
@@ -144,7 +145,7 @@ func (v *View) scope(out []Metric, s *Scope, q *Query) []Metric {
 }
 
 func (v *View) allows(q *Query, name string) bool {
-	return (q.Filter == nil || q.Filter.MatchString(name)) && (v.cfg.Allow == nil || v.cfg.Allow(name))
+	return (q.Filter == nil || q.Filter.MatchString(name) != q.Invert) && (v.cfg.Allow == nil || v.cfg.Allow(name))
 }
 
 func (v *View) bounds(name string) []float64 {
