@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// config is what a scenario asks of a proxy; the methods say it in each proxy's language. All of them keep connections alive on both sides,
+// add X-Forwarded-For, X-Forwarded-Proto and X-Request-Id, count statistics, and route by prefix.
+type config struct {
+	log  bool
+	tcp  bool
+	body int
+	// backend is the load tool's mode, empty for the HTTP backend.
+	backend string
+	// routes is the kind of the many routes: prefix, exact, mixed, regex; empty for the one route /.
+	routes string
+
+	dir                   string
+	port, admin, upstream int
+}
+
+func (c *config) upstreamAddr() string { return "127.0.0.1:" + strconv.Itoa(c.upstream) }
+
+// routeKind is the kind of route i of a routes-* scenario.
+func (c *config) routeKind(i int) string {
+	if c.routes == "mixed" {
+		return [2]string{"prefix", "exact"}[i%2]
+	}
+	return c.routes
+}
+
+func (c *config) routeCount() int {
+	if c.routes == "regex" {
+		return regexRoutes
+	}
+	return routeCount
+}
+
+// routePaths returns request targets that hit the first and the last route.
+func (c *config) routePaths() (first, last string) {
+	if c.routes == "" {
+		return "/", "/"
+	}
+	return c.routePath(0), c.routePath(c.routeCount() - 1)
+}
+
+func (c *config) routePath(i int) string {
+	switch c.routeKind(i) {
+	case "prefix":
+		return fmt.Sprintf("/service-%05d/items", i)
+	case "regex":
+		return fmt.Sprintf("/service-%05d/42", i)
+	}
+	return fmt.Sprintf("/service-%05d", i)
+}
+
+// envoy renders the bootstrap that Envoy and sidecar both read.
+func (c *config) envoy() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, `node: {id: bench, cluster: bench}
+admin: {address: {socket_address: {address: 127.0.0.1, port_value: %d}}}
+static_resources:
+  clusters:
+  - name: backend
+    type: STATIC
+    connect_timeout: 5s
+    circuit_breakers: {thresholds: [{max_connections: 100000, max_pending_requests: 100000, max_requests: 100000}]}
+    load_assignment:
+      cluster_name: backend
+      endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: %d}}}}]}]
+  listeners:
+  - name: bench
+    address: {socket_address: {address: 127.0.0.1, port_value: %d}}
+    filter_chains:
+    - filters:
+`, c.admin, c.upstream, c.port)
+	if c.tcp {
+		b.WriteString(`      - name: tcp
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy
+          stat_prefix: bench
+          cluster: backend
+`)
+		return b.String()
+	}
+	b.WriteString(`      - name: hcm
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: bench
+          use_remote_address: true
+`)
+	if c.log {
+		fmt.Fprintf(&b, `          access_log:
+          - name: file
+            typed_config:
+              "@type": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog
+              path: %s
+`, filepath.Join(c.dir, "access.log"))
+	}
+	b.WriteString(`          http_filters:
+          - name: router
+            typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}
+          route_config:
+            name: bench
+            virtual_hosts:
+            - name: bench
+              domains: ["*"]
+              routes:
+`)
+	if c.routes == "" {
+		b.WriteString("              - {match: {prefix: /}, route: {cluster: backend}}\n")
+	}
+	for i := 0; c.routes != "" && i < c.routeCount(); i++ {
+		match := fmt.Sprintf("path: /service-%05d", i)
+		switch c.routeKind(i) {
+		case "prefix":
+			match = fmt.Sprintf("prefix: /service-%05d/", i)
+		case "regex":
+			match = fmt.Sprintf("safe_regex: {regex: '/service-%05d/[0-9]+'}", i)
+		}
+		fmt.Fprintf(&b, "              - {match: {%s}, route: {cluster: backend}}\n", match)
+	}
+	return b.String()
+}
+
+// nginx renders nginx.conf; stream says where the stream module is.
+func (c *config) nginx(stream string) string {
+	var b strings.Builder
+	if c.tcp && strings.HasPrefix(stream, "/") {
+		fmt.Fprintf(&b, "load_module %s;\n", stream)
+	}
+	fmt.Fprintf(&b, "daemon off;\nworker_processes 1;\npid %s;\nevents { worker_connections 16384; }\n", filepath.Join(c.dir, "nginx.pid"))
+	if c.tcp {
+		fmt.Fprintf(&b, "stream {\n  server { listen 127.0.0.1:%d; proxy_pass %s; tcp_nodelay on; }\n}\n", c.port, c.upstreamAddr())
+		return b.String()
+	}
+	log := "access_log off;"
+	if c.log {
+		log = fmt.Sprintf("access_log %s combined buffer=64k flush=1s;", filepath.Join(c.dir, "access.log"))
+	}
+	fmt.Fprintf(&b, `http {
+  %s
+  keepalive_timeout 3600s;
+  keepalive_requests 1000000000;
+  client_body_temp_path %[3]s; proxy_temp_path %[3]s; fastcgi_temp_path %[3]s; uwsgi_temp_path %[3]s; scgi_temp_path %[3]s;
+  upstream backend { server %[2]s; keepalive 256; keepalive_requests 1000000000; keepalive_timeout 3600s; }
+  proxy_http_version 1.1;
+  proxy_set_header Connection "";
+  proxy_set_header Host $host;
+  proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+  proxy_set_header X-Forwarded-Proto $scheme;
+  proxy_set_header X-Request-Id $request_id;
+  server {
+    listen 127.0.0.1:%[4]d backlog=4096;
+`, log, c.upstreamAddr(), filepath.Join(c.dir, "tmp"), c.port)
+	if c.routes == "" {
+		b.WriteString("    location / { proxy_pass http://backend; }\n")
+	}
+	for i := 0; c.routes != "" && i < c.routeCount(); i++ {
+		location := fmt.Sprintf("= /service-%05d", i)
+		switch c.routeKind(i) {
+		case "prefix":
+			location = fmt.Sprintf("/service-%05d/", i)
+		case "regex":
+			location = fmt.Sprintf("~ ^/service-%05d/[0-9]+$", i)
+		}
+		fmt.Fprintf(&b, "    location %s { proxy_pass http://backend; }\n", location)
+	}
+	b.WriteString("  }\n}\n")
+	return b.String()
+}
+
+// haproxy renders haproxy.cfg and its map files. Many routes are maps, HAProxy's own way of having many.
+func (c *config) haproxy() (text string, maps map[string]string) {
+	var b strings.Builder
+	b.WriteString("global\n  nbthread 1\n  maxconn 8000\n")
+	if c.log {
+		b.WriteString("  log stdout format raw local0\n")
+	}
+	b.WriteString("defaults\n  timeout connect 5s\n  timeout client 1h\n  timeout server 1h\n  timeout http-keep-alive 1h\n")
+	if c.tcp {
+		fmt.Fprintf(&b, "  mode tcp\n  option splice-auto\nlisten bench\n  bind 127.0.0.1:%d\n  server s %s\n", c.port, c.upstreamAddr())
+		return b.String(), nil
+	}
+	b.WriteString("  mode http\n  option http-keep-alive\n  http-reuse always\n  option forwardfor\n")
+	if c.log {
+		b.WriteString("  log global\n  option httplog\n")
+	}
+	fmt.Fprintf(&b, `frontend bench
+  bind 127.0.0.1:%d
+  http-request set-header X-Forwarded-Proto http
+  http-request set-header X-Request-Id %%[uuid]
+  stats enable
+  stats uri /haproxy-stats
+`, c.port)
+	maps = map[string]string{}
+	if c.routes == "" {
+		b.WriteString("  use_backend backend if { path_beg / }\n")
+	} else {
+		names := map[string]string{"exact": "map_str", "prefix": "map_beg", "regex": "map_reg"}
+		files := map[string]*strings.Builder{}
+		for i := 0; i < c.routeCount(); i++ {
+			kind := c.routeKind(i)
+			if files[kind] == nil {
+				files[kind] = &strings.Builder{}
+			}
+			pattern := map[string]string{"exact": "/service-%05d", "prefix": "/service-%05d/", "regex": "^/service-%05d/[0-9]+$"}[kind]
+			fmt.Fprintf(files[kind], pattern+" backend\n", i)
+		}
+		for _, kind := range []string{"exact", "prefix", "regex"} {
+			if f := files[kind]; f != nil {
+				maps[kind+".map"] = f.String()
+				file := filepath.Join(c.dir, kind+".map")
+				fmt.Fprintf(&b, "  use_backend %%[path,%s(%s)] if { path,%s(%s) -m found }\n", names[kind], file, names[kind], file)
+			}
+		}
+	}
+	fmt.Fprintf(&b, "backend backend\n  server s %s pool-max-conn -1\n", c.upstreamAddr())
+	return b.String(), maps
+}

@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command load is the load generator, the backend and the small helpers of integration/bench. It is one epoll loop on one thread, without
+// allocation once running, so that it costs little on the core it shares, and it is strict: every response's status and length are checked,
+// and anything unexpected is counted as an error.
+//
+//	load exec -cpu 0 -- nginx -c nginx.conf         run a program pinned to a core
+//	load backend -addr 127.0.0.1:9000 -body 16384   HTTP/1.1 backend with a fixed answer
+//	load echo -addr 127.0.0.1:9000                  TCP echo
+//	load source -addr 127.0.0.1:9000                TCP source: sends for ever
+//	load relay -addr 127.0.0.1:8000 -to HOST:PORT   TCP relay with Go's io.Copy (splice)
+//	load http -addr 127.0.0.1:8000 -conns 64        closed loop; with -rate an open loop, latency from the scheduled time
+//	load idle -addr 127.0.0.1:8000 -conns 5000      one request per connection, then idle until standard input closes
+//	load sink -addr 127.0.0.1:8000 -conns 4         reads for ever, counts bytes
+//	load pingpong -addr 127.0.0.1:8000 -conns 64    64-byte messages back and forth
+//
+// A measuring client prints "start" when its warm-up is over and then one line of JSON (Result) when the window closes.
+package main
+
+import (
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Result is what a measuring client prints at the end of its window.
+type Result struct {
+	// Requests is the number of responses (or echoes) completed in the window.
+	Requests int64 `json:"requests"`
+	// Errors counts connections that ended, wrong statuses and responses that could not be read.
+	Errors int64 `json:"errors"`
+	// Bytes is the number of payload bytes received in the window.
+	Bytes int64 `json:"bytes"`
+	// Seconds is the length of the window.
+	Seconds float64 `json:"seconds"`
+	// Backlog is how many scheduled requests had not been sent when the window closed (open loop).
+	Backlog int64 `json:"backlog"`
+	// P50, P99 and Max are latencies in microseconds; in an open loop from the scheduled time.
+	P50 float64 `json:"p50_us"`
+	P99 float64 `json:"p99_us"`
+	Max float64 `json:"max_us"`
+}
+
+type options struct {
+	addr, to, host, path string
+	cpu, conns, body     int
+	rate                 float64
+	warmup, duration     time.Duration
+	count                int64
+}
+
+func main() {
+	if len(os.Args) < 2 {
+		fmt.Fprintln(os.Stderr, "usage: load exec|backend|echo|source|relay|http|idle|sink|pingpong [flags]")
+		os.Exit(2)
+	}
+	if err := run(os.Args[1], os.Args[2:]); err != nil {
+		fmt.Fprintln(os.Stderr, "load "+os.Args[1]+":", err)
+		os.Exit(1)
+	}
+}
+
+func run(mode string, args []string) error {
+	var o options
+	fs := flag.NewFlagSet("load "+mode, flag.ExitOnError)
+	fs.StringVar(&o.addr, "addr", "127.0.0.1:9000", "address to listen on or to connect to")
+	fs.StringVar(&o.to, "to", "", "relay: upstream address")
+	fs.StringVar(&o.host, "host", "bench.test", "http: Host header")
+	fs.StringVar(&o.path, "path", "/", "http: request target")
+	fs.IntVar(&o.cpu, "cpu", -1, "core to run on, -1 any")
+	fs.IntVar(&o.conns, "conns", 64, "connections")
+	fs.IntVar(&o.body, "body", 13, "backend: length of the body")
+	fs.Float64Var(&o.rate, "rate", 0, "http: requests per second of an open loop; 0 is a closed loop")
+	fs.DurationVar(&o.warmup, "warmup", 500*time.Millisecond, "time before the window")
+	fs.DurationVar(&o.duration, "duration", 3*time.Second, "length of the window")
+	fs.Int64Var(&o.count, "count", 0, "http: end the window after this many responses instead")
+	if err := fs.Parse(args); err != nil {
+		return err
+	}
+	if o.cpu >= 0 {
+		if err := pin(o.cpu); err != nil {
+			return err
+		}
+	}
+	raiseFileLimit()
+	if mode == "exec" {
+		return execProgram(fs.Args())
+	}
+	if mode == "relay" {
+		runtime.GOMAXPROCS(1)
+		return relay(o)
+	}
+	runtime.LockOSThread()
+	debug.SetGCPercent(-1) // Nothing is allocated while running.
+	switch mode {
+	case "backend":
+		return serve(o, newHTTPBackend(o.body))
+	case "echo":
+		return serve(o, echoBackend{})
+	case "source":
+		return serve(o, newSourceBackend())
+	case "http":
+		return runHTTP(o)
+	case "idle":
+		return runIdle(o)
+	case "sink":
+		return runRaw(o, 0)
+	case "pingpong":
+		return runRaw(o, 64)
+	}
+	return fmt.Errorf("unknown mode %q", mode)
+}
+
+// pin binds every thread of the process, present and future, to one core.
+func pin(cpu int) error {
+	var set unix.CPUSet
+	set.Set(cpu)
+	entries, err := os.ReadDir("/proc/self/task")
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		var tid int
+		if _, err := fmt.Sscan(e.Name(), &tid); err != nil {
+			return err
+		}
+		if err := unix.SchedSetaffinity(tid, &set); err != nil && err != unix.ESRCH {
+			return fmt.Errorf("pin to core %d: %w", cpu, err)
+		}
+	}
+	return nil
+}
+
+func raiseFileLimit() {
+	var lim unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &lim) == nil && lim.Cur < lim.Max {
+		lim.Cur = lim.Max
+		unix.Setrlimit(unix.RLIMIT_NOFILE, &lim)
+	}
+}
+
+func execProgram(args []string) error {
+	if len(args) == 0 {
+		return fmt.Errorf("no program")
+	}
+	path, err := exec.LookPath(args[0])
+	if err != nil {
+		return err
+	}
+	env := os.Environ()
+	kept := env[:0]
+	for _, e := range env {
+		// What tunes this helper's runtime must not tune the program's.
+		if !strings.HasPrefix(e, "GOMAXPROCS=") && !strings.HasPrefix(e, "GOGC=") && !strings.HasPrefix(e, "GODEBUG=") && !strings.HasPrefix(e, "GOMEMLIMIT=") {
+			kept = append(kept, e)
+		}
+	}
+	// The Go runtime raised the soft limit of open files for itself; leave it raised: every peer needs it.
+	return syscall.Exec(path, args, kept)
+}
+
+func printJSON(r Result) error { return json.NewEncoder(os.Stdout).Encode(r) }
