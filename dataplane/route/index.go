@@ -133,14 +133,73 @@ func (c *Conditions) state(q *Query) bool {
 
 // index finds the first matching route of a virtual host. Every route is filed under text that its path must begin with (or equal); a
 // lookup visits only the lists that the path leads to, longest first, and stops in each at the best index found so far. A list ends at its
-// first unconditional route: nothing behind it can ever win.
+// first unconditional route: nothing behind it can ever win. Long lists are split once more by the value of a header (fan).
 type index struct {
 	routes   []*Entry
 	exact    map[string][]int32
 	prefix   radix
 	exactCI  map[string][]int32 // keys in lower case
 	prefixCI radix
-	connect  []int32 // routes with a connect matcher
+	connect  []int32        // routes with a connect matcher
+	fans     map[int32]*fan // by the first number of a list: what replaces long lists
+}
+
+// fan splits a long list of routes under one path by the header that most of them compare with a fixed text.
+type fan struct {
+	header match.Header       // of the matchers only key and pseudo-header count
+	values map[string][]int32 // routes that demand this value
+	rest   []int32            // all others
+}
+
+// fanMin is the length from which a list is split.
+const fanMin = 8
+
+// newFan splits list, or returns nil when it is short or there is no such header.
+func (x *index) newFan(list []int32) *fan {
+	if len(list) < fanMin {
+		return nil
+	}
+	count := map[string]int{}
+	var best match.Header
+	for _, n := range list {
+		for _, m := range fixed(x.routes[n].Cond) {
+			if count[m.Key.Name]++; count[m.Key.Name] > count[best.Key.Name] {
+				best = m
+			}
+		}
+	}
+	if count[best.Key.Name] < fanMin {
+		return nil
+	}
+	f := &fan{header: best, values: map[string][]int32{}}
+	for _, n := range list {
+		demanded := false
+		for _, m := range fixed(x.routes[n].Cond) {
+			if m.Key.Name == best.Key.Name {
+				f.values[m.Str.Text] = append(f.values[m.Str.Text], n)
+				demanded = true
+				break
+			}
+		}
+		if !demanded {
+			f.rest = append(f.rest, n)
+		}
+	}
+	return f
+}
+
+// fixed lists the header matchers of c that compare with a fixed text.
+func fixed(c *Conditions) []match.Header {
+	if c == nil {
+		return nil
+	}
+	var out []match.Header
+	for _, m := range c.Headers {
+		if m.Kind == match.HeaderString && m.Str.Kind == match.StringExact && !m.Str.IgnoreCase && !m.Invert && !m.MissingAsEmpty {
+			out = append(out, m)
+		}
+	}
+	return out
 }
 
 func newIndex(routes []*Entry) *index {
@@ -180,7 +239,33 @@ func newIndex(routes []*Entry) *index {
 		x.prefixCI.nodes[i].list = x.prune(x.prefixCI.nodes[i].list)
 	}
 	x.connect = x.prune(x.connect)
+	x.split()
 	return x
+}
+
+// split makes a fan for every long list. Lists do not share routes, so the first number of a list names it.
+func (x *index) split() {
+	add := func(list []int32) {
+		if f := x.newFan(list); f != nil {
+			if x.fans == nil {
+				x.fans = map[int32]*fan{}
+			}
+			x.fans[list[0]] = f
+		}
+	}
+	add(x.connect)
+	for _, l := range x.exact {
+		add(l)
+	}
+	for _, l := range x.exactCI {
+		add(l)
+	}
+	for i := range x.prefix.nodes {
+		add(x.prefix.nodes[i].list)
+	}
+	for i := range x.prefixCI.nodes {
+		add(x.prefixCI.nodes[i].list)
+	}
 }
 
 // put appends to a list of a map that is made when it is first needed: most virtual hosts have no exact path.
@@ -237,6 +322,27 @@ func (x *index) climb(r *radix, key []byte, best int32, path []byte, q *Query) i
 
 // scan returns the first number of list below best whose route matches, else best.
 func (x *index) scan(list []int32, best int32, path []byte, q *Query) int32 {
+	if len(list) < fanMin || x.fans == nil {
+		return x.try(list, best, path, q)
+	}
+	f := x.fans[list[0]]
+	if f == nil {
+		return x.try(list, best, path, q)
+	}
+	best = x.try(f.rest, best, path, q)
+	if f.header.Pseudo != match.PseudoNone {
+		v, _ := match.PseudoValue(f.header.Pseudo, q.Head)
+		return x.try(f.values[string(v)], best, path, q)
+	}
+	// Any one of several values may be the demanded one.
+	for i := q.Head.FindKey(f.header.Key, 0); i >= 0; i = q.Head.FindKey(f.header.Key, i+1) {
+		best = x.try(f.values[string(q.Head.Value(i))], best, path, q)
+	}
+	return best
+}
+
+// try asks the routes of list one by one.
+func (x *index) try(list []int32, best int32, path []byte, q *Query) int32 {
 	for _, n := range list {
 		if n >= best {
 			break

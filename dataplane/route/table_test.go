@@ -119,6 +119,49 @@ func TestMatch_WhenTablesAreRandom_ThenItAgreesWithTheLinearScan(t *testing.T) {
 	}
 }
 
+// TestMatch_WhenManyRoutesShareAPath_ThenHeadersSplitThemAndTheLinearScanAgrees.
+func TestMatch_WhenManyRoutesShareAPath_ThenHeadersSplitThemAndTheLinearScanAgrees(t *testing.T) {
+	r := rand.New(rand.NewPCG(3, 4))
+	names := []string{"k", "l", ":authority", ":method"}
+	values := []string{"a", "b", "c", "GET", ""}
+	hits, fans := 0, 0
+	for range 150 {
+		var routes []*Entry
+		for i := range 250 {
+			e := &Entry{Name: fmt.Sprint(i), Path: PathMatch{Kind: PathKind(r.IntN(3)), Text: []string{"/", "/a"}[r.IntN(2)], IgnoreCase: r.IntN(2) == 0}}
+			e.Cond = &Conditions{}
+			for range 1 + r.IntN(3) {
+				m := exactHeader(names[r.IntN(len(names))], values[r.IntN(len(values))])
+				m.Invert, m.MissingAsEmpty, m.Str.IgnoreCase = r.IntN(8) == 0, r.IntN(8) == 0, r.IntN(8) == 0
+				e.Cond.Headers = append(e.Cond.Headers, m)
+			}
+			if len(e.Cond.Headers) == 0 && r.IntN(4) > 0 {
+				e.Cond.GRPC = true
+			}
+			routes = append(routes, e)
+		}
+		tab := table(routes...)
+		fans += len(tab.VHosts[0].index.fans)
+		for range 30 {
+			var headers []string
+			for range r.IntN(4) {
+				headers = append(headers, names[r.IntN(2)], values[r.IntN(len(values))])
+			}
+			q := query("GET", values[r.IntN(len(values))], []string{"/", "/a", "/A", "/a/"}[r.IntN(4)], headers...)
+			got, _, _ := tab.Match(q)
+			if want := linear(tab, q); got != want {
+				t.Fatalf("%v: got %v, want %v", headers, name(got), name(want))
+			}
+			if got != nil {
+				hits++
+			}
+		}
+	}
+	if hits < 2000 || fans < 50 {
+		t.Errorf("%d hits, %d fans: the test does not test", hits, fans)
+	}
+}
+
 func name(e *Entry) string {
 	if e == nil {
 		return "(none)"
@@ -238,6 +281,12 @@ func many(t testing.TB, kind string, n int) (*Table, string, string) {
 		switch {
 		case kind == "exact", kind == "mixed" && i%3 == 1:
 			e.Path.Kind = PathExact
+		case kind == "header":
+			e.Path.Text = "/"
+			e.Cond = &Conditions{Headers: []match.Header{exactHeader("k", fmt.Sprint("v", i))}}
+			if i == n-1 {
+				e.Cond = &Conditions{Headers: []match.Header{exactHeader("k", "v")}}
+			}
 		case kind == "regex":
 			e.Path = PathMatch{Kind: PathRegex, Regex: regex(t, path(i)+"/?[a-z]*")}
 		case kind == "mixed" && i%3 == 2:
@@ -300,7 +349,7 @@ func TestMatch_WhenPrefixesNestDeeply_ThenItStaysBounded(t *testing.T) {
 }
 
 func BenchmarkMatch(b *testing.B) {
-	for _, kind := range []string{"prefix", "exact", "mixed", "regex"} {
+	for _, kind := range []string{"prefix", "exact", "mixed", "regex", "header"} {
 		tab, first, last := many(b, kind, 10_000)
 		for _, p := range []struct{ name, path string }{{"first", first}, {"last", last}} {
 			b.Run(kind+"/"+p.name, func(b *testing.B) {
