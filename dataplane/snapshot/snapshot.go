@@ -87,7 +87,11 @@ func (s *Snapshot) Cluster(ref *route.ClusterRef) *Cluster {
 	if ref == nil {
 		return nil
 	}
-	return s.Clusters.Get(ref.ID)
+	c := s.Clusters.Get(ref.ID)
+	if c != nil && c.Ref != ref && c.Ref != nil {
+		return nil // the name was released, and another one has its number now
+	}
+	return c
 }
 
 // ClusterByName finds a cluster by the bytes of its name, for cluster_header and weighted cluster_header.
@@ -95,18 +99,22 @@ func (s *Snapshot) ClusterByName(name []byte) *Cluster {
 	if s.byName == nil {
 		return nil
 	}
-	if ref := s.byName.in.find(name); ref != nil {
-		return s.Clusters.Get(ref.ID)
-	}
-	return nil
+	return s.Cluster(s.byName.in.find(name))
 }
 
 // Table returns the route table of ref, nil while it is not known.
 func (s *Snapshot) Table(ref *route.TableRef) *route.Table {
-	if ref == nil {
+	switch {
+	case ref == nil:
+		return nil
+	case ref.Inline != nil:
+		return ref.Inline
+	}
+	t := s.Routes.Get(ref.ID)
+	if t != nil && t.Ref != ref && t.Ref != nil {
 		return nil
 	}
-	return s.Routes.Get(ref.ID)
+	return t
 }
 
 // Builder makes the next snapshot from the previous one. Control side; single use.

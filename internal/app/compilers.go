@@ -24,7 +24,7 @@ func (a *App) compilers() (controller.Compilers, error) {
 	}
 	logs := &accesslogcompile.Compiler{Sinks: a.files}
 	var static, dynamic *routeconfig.Context
-	k := controller.Compilers{Schema: schema, Runtime: a.layers.build(), DrainTime: a.opt.DrainTime}
+	k := controller.Compilers{Schema: schema, Runtime: a.layers.build, DrainTime: a.opt.DrainTime}
 	k.Routes = func(c *controller.Controller, ctx *registry.Ctx, rc *routev3.RouteConfiguration, hash uint64, inline bool) (*route.Table, error) {
 		if static == nil {
 			static = a.routeContext(c, true)
@@ -53,5 +53,5 @@ func (a *App) compilers() (controller.Compilers, error) {
 }
 
 func (a *App) routeContext(c *controller.Controller, static bool) *routeconfig.Context {
-	return &routeconfig.Context{Cluster: c.Interner().Cluster, ClusterKnown: c.ClusterKnown, Static: static, Stats: a.reg}
+	return &routeconfig.Context{Cluster: c.InternCluster, ClusterKnown: c.ClusterKnown, Static: static, Stats: a.reg}
 }

@@ -68,19 +68,18 @@ func cgroupMemory() int64 {
 // runtimeLayers is the layered runtime: static layers in order, the admin layer with what /runtime_modify set.
 type runtimeLayers struct {
 	layers []bootstrap.RuntimeLayer
-	admin  map[string]string
 }
 
 func newRuntimeLayers(b *bootstrap.Config) *runtimeLayers {
-	return &runtimeLayers{layers: b.Runtime, admin: map[string]string{}}
+	return &runtimeLayers{layers: b.Runtime}
 }
 
-// build makes one generation of final values.
-func (r *runtimeLayers) build() *match.Runtime {
+// build makes one generation of final values; admin is what /runtime_modify set.
+func (r *runtimeLayers) build(admin map[string]string) *match.Runtime {
 	vals := map[string]match.Value{}
 	for _, l := range r.layers {
 		if l.Admin {
-			for k, v := range r.admin {
+			for k, v := range admin {
 				vals[k] = textValue(v)
 			}
 			continue

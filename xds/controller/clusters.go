@@ -3,12 +3,13 @@
 package controller
 
 import (
+	"bytes"
 	"fmt"
 	"net/netip"
 	"time"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
-	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	"google.golang.org/protobuf/types/known/anypb"
 
 	"sidecar/dataplane/hostset"
 	"sidecar/dataplane/snapshot"
@@ -16,27 +17,48 @@ import (
 	"sidecar/internal/telemetry/stats"
 	"sidecar/xds/ads"
 	"sidecar/xds/compile/cluster"
-	"sidecar/xds/compile/endpoint"
 	"sidecar/xds/registry"
 	"sidecar/xds/resource"
 )
 
 // Resolver discovers the members of DNS clusters; implemented by internal/resolve behind an adapter in internal/app. onUpdate gets every answer;
-// the first one comes when every name was tried once, successful or not. Both are called on any goroutine.
+// the first one comes when every name was tried once, successful or not. It must not be called from within Watch (the controller is busy then);
+// any other goroutine may.
 type Resolver interface {
 	Watch(d *cluster.DNS, onUpdate func(answers func(i int) []netip.Addr)) (stop func())
 }
 
-// clusterVersion is one accepted version of a cluster.
-type clusterVersion struct {
-	plan    *cluster.Result
+// received is one accepted version of a resource as it came.
+type received struct {
 	hash    resource.Hash
-	proto   *clusterv3.Cluster
+	any     *anypb.Any // unmodified; what dumps show
 	version string
 	updated time.Time
-	stop    func() // DNS
-	timer   *time.Timer
-	row     *snapshot.Cluster // nil until hosts are known
+}
+
+// is tells whether raw has the very bytes of the version, which saves decoding what is re-sent unchanged.
+func (r *received) is(raw *ads.Raw) bool {
+	return r.any != nil && r.any.TypeUrl == raw.TypeURL && bytes.Equal(r.any.Value, raw.Body)
+}
+
+func receivedOf(d *resource.Decoded, raw *ads.Raw, version string) received {
+	r := received{hash: d.Hash, version: version, updated: time.Now()}
+	if raw != nil {
+		r.any = &anypb.Any{TypeUrl: raw.TypeURL, Value: raw.Body}
+	} else {
+		r.any, _ = anypb.New(d.Message) // from the bootstrap: it was decoded, so it encodes
+	}
+	return r
+}
+
+// clusterVersion is one accepted version of a cluster.
+type clusterVersion struct {
+	received
+	plan    *cluster.Result
+	scopes  clusterScopes
+	service *serviceState // EDS
+	stop    func()        // DNS
+	timer   *time.Timer   // initial_fetch_timeout
 }
 
 // clusterState is one cluster by name.
@@ -50,75 +72,87 @@ type clusterState struct {
 	doomed  *time.Timer       // removed by the control plane, kept while routes still point at it
 }
 
-// serviceState is one EDS assignment by service name.
-type serviceState struct {
-	name     string
-	feed     *feed
-	users    map[string]bool
-	received bool
-	hash     resource.Hash
-	input    hostset.Input
-	proto    *endpointv3.ClusterLoadAssignment
-	version  string
-	updated  time.Time
+// newest is the version that the control plane sent last.
+func (s *clusterState) newest() *clusterVersion {
+	if s.warming != nil {
+		return s.warming
+	}
+	return s.serving
+}
+
+// tally adds the cluster to the counts (n = 1), or takes it out (-1) before it changes.
+func (c *Controller) tally(s *clusterState, n int) {
+	if s.active != nil {
+		c.activeClusters += n
+	}
+	if v := s.warming; v != nil {
+		c.warmingClusters += n
+		if v.plan.WaitForWarm {
+			c.awaitedClusters += n
+		}
+		if s.feed != nil {
+			s.feed.warming += n
+		}
+	}
 }
 
 func (c *Controller) applyClusters(f *feed, d ads.Deliver) []ads.Rejection {
 	var rej []ads.Rejection
-	for _, r := range d.Changed {
-		dec, err := resource.Decode(resource.Cluster, r.TypeURL, r.Body, resource.Options{})
-		if err == nil && c.clusterUnchanged(dec) {
-			c.forgetRejection(resource.Cluster, dec.Name)
+	for i := range d.Changed {
+		r := &d.Changed[i]
+		if s := c.clusters[r.Name]; s != nil && c.clusterSame(s, func(v *clusterVersion) bool { return v.is(r) }) {
+			c.forgetRejection(resource.Cluster, r.Name)
 			continue
 		}
+		version := first(r.Version, d.Version)
+		dec, err := resource.Decode(resource.Cluster, r.TypeURL, r.Body, resource.Options{})
 		name := r.Name
 		if err == nil {
 			name = dec.Name
-			err = c.addCluster(f, dec, first(r.Version, d.Version), false)
-		}
-		if err != nil {
-			for _, l := range c.reject(resource.Cluster, name, first(r.Version, d.Version), r.Body, err) {
-				rej = append(rej, ads.Rejection{Name: r.Name, Text: fmt.Sprintf("Error adding/updating cluster(s) %s: %s", name, l)})
+			if s := c.clusters[name]; s != nil && c.clusterSame(s, func(v *clusterVersion) bool { return v.hash == dec.Hash }) {
+				c.forgetRejection(resource.Cluster, name)
+				continue
 			}
+			err = c.addCluster(f, dec, r, version)
+		}
+		if err == nil {
+			c.cdsChanged = true
+			continue
+		}
+		for _, l := range c.reject(resource.Cluster, name, version, r, err) {
+			rej = append(rej, ads.Rejection{Name: r.Name, Text: fmt.Sprintf("Error adding/updating cluster(s) %s: %s", name, l)})
 		}
 	}
-	if len(d.Removed) > 0 {
-		used := c.referenced()
-		for _, name := range d.Removed {
-			c.dropOrDoom(name, used)
-		}
+	for _, name := range d.Removed {
+		c.dropOrDoom(name)
 	}
 	return rej
 }
 
-func (c *Controller) clusterUnchanged(d *resource.Decoded) bool {
-	s := c.clusters[d.Name]
-	switch {
-	case s == nil:
-		return false
-	case s.doomed != nil:
-		s.doomed.Stop() // it came back
-		s.doomed = nil
-		return s.serving != nil && s.serving.hash == d.Hash
-	case s.static:
+// clusterSame tells whether an offered cluster is what there is; a removed one that comes back lives on.
+func (c *Controller) clusterSame(s *clusterState, same func(*clusterVersion) bool) bool {
+	if s.static {
 		return true // a dynamic cluster named like a static one is accepted and ignored
-	case s.warming != nil:
-		return s.warming.hash == d.Hash
 	}
-	return s.serving != nil && s.serving.hash == d.Hash
+	if s.doomed != nil {
+		s.doomed.Stop()
+		s.doomed = nil
+	}
+	v := s.newest()
+	return v != nil && same(v)
 }
 
-func (c *Controller) addCluster(f *feed, d *resource.Decoded, version string, static bool) error {
+// addCluster takes a cluster in; raw is nil for one of the bootstrap.
+func (c *Controller) addCluster(f *feed, d *resource.Decoded, raw *ads.Raw, version string) error {
+	static := raw == nil
 	cl := d.Message.(*clusterv3.Cluster)
 	rep := &registry.Report{}
-	ctx := &registry.Ctx{Unknown: c.unknown(static), Report: rep, Env: &cluster.Env{Stats: c.cfg.Stats, Cluster: c.in.Cluster,
+	ctx := &registry.Ctx{Unknown: c.unknown(static), Report: rep, Env: &cluster.Env{Stats: c.cfg.Stats, Cluster: c.internCluster,
 		DefaultBind: c.cfg.Bootstrap.Proto.GetClusterManager().GetUpstreamBindConfig()}}
 	plan, err := cluster.Compile(ctx, cl, hash64(d.Hash))
 	if err != nil {
 		return err
 	}
-	v := &clusterVersion{plan: plan, hash: d.Hash, proto: cl, version: version, updated: time.Now()}
-	s := c.clusters[d.Name]
 	var edsFeed *feed
 	if plan.EDS != nil {
 		src, err := c.source(plan.EDS.Source, "eds_cluster_config.eds_config")
@@ -126,9 +160,13 @@ func (c *Controller) addCluster(f *feed, d *resource.Decoded, version string, st
 			edsFeed, err = c.feedFor(resource.Endpoints, src)
 		}
 		if err != nil {
+			releaseScope(plan.Config.Traffic)
 			return err
 		}
 	}
+	v := &clusterVersion{received: receivedOf(d, raw, version), plan: plan, scopes: c.mgr.cluster(plan.Config.StatName, plan.EDS != nil)}
+	plan.Config.AddedViaAPI = !static
+	s := c.clusters[d.Name]
 	if s == nil {
 		s = &clusterState{name: d.Name, static: static}
 		c.clusters[d.Name] = s
@@ -136,15 +174,23 @@ func (c *Controller) addCluster(f *feed, d *resource.Decoded, version string, st
 	} else {
 		c.mgr.cm.Inc(stats.ClusterManagerClusterModified)
 	}
+	c.tally(s, -1)
 	s.feed = f
 	c.accept(resource.Cluster, d.Name, rep)
-	if s.warming != nil {
-		c.dropClusterVersion(s, s.warming, service(plan))
-	}
+	old := s.warming
 	s.warming = v
+	c.tally(s, 1)
+	if old != nil {
+		c.endVersion(s, old)
+	}
 	c.discover(s, v, edsFeed)
-	c.clusterGauges()
 	return nil
+}
+
+func releaseScope(s *stats.Scope) {
+	if s != nil {
+		s.Release()
+	}
 }
 
 // discover starts finding the members of a version; those that are known make it warm at once.
@@ -152,25 +198,21 @@ func (c *Controller) discover(s *clusterState, v *clusterVersion, edsFeed *feed)
 	p := v.plan
 	switch {
 	case p.EDS != nil:
-		sv := c.services[p.EDS.Name]
-		if sv == nil {
-			sv = &serviceState{name: p.EDS.Name, feed: edsFeed, users: map[string]bool{}}
-			c.services[p.EDS.Name] = sv
-			edsFeed.subscribe(resource.Endpoints, false, p.EDS.Name)
-		}
-		sv.users[s.name] = true
-		if sv.received {
+		sv := c.joinService(edsFeed, s, v)
+		if sv.in {
 			c.warm(s, v, sv.input)
 			return
 		}
 		if t := p.EDS.FetchTimeout; t > 0 {
 			v.timer = c.after(t, func() {
 				if s.warming == v {
-					c.mgr.eds(v.plan.Config.StatName).Inc(stats.ClusterEDSInitFetchTimeout)
+					v.scopes.timedOut()
 					c.warm(s, v, hostset.Input{})
 				}
 			})
 		}
+	case p.DNS != nil && len(p.DNS.Assignment.Targets) == 0:
+		c.warm(s, v, p.DNS.Assignment.Input(nil, func(int) []netip.Addr { return nil }))
 	case p.DNS != nil:
 		v.stop = c.cfg.Resolver.Watch(p.DNS, func(answers func(int) []netip.Addr) {
 			c.Post(func() {
@@ -178,7 +220,9 @@ func (c *Controller) discover(s *clusterState, v *clusterVersion, edsFeed *feed)
 				if s.active != nil && s.serving == v {
 					prev = s.active.Hosts
 				}
-				c.members(s, v, p.DNS.Assignment.Input(prev, answers))
+				if s.warming == v || s.serving == v {
+					c.members(s, v, p.DNS.Assignment.Input(prev, answers))
+				}
 			})
 		})
 	case p.Static != nil:
@@ -216,142 +260,112 @@ func (c *Controller) warm(s *clusterState, v *clusterVersion, in hostset.Input) 
 		prev = s.active.Hosts
 	}
 	row := &snapshot.Cluster{ClusterConfig: v.plan.Config, Hosts: c.hosts(prev, v, in)}
-	v.row = row
 	if v.timer != nil {
 		v.timer.Stop()
+		v.timer = nil
 	}
+	c.tally(s, -1)
 	old := s.serving
 	s.serving, s.warming, s.active = v, nil, row
-	c.dirty.clusters[s.name] = true
-	c.membership(v, row.Hosts)
+	c.tally(s, 1)
+	c.dirty.clusters[row.Ref] = true
+	c.membership(v, prev, row.Hosts)
 	if old != nil {
-		c.dropClusterVersion(s, old, service(v.plan))
+		c.endVersion(s, old)
 	}
 	c.clusterWarm(s.name)
-	c.clusterGauges()
-	c.mayRelease()
+	if f := s.feed; f != nil && f.warming == 0 && f.withheld {
+		f.withheld = false
+		// After the running batch: its verdict must come first.
+		c.soon(func() { f.step(ads.Release{TypeURL: resource.Cluster.URL()}) })
+	}
 }
 
 // update gives the serving version new members.
 func (c *Controller) update(s *clusterState, v *clusterVersion, in hostset.Input) {
-	h := c.hosts(s.active.Hosts, v, in)
-	cs := c.mgr.clusterConfig(v.plan.Config.StatName)
-	cs.Inc(stats.ClusterConfigUpdateSuccess)
-	if h == s.active.Hosts {
-		cs.Inc(stats.ClusterConfigUpdateNoRebuild)
+	prev := s.active.Hosts
+	h := c.hosts(prev, v, in)
+	if h == prev {
+		v.scopes.inc(stats.ClusterConfigUpdateNoRebuild)
 		return
 	}
-	row := &snapshot.Cluster{ClusterConfig: v.plan.Config, Hosts: h}
-	v.row, s.active = row, row
-	c.dirty.clusters[s.name] = true
-	cs.Inc(stats.ClusterConfigMembershipChange)
-	c.membership(v, h)
+	s.active = &snapshot.Cluster{ClusterConfig: v.plan.Config, Hosts: h}
+	c.dirty.clusters[s.active.Ref] = true
+	c.membership(v, prev, h)
 	c.mgr.cm.Inc(stats.ClusterManagerClusterUpdated)
 }
 
-func (c *Controller) membership(v *clusterVersion, h *hostset.Hosts) {
-	cs := c.mgr.clusterConfig(v.plan.Config.StatName)
-	total, healthy, degraded := 0, 0, 0
+// membership sets the gauges and counts a change of who is a member (other than of weights or health).
+func (c *Controller) membership(v *clusterVersion, prev, h *hostset.Hosts) {
+	b := v.scopes.conf.Control()
+	healthy, degraded := 0, 0
 	for i := range h.Priorities {
-		p := &h.Priorities[i]
-		total += len(p.Hosts)
-		healthy += p.Healthy
-		degraded += p.DegradedN
+		healthy += h.Priorities[i].Healthy
+		degraded += h.Priorities[i].DegradedN
 	}
-	cs.Set(stats.ClusterConfigMembershipTotal, int64(total))
-	cs.Set(stats.ClusterConfigMembershipHealthy, int64(healthy))
-	cs.Set(stats.ClusterConfigMembershipDegraded, int64(degraded))
+	b.Set(stats.ClusterConfigMembershipTotal, int64(h.Total))
+	b.Set(stats.ClusterConfigMembershipHealthy, int64(healthy))
+	b.Set(stats.ClusterConfigMembershipDegraded, int64(degraded))
+	b.Set(stats.ClusterConfigMaxHostWeight, int64(h.MaxWeight))
+	if !hostset.SameMembers(prev, h) {
+		b.Inc(stats.ClusterConfigMembershipChange)
+	}
 }
 
-// dropClusterVersion ends the discovery of a version; keep is the EDS service that the cluster goes on using.
-func (c *Controller) dropClusterVersion(s *clusterState, v *clusterVersion, keep string) {
+// endVersion ends the discovery of a version that s has no more, and gives back what it held.
+func (c *Controller) endVersion(s *clusterState, v *clusterVersion) {
 	if v.timer != nil {
 		v.timer.Stop()
 	}
 	if v.stop != nil {
 		v.stop()
 	}
-	if sv := service(v.plan); sv != "" && sv != keep {
-		c.leaveService(sv, s.name)
-	}
-}
-
-func (c *Controller) leaveService(service, cluster string) {
-	sv := c.services[service]
-	if sv == nil {
-		return
-	}
-	delete(sv.users, cluster)
-	if len(sv.users) == 0 {
-		delete(c.services, service)
-		c.forget(resource.Endpoints, service)
-		sv.feed.unsubscribe(resource.Endpoints, service)
-	}
+	c.leaveService(v)
+	v.scopes.release()
+	releaseScope(v.plan.Config.Traffic)
 }
 
 func (c *Controller) removeCluster(name string) {
 	s := c.clusters[name]
-	c.forget(resource.Cluster, name)
 	if s == nil || s.static {
+		c.forget(resource.Cluster, name)
 		return
 	}
+	c.forget(resource.Cluster, name)
 	delete(c.clusters, name)
 	if s.doomed != nil {
 		s.doomed.Stop()
 		s.doomed = nil
 	}
-	for _, v := range []*clusterVersion{s.warming, s.serving} {
+	c.tally(s, -1)
+	warming, serving := s.warming, s.serving
+	s.warming, s.serving, s.active = nil, nil, nil
+	for _, v := range []*clusterVersion{warming, serving} {
 		if v != nil {
-			c.dropClusterVersion(s, v, "")
-			c.mgr.dropCluster(v.plan.Config)
+			c.endVersion(s, v)
 		}
 	}
-	c.dirty.clusters[name] = true
+	if r := c.in.Known(name); r != nil {
+		c.dirty.clusters[r] = true
+	}
 	c.mgr.cm.Inc(stats.ClusterManagerClusterRemoved)
-	c.clusterGauges()
+	c.cdsChanged = true
 	c.clusterWarm(name) // routes must not wait for what is gone
-	c.mayRelease()
+	if f := s.feed; f != nil && f.warming == 0 && f.withheld {
+		f.withheld = false
+		c.soon(func() { f.step(ads.Release{TypeURL: resource.Cluster.URL()}) })
+	}
+	c.mayReleaseName(name)
 }
 
 // maxDoom bounds how long a removed cluster serves routes that still point at it.
 const maxDoom = 2 * time.Second
 
-// referenced is the set of clusters that active routes and TCP proxies name.
-func (c *Controller) referenced() map[string]bool {
-	used := map[string]bool{}
-	for _, r := range c.routes {
-		if r.table != nil {
-			for _, ref := range r.table.Clusters {
-				used[ref.Name] = true
-			}
-		}
-	}
-	for _, s := range c.listeners {
-		if s.active == nil {
-			continue
-		}
-		for _, fc := range append(s.active.model.Chains[:len(s.active.model.Chains):len(s.active.model.Chains)], s.active.model.Default) {
-			if fc == nil || fc.TCP == nil {
-				continue
-			}
-			if fc.TCP.Cluster != nil {
-				used[fc.TCP.Cluster.Name] = true
-			}
-			if w := fc.TCP.Weighted; w != nil {
-				for i := range w.Clusters {
-					used[w.Clusters[i].Cluster.Name] = true
-				}
-			}
-		}
-	}
-	return used
-}
-
 // dropOrDoom removes a cluster, or lets it serve a little longer: a control plane that moves routes from one cluster to another in one push sends
 // CDS before RDS, and the requests in between must not fail.
-func (c *Controller) dropOrDoom(name string, used map[string]bool) {
+func (c *Controller) dropOrDoom(name string) {
 	s := c.clusters[name]
-	if s == nil || s.static || s.active == nil || !used[name] {
+	if s == nil || s.static || s.active == nil || c.uses[name] == nil {
 		c.removeCluster(name)
 		return
 	}
@@ -362,141 +376,4 @@ func (c *Controller) dropOrDoom(name string, used map[string]bool) {
 			}
 		})
 	}
-}
-
-// reapDoomed removes doomed clusters that nothing points at any more.
-func (c *Controller) reapDoomed() {
-	var doomed []string
-	for n, s := range c.clusters {
-		if s.doomed != nil {
-			doomed = append(doomed, n)
-		}
-	}
-	if len(doomed) == 0 {
-		return
-	}
-	used := c.referenced()
-	for _, n := range doomed {
-		if !used[n] {
-			c.removeCluster(n)
-		}
-	}
-}
-
-// anyWarming tells whether a cluster that came over f still warms.
-func (c *Controller) anyWarming(f *feed) bool {
-	for _, s := range c.clusters {
-		if s.warming != nil && s.feed == f {
-			return true
-		}
-	}
-	return false
-}
-
-// mayRelease sends withheld CDS answers of feeds whose clusters are all warm.
-func (c *Controller) mayRelease() {
-	for key := range c.warmWait {
-		f := c.feeds[key]
-		if f == nil || c.anyWarming(f) {
-			continue
-		}
-		delete(c.warmWait, key)
-		// After the running batch: its verdict must come first.
-		c.soon(func() { f.release(resource.Cluster) })
-	}
-}
-
-func (c *Controller) clusterGauges() {
-	active, warming := 0, 0
-	for _, s := range c.clusters {
-		if s.active != nil {
-			active++
-		}
-		if s.warming != nil {
-			warming++
-		}
-	}
-	c.mgr.cm.Set(stats.ClusterManagerActiveClusters, int64(active))
-	c.mgr.cm.Set(stats.ClusterManagerWarmingClusters, int64(warming))
-}
-
-// applyEndpoints handles one EDS batch; absence never removes.
-func (c *Controller) applyEndpoints(f *feed, d ads.Deliver) []ads.Rejection {
-	var rej []ads.Rejection
-	for _, raw := range d.Changed {
-		dec, err := resource.Decode(resource.Endpoints, raw.TypeURL, raw.Body, resource.Options{})
-		name := raw.Name
-		if err == nil {
-			name = dec.Name
-		}
-		sv := c.services[name]
-		if sv == nil && err == nil {
-			continue
-		}
-		if err == nil && sv.received && sv.hash == dec.Hash {
-			c.forgetRejection(resource.Endpoints, name)
-			continue
-		}
-		if err == nil {
-			err = c.addEndpoints(sv, dec, first(raw.Version, d.Version))
-		}
-		if err != nil {
-			for _, l := range c.reject(resource.Endpoints, name, first(raw.Version, d.Version), raw.Body, err) {
-				rej = append(rej, ads.Rejection{Name: raw.Name, Text: l})
-			}
-			c.eachUser(sv, func(s *clusterState, v *clusterVersion) {
-				c.mgr.eds(v.plan.Config.StatName).Inc(stats.ClusterEDSUpdateRejected)
-			})
-		}
-	}
-	return rej
-}
-
-func (c *Controller) eachUser(sv *serviceState, fn func(*clusterState, *clusterVersion)) {
-	if sv == nil {
-		return
-	}
-	for _, n := range sortedKeys(sv.users) {
-		s := c.clusters[n]
-		if s == nil {
-			continue
-		}
-		for _, v := range []*clusterVersion{s.warming, s.serving} {
-			if v != nil && service(v.plan) == sv.name {
-				fn(s, v)
-			}
-		}
-	}
-}
-
-func (c *Controller) addEndpoints(sv *serviceState, d *resource.Decoded, version string) error {
-	cla := d.Message.(*endpointv3.ClusterLoadAssignment)
-	rep := &registry.Report{}
-	in, err := endpoint.Compile(cla, "", c.unknown(false), rep)
-	if err != nil {
-		return err
-	}
-	in.Dedup = true
-	c.accept(resource.Endpoints, sv.name, rep)
-	sv.received, sv.hash, sv.input, sv.proto, sv.version, sv.updated = true, d.Hash, in, cla, version, time.Now()
-	c.eachUser(sv, func(s *clusterState, v *clusterVersion) { c.members(s, v, in) })
-	return nil
-}
-
-// clearEndpoints empties an assignment whose TTL ran out.
-func (c *Controller) clearEndpoints(name string) {
-	sv := c.services[name]
-	if sv == nil {
-		return
-	}
-	sv.input, sv.hash = hostset.Input{}, resource.Hash{}
-	c.eachUser(sv, func(s *clusterState, v *clusterVersion) { c.members(s, v, hostset.Input{}) })
-}
-
-// service is the EDS name of a plan, "" when it has none.
-func service(p *cluster.Result) string {
-	if p.EDS == nil {
-		return ""
-	}
-	return p.EDS.Name
 }

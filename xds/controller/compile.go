@@ -20,7 +20,8 @@ type Compilers struct {
 	Routes func(c *Controller, ctx *registry.Ctx, rc *routev3.RouteConfiguration, hash uint64, static bool) (*route.Table, error)
 	// Listener is the environment of the listener compiler; Cluster, Table and Routes are filled in here.
 	Listener listenercompile.Env
-	Runtime  *match.Runtime
+	// Runtime builds one generation of runtime values from the layers and what the admin layer was set to.
+	Runtime func(admin map[string]string) *match.Runtime
 	// DrainTime is how long connections of a replaced listener may live: until then its route configurations stay subscribed.
 	DrainTime time.Duration
 }
@@ -30,15 +31,16 @@ func (k *Compilers) listenerEnv(c *Controller) *listenercompile.Env {
 	e.Workers = c.cfg.Workers
 	e.Stats = c.cfg.Stats
 	e.Runtime = c.runtime
-	e.Cluster = c.in.Cluster
-	e.Table = c.in.Table
+	e.Cluster = c.internCluster
+	e.Table = c.internTable
 	e.Routes = func(ctx *registry.Ctx, rc *routev3.RouteConfiguration) (*route.Table, error) {
 		return k.Routes(c, ctx, rc, 0, true)
 	}
 	return &e
 }
 
-func (k *Compilers) routeEnv(*Controller) any { return nil }
-
 // ClusterKnown tells whether a cluster exists or warms, for validate_clusters; control goroutine only.
 func (c *Controller) ClusterKnown(name string) bool { return c.clusters[name] != nil }
+
+// InternCluster is what route compilers use to name clusters; control goroutine only.
+func (c *Controller) InternCluster(name string) *route.ClusterRef { return c.internCluster(name) }

@@ -7,11 +7,16 @@ package controller
 
 import (
 	"fmt"
+	"slices"
 	"sort"
 	"sync"
 	"time"
 
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"sidecar/dataplane/hostset"
 	"sidecar/dataplane/match"
+	"sidecar/dataplane/route"
 	"sidecar/dataplane/snapshot"
 	"sidecar/internal/telemetry/stats"
 	"sidecar/xds/ads"
@@ -26,8 +31,8 @@ const queueMax = 1024
 // coalesce is how long a change may wait for others before it is published.
 const coalesce = time.Millisecond
 
-// maxHold bounds how long a route table waits for clusters that are still warming.
-const maxHold = 15 * time.Second
+// rejectedMax bounds the refused resources that are remembered for dumps; of more, the oldest are forgotten.
+const rejectedMax = 1024
 
 // Plane is the data plane as the controller sees it; implemented by dataplane/fleet.
 type Plane interface {
@@ -90,33 +95,40 @@ type Controller struct {
 	snap      *snapshot.Snapshot
 	feeds     map[string]*feed
 	clusters  map[string]*clusterState
-	services  map[string]*serviceState // EDS, by service name
+	services  map[serviceKey]*serviceState // EDS
 	listeners map[string]*listenerState
-	order     []string // listener names in order of first acceptance
-	routes    map[string]*routeState
+	order     []*listenerState // in order of first acceptance
+	addresses map[addressKey]*addressOwner
+	draining  []*drainingListener
+	later     []*listenerVersion     // static listeners that ask for routes when the clusters are warm
+	routes    map[string]*routeState // RDS
+	uses      map[string]*use        // who names a cluster
 	rejected  map[string]*Rejected
 	warnings  map[string]*Warned
 	dirty     dirt
-	building  bool
 	phase     initPhase
 	state     State
 	runtime   *match.Runtime
-	nextHost  uint64
-	warmWait  map[string]bool // feeds whose CDS answers are withheld
-	published time.Time
+	admin     map[string]string // the runtime's admin layer
 	cds, lds  *feed
 	cdsIn     bool // the first CDS response was handled, or its fetch timed out
 	ldsIn     bool
 
-	soonFns []func()
+	cdsChanged         bool     // by the running batch
+	fresh, freshTables []string // names interned by the running event
+	soonFns            []func()
+
+	// Counts, so that no event looks at everything
+	activeClusters, warmingClusters, awaitedClusters int
+	activeListenerN, warmingListeners                int
 
 	mgr  managers
 	once sync.Once
 }
 
 type dirt struct {
-	clusters  map[string]bool
-	routes    map[string]bool
+	clusters  map[*route.ClusterRef]bool
+	routes    map[*route.TableRef]*route.Table
 	listeners bool
 	runtime   bool
 }
@@ -125,15 +137,15 @@ func (d *dirt) any() bool {
 	return len(d.clusters) > 0 || len(d.routes) > 0 || d.listeners || d.runtime
 }
 
-// Rejected is one resource that was refused: what was wrong, since when, and the bytes as received, for dumps.
+// Rejected is one resource that was refused: what was wrong, since when, and the resource as received, for dumps.
 type Rejected struct {
 	Type    resource.Type
 	Name    string
 	Details []string
 	Version string
-	Since   time.Time
+	Since   time.Time // of the first refusal in a row
 	Last    time.Time
-	Body    []byte
+	Any     *anypb.Any
 }
 
 // Warned is the advisory findings of one accepted resource.
@@ -148,14 +160,19 @@ type Warned struct {
 func New(cfg Config) *Controller {
 	c := &Controller{cfg: cfg, schema: cfg.Compile.Schema, events: make(chan func(), queueMax), stop: make(chan struct{}), done: make(chan struct{}),
 		start: time.Now(), in: snapshot.NewInterner(), feeds: map[string]*feed{}, clusters: map[string]*clusterState{},
-		services: map[string]*serviceState{}, listeners: map[string]*listenerState{}, routes: map[string]*routeState{},
-		rejected: map[string]*Rejected{}, warnings: map[string]*Warned{}, warmWait: map[string]bool{}, state: PreInitializing}
+		services: map[serviceKey]*serviceState{}, listeners: map[string]*listenerState{}, routes: map[string]*routeState{},
+		addresses: map[addressKey]*addressOwner{}, uses: map[string]*use{}, rejected: map[string]*Rejected{}, warnings: map[string]*Warned{},
+		admin: map[string]string{}, state: PreInitializing}
 	if c.cfg.Log == nil {
 		c.cfg.Log = func(string, string, string, ...any) {}
 	}
 	c.mgr.init(cfg.Stats)
-	c.dirty = dirt{clusters: map[string]bool{}, routes: map[string]bool{}}
+	c.clean()
 	return c
+}
+
+func (c *Controller) clean() {
+	c.dirty = dirt{clusters: map[*route.ClusterRef]bool{}, routes: map[*route.TableRef]*route.Table{}}
 }
 
 // Interner is the table of refs; only the controller goroutine and compilers it calls may use it.
@@ -212,11 +229,18 @@ func (c *Controller) Run() {
 		case <-tick.C:
 			c.tick()
 		}
-		c.runSoon()
-		c.advanceInit()
-		c.runSoon()
-		c.publish()
+		c.settleEvent()
 	}
+}
+
+// settleEvent does what waits for the end of an event: gathered requests, the next step of start-up, the next snapshot.
+func (c *Controller) settleEvent() {
+	c.runSoon()
+	c.advanceInit()
+	c.runSoon()
+	c.sweepFresh()
+	c.gauges()
+	c.publish()
 }
 
 // soon runs fn after the running event, before the next snapshot: for steps that must not happen inside a batch.
@@ -259,32 +283,40 @@ func (c *Controller) tick() {
 	for _, f := range c.feeds {
 		f.step(ads.Tick{Now: now})
 	}
+	c.reapDraining(time.Now())
 	c.cfg.Plane.Reap()
 }
 
 func (c *Controller) now() time.Duration { return time.Since(c.start) }
 
-// publish builds and publishes a snapshot if anything changed.
+// publish builds and publishes a snapshot if anything changed. Cost: what changed.
 func (c *Controller) publish() {
 	if !c.dirty.any() {
 		return
 	}
 	b := snapshot.NewBuilder(c.snap, c.in)
-	for name := range c.dirty.clusters {
-		ref := c.in.Cluster(name)
-		if s := c.clusters[name]; s != nil && s.active != nil {
-			b.SetCluster(ref, s.active)
-		} else {
+	// Rows that are gone first: another name may have their number by now.
+	for ref := range c.dirty.clusters {
+		if c.row(ref) == nil {
+			c.retireHosts(ref, nil)
 			b.SetCluster(ref, nil)
 		}
 	}
-	for name := range c.dirty.routes {
-		r := c.routes[name]
-		if r == nil {
-			b.SetTable(c.in.Table(name), nil)
-			continue
+	for ref := range c.dirty.clusters {
+		if row := c.row(ref); row != nil {
+			c.retireHosts(ref, row)
+			b.SetCluster(ref, row)
 		}
-		b.SetTable(r.ref, r.table)
+	}
+	for ref, t := range c.dirty.routes {
+		if t == nil {
+			b.SetTable(ref, nil)
+		}
+	}
+	for ref, t := range c.dirty.routes {
+		if t != nil {
+			b.SetTable(ref, t)
+		}
 	}
 	if c.dirty.listeners {
 		b.SetListeners(c.activeListeners())
@@ -294,15 +326,37 @@ func (c *Controller) publish() {
 	}
 	c.in.Publish()
 	c.snap = b.Freeze()
-	c.dirty = dirt{clusters: map[string]bool{}, routes: map[string]bool{}}
-	c.published = time.Now()
+	c.clean()
 	c.cfg.Plane.Publish(c.snap)
+}
+
+// row is what snapshots hold for a ref, nil when the cluster is gone or warms for the first time.
+func (c *Controller) row(ref *route.ClusterRef) *snapshot.Cluster {
+	if s := c.clusters[ref.Name]; s != nil && s.active != nil && s.active.Ref == ref {
+		return s.active
+	}
+	return nil
+}
+
+// retireHosts marks the hosts that the last snapshot had and the next has not.
+func (c *Controller) retireHosts(ref *route.ClusterRef, next *snapshot.Cluster) {
+	if c.snap == nil {
+		return
+	}
+	old := c.snap.Cluster(ref)
+	switch {
+	case old == nil:
+	case next == nil:
+		hostset.Retire(old.Hosts, nil)
+	default:
+		hostset.Retire(old.Hosts, next.Hosts)
+	}
 }
 
 func (c *Controller) activeListeners() []*snapshot.Listener {
 	out := make([]*snapshot.Listener, 0, len(c.listeners))
-	for _, name := range c.order {
-		if s := c.listeners[name]; s != nil && s.active != nil {
+	for _, s := range c.order {
+		if s.active != nil {
 			out = append(out, s.active.model)
 		}
 	}
@@ -321,23 +375,47 @@ func (c *Controller) Epoch() uint64 {
 func (c *Controller) Snapshot() *snapshot.Snapshot { return c.snap }
 
 // reject records a refused resource and returns the NACK lines.
-func (c *Controller) reject(t resource.Type, name, version string, body []byte, err error) []string {
+func (c *Controller) reject(t resource.Type, name, version string, raw *ads.Raw, err error) []string {
 	var lines []string
 	for _, e := range resource.Errors(t, name, err) {
 		lines = append(lines, e.Error())
 	}
+	c.record(t, name, version, raw, lines)
+	return lines
+}
+
+func (c *Controller) record(t resource.Type, name, version string, raw *ads.Raw, lines []string) {
 	key := t.String() + "/" + name
 	now := time.Now()
 	r := c.rejected[key]
 	if r == nil {
+		c.boundRejected()
 		r = &Rejected{Type: t, Name: name, Since: now}
 		c.rejected[key] = r
 	}
-	r.Details, r.Version, r.Last, r.Body = lines, version, now, body
-	for _, l := range lines {
-		c.cfg.Log("warning", "config", "rejected: %s", l)
+	if !slices.Equal(r.Details, lines) {
+		for _, l := range lines {
+			c.cfg.Log("warning", "config", "rejected: %s", l)
+		}
 	}
-	return lines
+	r.Details, r.Version, r.Last = lines, version, now
+	if raw != nil {
+		r.Any = &anypb.Any{TypeUrl: raw.TypeURL, Value: raw.Body}
+	}
+}
+
+// boundRejected makes room for one more refused resource.
+func (c *Controller) boundRejected() {
+	if len(c.rejected) < rejectedMax {
+		return
+	}
+	var oldest string
+	for k, r := range c.rejected {
+		if oldest == "" || r.Last.Before(c.rejected[oldest].Last) {
+			oldest = k
+		}
+	}
+	delete(c.rejected, oldest)
 }
 
 // accept forgets an earlier rejection and records warnings.
@@ -363,6 +441,10 @@ func (c *Controller) accept(t resource.Type, name string, rep *registry.Report) 
 	c.warnings[key] = w
 }
 
+func (c *Controller) forgetRejection(t resource.Type, name string) {
+	delete(c.rejected, t.String()+"/"+name)
+}
+
 func (c *Controller) forget(t resource.Type, name string) {
 	key := t.String() + "/" + name
 	delete(c.rejected, key)
@@ -383,4 +465,24 @@ func sortedKeys[V any](m map[string]V) []string {
 	}
 	sort.Strings(out)
 	return out
+}
+
+// gauges shows the counts. During start-up Envoy counts every cluster as active, warm or not.
+func (c *Controller) gauges() {
+	warming := c.warmingClusters
+	active := c.activeClusters
+	if c.phase < phaseListeners {
+		active, warming = len(c.clusters), 0
+	}
+	c.mgr.cm.Set(stats.ClusterManagerActiveClusters, int64(active))
+	c.mgr.cm.Set(stats.ClusterManagerWarmingClusters, int64(warming))
+	c.mgr.lm.Set(stats.ListenerManagerTotalListenersActive, int64(c.activeListenerN))
+	c.mgr.lm.Set(stats.ListenerManagerTotalListenersWarming, int64(c.warmingListeners))
+	gone := 0
+	for _, d := range c.draining {
+		if !d.replaced {
+			gone++
+		}
+	}
+	c.mgr.lm.Set(stats.ListenerManagerTotalListenersDraining, int64(gone))
 }

@@ -27,7 +27,10 @@ type feed struct {
 	out      []ads.Action
 	started  bool
 	flushing bool
-	stats    *stats.Scope // control_plane
+	warming  int         // clusters of this feed that warm
+	withheld bool        // CDS answers wait until none does
+	ttl      *time.Timer // to the next expiry
+	version  map[resource.Type]string
 }
 
 // feedFor returns the feed of a config source for one type, making it on first use.
@@ -42,7 +45,7 @@ func (c *Controller) feedFor(t resource.Type, src *bootstrap.Source) (*feed, err
 	if f := c.feeds[key]; f != nil {
 		return f, nil
 	}
-	f := &feed{c: c, key: key}
+	f := &feed{c: c, key: key, version: map[resource.Type]string{}}
 	if err := f.open(t, src); err != nil {
 		return nil, err
 	}
@@ -61,8 +64,15 @@ func servicesKey(in []bootstrap.GRPCService) string {
 func (f *feed) open(t resource.Type, src *bootstrap.Source) error {
 	c := f.c
 	sink := func(ev ads.Event) { c.Post(func() { f.step(ev) }) }
-	f.stats = c.cfg.Stats.Scope("control_plane.", stats.ControlPlaneDef)
-	st := &planeStats{scope: f.stats, c: c}
+	st := &planeStats{feed: f, t: t}
+	switch {
+	case src.Kind == bootstrap.SourceADS:
+		st.scope = c.cfg.Stats.Scope("control_plane.", stats.ControlPlaneDef)
+	case src.Kind == bootstrap.SourceGRPC && t == resource.Cluster:
+		st.scope = c.cfg.Stats.Scope("cluster_manager.cds.control_plane.", stats.ControlPlaneDef)
+	case src.Kind == bootstrap.SourceGRPC && t == resource.Listener:
+		st.scope = c.cfg.Stats.Scope("listener_manager.lds.control_plane.", stats.ControlPlaneDef)
+	}
 	cfg := ads.Config{Seed: c.cfg.Seed, ExplicitWildcard: c.cfg.ExplicitWildcard}
 	if src.Kind == bootstrap.SourcePath {
 		r, err := transport.NewFile(transport.FileConfig{Path: src.Path, TypeURL: t.URL(), Sink: sink, Clock: c.now, Stats: st})
@@ -145,30 +155,77 @@ func (f *feed) later() {
 
 // step feeds the session and carries out its actions. Deliver is handled at once; its verdict is a further step.
 func (f *feed) step(ev ads.Event) {
+	if _, closed := ev.(ads.Closed); closed {
+		f.failed()
+	}
 	acts := f.session.Step(ev, nil)
 	for _, a := range acts {
 		switch a := a.(type) {
 		case ads.Deliver:
 			f.deliver(a)
 		case ads.Expired:
-			f.c.expired(a)
+			f.c.expired(f, a)
 		case ads.Send, ads.Read, ads.Reconnect:
 			f.run.Do(a)
 		}
 	}
+	f.watchTTL(ev)
 }
 
-// release sends withheld CDS answers.
-func (f *feed) release(t resource.Type) { f.step(ads.Release{TypeURL: t.URL()}) }
+// watchTTL arms the timer for the next resource that expires: expiry is exact, not at the next tick.
+func (f *feed) watchTTL(ev ads.Event) {
+	switch ev.(type) {
+	case ads.Verdict, ads.Tick:
+	default:
+		return
+	}
+	at, ok := f.session.Deadline()
+	if f.ttl != nil {
+		f.ttl.Stop()
+		f.ttl = nil
+	}
+	if ok {
+		f.ttl = f.c.after(max(at-f.c.now(), 0), func() { f.step(ads.Tick{Now: f.c.now()}) })
+	}
+}
+
+// failed counts a stream that ended, or could not be opened, for every subscription on it.
+func (f *feed) failed() {
+	c := f.c
+	if f == c.cds {
+		c.mgr.of(resource.Cluster).failed()
+	}
+	if f == c.lds {
+		c.mgr.of(resource.Listener).failed()
+	}
+	for k, sv := range c.services {
+		if k.feed == f {
+			for v := range sv.users {
+				v.scopes.failed()
+			}
+		}
+	}
+	for _, r := range c.routes {
+		if r.feed == f {
+			r.counts.failed()
+		}
+	}
+}
 
 func (f *feed) deliver(d ads.Deliver) {
 	c := f.c
+	began := time.Now()
 	t, _ := resource.TypeOf(d.TypeURL)
 	v := ads.Verdict{Batch: d.Batch}
+	c.cdsChanged = false
+	for _, r := range d.Rejected {
+		c.record(t, r.Name, d.Version, nil, []string{r.Text})
+	}
 	switch t {
 	case resource.Cluster:
 		v.Rejected = c.applyClusters(f, d)
-		v.Hold = c.phase >= phaseLive && c.anyWarming(f)
+		v.Hold = c.phase >= phaseListeners && f.warming > 0
+		f.withheld = v.Hold
 		c.cdsIn = c.cdsIn || f == c.cds
 	case resource.Endpoints:
 		v.Rejected = c.applyEndpoints(f, d)
@@ -182,11 +239,20 @@ func (f *feed) deliver(d ads.Deliver) {
 			v.Rejected = append(v.Rejected, ads.Rejection{Name: r.Name, Text: fmt.Sprintf("%s %q is not supported", d.TypeURL, r.Name)})
 		}
 	}
-	if v.Hold {
-		c.warmWait[f.key] = true
-	}
 	bad := len(v.Rejected)+len(d.Rejected) > 0
-	c.mgr.response(t, bad, d.Version)
+	if !bad {
+		f.version[t] = d.Version
+	}
+	if sub := c.mgr.of(t); sub != nil {
+		if bad {
+			sub.rejected()
+		} else {
+			sub.accepted(d.Version, time.Since(began))
+		}
+		if c.cdsChanged {
+			sub.reloaded()
+		}
+	}
 	f.step(v)
 }
 
@@ -196,13 +262,17 @@ func (c *Controller) closeFeeds() {
 	}
 }
 
-// planeStats counts control_plane.*.
+// planeStats counts control_plane.*, and the failures of watched files, which have no stream that could close.
 type planeStats struct {
-	scope *stats.Scope
-	c     *Controller
+	feed  *feed
+	t     resource.Type
+	scope *stats.Scope // nil = not shown: per-type streams of EDS and RDS are shared, Envoy has one for each subscription
 }
 
 func (p *planeStats) Connected(up bool) {
+	if p.scope == nil {
+		return
+	}
 	v := int64(0)
 	if up {
 		v = 1
@@ -210,27 +280,32 @@ func (p *planeStats) Connected(up bool) {
 	p.scope.Control().Set(stats.ControlPlaneConnectedState, v)
 }
 
-func (p *planeStats) Sent(typeURL string, nack bool) {
-	t, _ := resource.TypeOf(typeURL)
-	p.c.mgr.sent(t)
-}
+func (p *planeStats) Sent(string, bool)    {}
 func (p *planeStats) Received(string, int) {}
 func (p *planeStats) Failed(err error) {
-	p.c.mgr.failed()
-	p.c.cfg.Log("warning", "config", "control plane: %v", err)
+	c := p.feed.c
+	c.cfg.Log("warning", "config", "control plane: %v", err)
+	if _, file := p.feed.run.(*transport.File); file {
+		select {
+		case c.events <- p.feed.failed:
+		default: // the queue is full: this failure is not counted
+		}
+	}
 }
 
 // expired handles a resource whose TTL ran out: only that one goes.
-func (c *Controller) expired(e ads.Expired) {
+func (c *Controller) expired(f *feed, e ads.Expired) {
 	t, _ := resource.TypeOf(e.TypeURL)
 	switch t {
 	case resource.Cluster:
-		c.removeCluster(e.Name)
+		c.dropOrDoom(e.Name)
 	case resource.Listener:
-		c.removeListener(e.Name)
+		if s := c.listeners[e.Name]; s != nil && !s.static {
+			c.removeListener(s)
+		}
 	case resource.Endpoints:
-		c.clearEndpoints(e.Name)
+		c.clearEndpoints(f, e.Name)
 	case resource.RouteConfiguration:
-		c.clearRoute(e.Name)
+		c.clearRoute(f, e.Name)
 	}
 }

@@ -30,7 +30,7 @@ const (
 // Static loads the static resources and the runtime. It must be called before Run; every error is returned, joined.
 func (c *Controller) Static() error {
 	b := c.cfg.Bootstrap
-	c.runtime = c.cfg.Compile.Runtime
+	c.runtime = c.cfg.Compile.Runtime(c.admin)
 	c.dirty.runtime = true
 	var errs []error
 	for i, cl := range b.Clusters() {
@@ -38,7 +38,7 @@ func (c *Controller) Static() error {
 			if c.clusters[d.Name] != nil {
 				return fmt.Errorf("cluster manager: duplicate cluster '%s'", d.Name)
 			}
-			return c.addCluster(nil, d, "", true)
+			return c.addCluster(nil, d, nil, "")
 		}))
 	}
 	for i, l := range b.Listeners() {
@@ -49,7 +49,7 @@ func (c *Controller) Static() error {
 			if c.listeners[d.Name] != nil {
 				return fmt.Errorf("duplicate listener '%s'", d.Name)
 			}
-			return c.addListener(d, "", true)
+			return c.addListener(d, nil, "")
 		}))
 	}
 	return errors.Join(errs...)
@@ -93,18 +93,19 @@ func (c *Controller) advanceInit() {
 		case phaseStart:
 			c.phase = phaseStatic
 		case phaseStatic:
-			if !c.warmingClusters() {
+			if c.awaitedClusters == 0 {
 				c.startCDS()
 				c.phase = phaseClusters
 			}
 		case phaseClusters:
-			if (c.cds == nil || c.cdsIn) && !c.warmingClusters() {
+			if (c.cds == nil || c.cdsIn) && c.awaitedClusters == 0 {
 				c.setState(Initializing)
-				c.startLDS()
 				c.phase = phaseListeners
+				c.startLDS()
+				c.subscribeStatic()
 			}
 		case phaseListeners:
-			if (c.lds == nil || c.ldsIn) && !c.warmingListeners() {
+			if (c.lds == nil || c.ldsIn) && c.warmingListeners == 0 {
 				c.phase = phaseLive
 				c.publish()
 				c.cfg.Plane.Start()
@@ -119,24 +120,6 @@ func (c *Controller) advanceInit() {
 	}
 }
 
-func (c *Controller) warmingClusters() bool {
-	for _, s := range c.clusters {
-		if s.warming != nil {
-			return true
-		}
-	}
-	return false
-}
-
-func (c *Controller) warmingListeners() bool {
-	for _, s := range c.listeners {
-		if s.warming != nil {
-			return true
-		}
-	}
-	return false
-}
-
 func (c *Controller) startCDS() {
 	src := c.cfg.Bootstrap.CDS
 	if src == nil {
@@ -148,11 +131,12 @@ func (c *Controller) startCDS() {
 		return
 	}
 	c.cds = f
+	c.mgr.of(resource.Cluster).attempt()
 	f.subscribe(resource.Cluster, true)
 	c.initTimeout(src, func() {
 		if !c.cdsIn {
 			c.cdsIn = true
-			c.mgr.sub(resource.Cluster).Inc(stats.SubscriptionInitFetchTimeout)
+			c.mgr.of(resource.Cluster).timedOut()
 		}
 	})
 }
@@ -168,11 +152,12 @@ func (c *Controller) startLDS() {
 		return
 	}
 	c.lds = f
+	c.mgr.of(resource.Listener).attempt()
 	f.subscribe(resource.Listener, true)
 	c.initTimeout(src, func() {
 		if !c.ldsIn {
 			c.ldsIn = true
-			c.mgr.sub(resource.Listener).Inc(stats.SubscriptionInitFetchTimeout)
+			c.mgr.of(resource.Listener).timedOut()
 		}
 	})
 }

@@ -9,7 +9,9 @@ import (
 
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 
+	"sidecar/dataplane/route"
 	"sidecar/dataplane/snapshot"
+	"sidecar/dataplane/sys"
 	"sidecar/internal/telemetry/stats"
 	"sidecar/xds/ads"
 	listenercompile "sidecar/xds/compile/listener"
@@ -19,13 +21,15 @@ import (
 
 // listenerVersion is one accepted version of a listener.
 type listenerVersion struct {
-	model   *snapshot.Listener
-	res     *listenercompile.Result
-	hash    resource.Hash
-	proto   *listenerv3.Listener
-	version string
-	updated time.Time
-	waits   map[string]bool // RDS names that are not in yet
+	received
+	s      *listenerState
+	model  *snapshot.Listener
+	res    *listenercompile.Result
+	names  []*route.ClusterRef // clusters that it names itself; held
+	routes map[string]bool     // RDS names
+	waits  map[string]bool     // RDS names that are not in yet
+	colds  map[string]bool     // clusters that are not warm yet
+	timer  *time.Timer         // bounds colds
 }
 
 // listenerState is one listener by name.
@@ -36,32 +40,55 @@ type listenerState struct {
 	warming *listenerVersion
 }
 
+func (s *listenerState) newest() *listenerVersion {
+	if s.warming != nil {
+		return s.warming
+	}
+	return s.active
+}
+
+// tallyListener adds the listener to the counts (n = 1), or takes it out (-1) before it changes.
+func (c *Controller) tallyListener(s *listenerState, n int) {
+	if s.active != nil {
+		c.activeListenerN += n
+	}
+	if s.warming != nil {
+		c.warmingListeners += n
+	}
+}
+
 // applyListeners handles one LDS batch: removals first, so that an address may move from one listener to another in one response.
 func (c *Controller) applyListeners(f *feed, d ads.Deliver) []ads.Rejection {
 	var rej []ads.Rejection
 	for _, name := range d.Removed {
 		if s := c.listeners[name]; s != nil && !s.static {
-			c.removeListener(name)
+			c.removeListener(s)
 		} else {
 			c.forget(resource.Listener, name)
 		}
 	}
-	for _, r := range d.Changed {
-		dec, err := resource.Decode(resource.Listener, r.TypeURL, r.Body, resource.Options{})
-		if err == nil && c.listenerUnchanged(dec) {
-			c.forgetRejection(resource.Listener, dec.Name)
-			continue
+	for i := range d.Changed {
+		r := &d.Changed[i]
+		if s := c.listeners[r.Name]; s != nil && (s.static || s.newest().is(r)) {
+			c.forgetRejection(resource.Listener, r.Name)
+			continue // a dynamic listener named like a static one is accepted and ignored
 		}
+		version := first(r.Version, d.Version)
+		dec, err := resource.Decode(resource.Listener, r.TypeURL, r.Body, resource.Options{})
 		name := r.Name
 		if err == nil {
 			name = dec.Name
-			err = c.addListener(dec, r.Version, false)
-		}
-		if err != nil {
-			lines := c.reject(resource.Listener, name, first(r.Version, d.Version), r.Body, err)
-			for _, l := range lines {
-				rej = append(rej, ads.Rejection{Name: r.Name, Text: fmt.Sprintf("Error adding/updating listener(s) %s: %s\n", name, l)})
+			if s := c.listeners[name]; s != nil && (s.static || s.newest().hash == dec.Hash) {
+				c.forgetRejection(resource.Listener, name)
+				continue
 			}
+			err = c.addListener(dec, r, version)
+		}
+		if err == nil {
+			continue
+		}
+		for _, l := range c.reject(resource.Listener, name, version, r, err) {
+			rej = append(rej, ads.Rejection{Name: r.Name, Text: fmt.Sprintf("Error adding/updating listener(s) %s: %s\n", name, l)})
 		}
 	}
 	return rej
@@ -74,26 +101,9 @@ func first(a, b string) string {
 	return b
 }
 
-func (c *Controller) forgetRejection(t resource.Type, name string) {
-	delete(c.rejected, t.String()+"/"+name)
-}
-
-func (c *Controller) listenerUnchanged(d *resource.Decoded) bool {
-	s := c.listeners[d.Name]
-	if s == nil {
-		return false
-	}
-	if s.static {
-		return true // a dynamic listener named like a static one is accepted and ignored
-	}
-	if s.warming != nil {
-		return s.warming.hash == d.Hash
-	}
-	return s.active != nil && s.active.hash == d.Hash
-}
-
-// addListener compiles, binds and either activates a listener or lets it warm.
-func (c *Controller) addListener(d *resource.Decoded, version string, static bool) error {
+// addListener compiles, binds and either activates a listener or lets it warm; raw is nil for one of the bootstrap.
+func (c *Controller) addListener(d *resource.Decoded, raw *ads.Raw, version string) error {
+	static := raw == nil
 	l := d.Message.(*listenerv3.Listener)
 	rep := &registry.Report{}
 	ctx := &registry.Ctx{Schema: c.schema, Unknown: c.unknown(static), Report: rep, Env: c.cfg.Compile.listenerEnv(c)}
@@ -101,40 +111,64 @@ func (c *Controller) addListener(d *resource.Decoded, version string, static boo
 	if err != nil {
 		return err
 	}
-	res.Listener.Static = static
-	if err := c.addressFree(res.Listener); err != nil {
+	m := res.Listener
+	m.Static = static
+	err = c.addressFree(m)
+	if err == nil {
+		if err = c.cfg.Plane.Prepare(m); err != nil {
+			c.mgr.lm.Inc(stats.ListenerManagerListenerCreateFailure)
+			err = &registry.FieldError{Path: "address", Err: err}
+		}
+	}
+	if err != nil {
+		releaseListener(m, res)
 		return err
 	}
-	if err := c.cfg.Plane.Prepare(res.Listener); err != nil {
-		c.mgr.lm.Inc(stats.ListenerManagerListenerCreateFailure)
-		return err
-	}
-	v := &listenerVersion{model: res.Listener, res: res, hash: d.Hash, proto: l, version: version, updated: time.Now(), waits: map[string]bool{}}
 	s := c.listeners[d.Name]
-	if s == nil {
+	fresh := s == nil
+	if fresh {
 		s = &listenerState{name: d.Name, static: static}
+	}
+	v := &listenerVersion{received: receivedOf(d, raw, version), s: s, model: m, res: res, names: named(m), routes: map[string]bool{}, waits: map[string]bool{}}
+	for i := range res.RDS {
+		v.routes[res.RDS[i].Name] = true
+	}
+	if err := c.subscribeRoutes(s, v); err != nil {
+		c.cfg.Plane.Discard(m)
+		releaseListener(m, res)
+		for n := range v.routes {
+			c.dropRouteUser(n, s.name)
+		}
+		return err
+	}
+	if fresh {
 		c.listeners[d.Name] = s
-		c.order = append(c.order, d.Name)
+		c.order = append(c.order, s)
 		c.mgr.lm.Inc(stats.ListenerManagerListenerAdded)
 	} else {
-		if s.active != nil && s.active.model.SocketKey == v.model.SocketKey {
+		if s.active != nil && s.active.model.SocketKey == m.SocketKey {
 			c.mgr.lm.Inc(stats.ListenerManagerListenerInPlaceUpdated)
 		}
 		c.mgr.lm.Inc(stats.ListenerManagerListenerModified)
 	}
-	if s.warming != nil {
-		c.dropVersion(s, s.warming)
-	}
 	c.accept(resource.Listener, d.Name, rep)
+	c.tallyListener(s, -1)
+	old := s.warming
 	s.warming = v
-	if err := c.subscribeRoutes(s, v); err != nil {
-		s.warming = nil
-		c.dropVersion(s, v)
-		if s.active == nil {
-			delete(c.listeners, d.Name)
-			c.unorder(d.Name)
-		}
-		return err
+	c.tallyListener(s, 1)
+	c.ownAddresses(m, s, 1)
+	c.hold(v.names)
+	if old != nil {
+		c.endWarming(old)
+	}
+	if v.colds = c.waitFor(v, v.names); len(v.colds) > 0 {
+		v.timer = c.after(maxHold, func() {
+			if s.warming == v {
+				c.noWait(v, v.colds)
+				v.colds = nil
+				c.tryActivate(s)
+			}
+		})
 	}
 	c.tryActivate(s)
 	return nil
@@ -148,168 +182,246 @@ func hash64(h resource.Hash) uint64 {
 	return v
 }
 
-// addressFree refuses an address that another listener has.
-func (c *Controller) addressFree(l *snapshot.Listener) error {
-	for _, s := range c.listeners {
-		if s.name == l.Name {
-			continue
-		}
-		for _, v := range []*listenerVersion{s.active, s.warming} {
-			if v == nil || v.model.Bind != l.Bind {
-				continue
-			}
-			for _, a := range v.model.Addrs {
-				for _, b := range l.Addrs {
-					if a.Addr == b.Addr && !(a.Addr.IP.IsValid() && a.Addr.IP.Port() == 0) {
-						return &registry.FieldError{Path: "address", Err: fmt.Errorf("error adding listener: '%s' has duplicate address '%s' as existing listener '%s'", l.Name, b.Addr, s.name)}
-					}
-				}
-			}
-		}
-	}
-	return nil
+// addressKey is what two listeners must not share.
+type addressKey struct {
+	addr sys.Addr
+	bind bool
 }
 
-// subscribeRoutes asks for the route configurations that v needs.
+// addressOwner is the listener that has an address, with how many of its versions.
+type addressOwner struct {
+	s *listenerState
+	n int
+}
+
+// unshared calls fn for every address that no other listener may have: all but those whose port the kernel picks.
+func unshared(l *snapshot.Listener, fn func(addressKey)) {
+	for i := range l.Addrs {
+		a := l.Addrs[i].Addr
+		if !a.IP.IsValid() || a.IP.Port() != 0 {
+			fn(addressKey{a, l.Bind})
+		}
+	}
+}
+
+// addressFree refuses an address that another listener has.
+func (c *Controller) addressFree(l *snapshot.Listener) error {
+	var err error
+	unshared(l, func(k addressKey) {
+		if o := c.addresses[k]; o != nil && o.s.name != l.Name && err == nil {
+			err = &registry.FieldError{Path: "address",
+				Err: fmt.Errorf("error adding listener: '%s' has duplicate address '%s' as existing listener '%s'", l.Name, k.addr, o.s.name)}
+		}
+	})
+	return err
+}
+
+// ownAddresses records (n = 1) or gives back (-1) the addresses of a version.
+func (c *Controller) ownAddresses(l *snapshot.Listener, s *listenerState, n int) {
+	unshared(l, func(k addressKey) {
+		o := c.addresses[k]
+		if o == nil {
+			o = &addressOwner{s: s}
+			c.addresses[k] = o
+		}
+		if o.n += n; o.n <= 0 {
+			delete(c.addresses, k)
+		}
+	})
+}
+
+// subscribeRoutes asks for the route configurations that v needs. Static listeners ask when the clusters are warm, in Envoy's order.
 func (c *Controller) subscribeRoutes(s *listenerState, v *listenerVersion) error {
 	var errs []error
-	for _, w := range v.res.RDS {
-		r := c.routeState(w.Name, w.Ref)
-		r.users[s.name] = true
-		r.prefixes[w.StatPrefix] = true
-		if r.feed == nil {
-			src, err := c.source(w.Source, "rds.config_source")
-			if err == nil {
-				r.feed, err = c.feedFor(resource.RouteConfiguration, src)
-			}
-			if err != nil {
-				errs = append(errs, err)
-				continue
-			}
-		}
-		if !r.asked {
-			r.asked = true
-			r.feed.subscribe(resource.RouteConfiguration, false, w.Name)
-		}
-		if r.table == nil && !r.absent {
+	if c.phase < phaseListeners && len(v.res.RDS) > 0 {
+		v.waits[v.res.RDS[0].Name] = true
+		c.later = append(c.later, v)
+		return nil
+	}
+	for i := range v.res.RDS {
+		w := &v.res.RDS[i]
+		wait, err := c.useRoute(s, w)
+		if err != nil {
+			errs = append(errs, err)
+		} else if wait {
 			v.waits[w.Name] = true
-			if w.FetchTimeout > 0 {
-				name, prefix := w.Name, w.StatPrefix
-				c.after(w.FetchTimeout, func() { c.routeTimeout(s, v, name, prefix) })
-			}
 		}
 	}
 	return errors.Join(errs...)
 }
 
-func (c *Controller) routeTimeout(s *listenerState, v *listenerVersion, name, prefix string) {
-	if s.warming != v || !v.waits[name] {
-		return
+// subscribeStatic makes up for what subscribeRoutes put off.
+func (c *Controller) subscribeStatic() {
+	list := c.later
+	c.later = nil
+	for _, v := range list {
+		clear(v.waits)
+		if err := c.subscribeRoutes(v.s, v); err != nil {
+			c.cfg.Log("critical", "config", "listener %q: %v", v.s.name, err)
+		}
+		c.tryActivate(v.s)
 	}
-	c.mgr.subscription("http." + prefix + ".rds." + clean(name) + ".").Inc(stats.SubscriptionInitFetchTimeout)
-	delete(v.waits, name)
-	c.tryActivate(s)
+}
+
+// clusterWarm implements waiter.
+func (v *listenerVersion) clusterWarm(c *Controller, name string) {
+	delete(v.colds, name)
+	if v.s.warming == v {
+		c.tryActivate(v.s)
+	}
 }
 
 // tryActivate makes the warming version the active one when it waits for nothing.
 func (c *Controller) tryActivate(s *listenerState) {
 	v := s.warming
-	if v == nil || len(v.waits) > 0 {
+	if v == nil || len(v.waits) > 0 || len(v.colds) > 0 {
 		return
 	}
+	if v.timer != nil {
+		v.timer.Stop()
+		v.timer = nil
+	}
+	c.tallyListener(s, -1)
 	old := s.active
 	s.active, s.warming = v, nil
-	for _, in := range v.res.Inline {
-		r := c.routeState(in.Ref.Name, in.Ref)
-		r.users[s.name] = true
-		r.table = in.Table
-		r.inline = true
-		c.dirty.routes[in.Ref.Name] = true
-	}
-	if old != nil {
-		c.releaseRoutes(s, old)
-	}
+	v.updated = time.Now()
+	c.tallyListener(s, 1)
 	c.dirty.listeners = true
-	c.mgr.lm.Inc(stats.ListenerManagerListenerCreateSuccess)
-	c.listenerGauges()
+	c.mgr.lm.Add(stats.ListenerManagerListenerCreateSuccess, int64(c.cfg.Workers))
+	if old != nil {
+		c.endActive(old, true)
+	}
 }
 
-// releaseRoutes drops the route configurations that only the old version used. RDS names stay subscribed while connections of the old version may
-// still drain.
-func (c *Controller) releaseRoutes(s *listenerState, old *listenerVersion) {
-	used := map[string]bool{}
-	for _, v := range []*listenerVersion{s.active, s.warming} {
-		if v == nil {
+// endWarming gives back what a version that never became active holds.
+func (c *Controller) endWarming(v *listenerVersion) {
+	if v.timer != nil {
+		v.timer.Stop()
+	}
+	c.noWait(v, v.colds)
+	c.cfg.Plane.Discard(v.model)
+	c.ownAddresses(v.model, v.s, -1)
+	c.unhold(v.names)
+	releaseListener(v.model, v.res)
+	for n := range v.routes {
+		c.dropRouteUser(n, v.s.name)
+	}
+}
+
+// endActive gives back what a version holds that was active; its connections may live on for a while, and what they look at with them.
+func (c *Controller) endActive(v *listenerVersion, replaced bool) {
+	c.ownAddresses(v.model, v.s, -1)
+	c.unhold(v.names)
+	d := &drainingListener{name: v.s.name, since: time.Now(), replaced: replaced}
+	for n := range v.routes {
+		if !c.usesRoute(v.s.name, n) {
+			d.routes = append(d.routes, n)
+		}
+	}
+	if replaced {
+		releaseListener(v.model, v.res)
+		if len(d.routes) == 0 {
+			return
+		}
+	} else {
+		d.model, d.res = v.model, v.res
+	}
+	c.draining = append(c.draining, d)
+}
+
+// drainingListener is what connections of a listener that is gone may still need.
+type drainingListener struct {
+	name     string
+	routes   []string // RDS names that only it used
+	since    time.Time
+	replaced bool
+	model    *snapshot.Listener // whose statistics still count; nil when a newer version has them
+	res      *listenercompile.Result
+}
+
+// settle is how long the workers may take to leave a listener that is gone.
+const settle = time.Second
+
+// reapDraining drops what drained listeners held. A listener that is gone is looked at until its connections are; one that was replaced has no
+// count of its own, so the drain time decides.
+func (c *Controller) reapDraining(now time.Time) {
+	keep := c.draining[:0]
+	for _, d := range c.draining {
+		age := now.Sub(d.since)
+		over := age >= c.cfg.Compile.DrainTime
+		if d.model != nil && age >= settle {
+			if n, _ := d.model.Scope.Value(stats.ListenerDownstreamCxActive); n == 0 {
+				over = true
+			} else if over {
+				over = false // its connections may finish; they must be counted
+				c.dropRoutes(d)
+			}
+		}
+		if !over {
+			keep = append(keep, d)
 			continue
 		}
-		for _, r := range v.res.RDS {
-			used[r.Name] = true
-		}
-		for _, in := range v.res.Inline {
-			used[in.Ref.Name] = true
+		c.dropRoutes(d)
+		if d.model != nil {
+			releaseListener(d.model, d.res)
 		}
 	}
-	drop := func(name string) {
-		if used[name] {
-			return
+	clear(c.draining[len(keep):])
+	c.draining = keep
+}
+
+func (c *Controller) dropRoutes(d *drainingListener) {
+	for _, n := range d.routes {
+		c.dropRouteUser(n, d.name)
+	}
+	d.routes = nil
+}
+
+// releaseListener gives back the statistics of a version.
+func releaseListener(l *snapshot.Listener, res *listenercompile.Result) {
+	releaseScope(l.Scope)
+	for _, s := range l.WorkerScopes {
+		releaseScope(s)
+	}
+	for _, fc := range append(l.Chains[:len(l.Chains):len(l.Chains)], l.Default) {
+		if fc == nil {
+			continue
 		}
-		c.after(c.cfg.Compile.DrainTime, func() { c.dropRouteUser(name, s.name) })
+		if h := fc.HTTP; h != nil {
+			releaseScope(h.Scope)
+			releaseScope(h.ListenerScope)
+			releaseScope(h.H1Scope)
+		}
+		if t := fc.TCP; t != nil {
+			releaseScope(t.Scope)
+		}
 	}
-	for _, r := range old.res.RDS {
-		drop(r.Name)
+	for i := range l.Filters {
+		releaseScope(l.Filters[i].Scope)
 	}
-	for _, in := range old.res.Inline {
-		drop(in.Ref.Name)
+	for i := range res.Inline {
+		releaseTable(res.Inline[i].Table)
 	}
 }
 
-// dropVersion gives back what a version that never became active holds.
-func (c *Controller) dropVersion(s *listenerState, v *listenerVersion) {
-	c.cfg.Plane.Discard(v.model)
-	c.releaseRoutes(s, v)
-}
-
-func (c *Controller) removeListener(name string) {
-	s := c.listeners[name]
-	if s == nil {
-		return
-	}
-	delete(c.listeners, name)
-	c.unorder(name)
-	if s.warming != nil {
-		c.cfg.Plane.Discard(s.warming.model)
-	}
-	gone := &listenerState{name: name}
-	for _, v := range []*listenerVersion{s.active, s.warming} {
-		if v != nil {
-			c.releaseRoutes(gone, v)
+func (c *Controller) removeListener(s *listenerState) {
+	delete(c.listeners, s.name)
+	for i, o := range c.order {
+		if o == s {
+			c.order = append(c.order[:i:i], c.order[i+1:]...)
+			break
 		}
 	}
-	c.forget(resource.Listener, name)
+	c.tallyListener(s, -1)
+	warming, active := s.warming, s.active
+	s.warming, s.active = nil, nil
+	if warming != nil {
+		c.endWarming(warming)
+	}
+	if active != nil {
+		c.endActive(active, false)
+	}
+	c.forget(resource.Listener, s.name)
 	c.dirty.listeners = true
 	c.mgr.lm.Inc(stats.ListenerManagerListenerRemoved)
-	c.listenerGauges()
-}
-
-func (c *Controller) unorder(name string) {
-	for i, n := range c.order {
-		if n == name {
-			c.order = append(c.order[:i:i], c.order[i+1:]...)
-			return
-		}
-	}
-}
-
-func (c *Controller) listenerGauges() {
-	active, warming := 0, 0
-	for _, s := range c.listeners {
-		if s.active != nil {
-			active++
-		}
-		if s.warming != nil {
-			warming++
-		}
-	}
-	c.mgr.lm.Set(stats.ListenerManagerTotalListenersActive, int64(active))
-	c.mgr.lm.Set(stats.ListenerManagerTotalListenersWarming, int64(warming))
 }

@@ -3,120 +3,162 @@
 package controller
 
 import (
+	"strings"
 	"time"
 
-	"sidecar/dataplane/snapshot"
+	"sidecar/dataplane/match"
 	"sidecar/internal/telemetry/stats"
 	"sidecar/xds/resource"
 )
 
-// managers are the control side's own statistics: cluster_manager, listener_manager, subscriptions.
+// managers are the control side's own statistics: cluster_manager, listener_manager and their subscriptions.
 type managers struct {
-	reg  *stats.Registry
-	cm   *stats.Block // cluster_manager
-	lm   *stats.Block // listener_manager
-	subs map[resource.Type]*stats.Scope
-	relo map[string]*stats.Scope
-	by   map[string]*stats.Scope
-	conf map[string]*stats.Scope
-	edsS map[string]*stats.Scope
+	reg *stats.Registry
+	cm  *stats.Block // cluster_manager
+	lm  *stats.Block // listener_manager
+	cds *subscription
+	lds *subscription
 }
 
 func (m *managers) init(reg *stats.Registry) {
 	m.reg = reg
 	m.cm = reg.Scope("cluster_manager.", stats.ClusterManagerDef).Control()
 	m.lm = reg.Scope("listener_manager.", stats.ListenerManagerDef).Control()
-	m.subs = map[resource.Type]*stats.Scope{}
-	m.relo, m.by, m.conf, m.edsS = map[string]*stats.Scope{}, map[string]*stats.Scope{}, map[string]*stats.Scope{}, map[string]*stats.Scope{}
 }
 
-// sub is the subscription of CDS or LDS.
-func (m *managers) sub(t resource.Type) *stats.Block {
-	s := m.subs[t]
-	if s == nil {
-		prefix := "cluster_manager.cds."
-		if t == resource.Listener {
-			prefix = "listener_manager.lds."
+// of is the subscription of CDS or LDS, made when it starts; nil for the other types.
+func (m *managers) of(t resource.Type) *subscription {
+	switch t {
+	case resource.Cluster:
+		if m.cds == nil {
+			m.cds = m.subscription("cluster_manager.cds.", stats.ReloadDef)
 		}
-		s = m.reg.Scope(prefix, stats.SubscriptionDef)
-		if t == resource.Cluster {
-			m.reload(prefix)
+		return m.cds
+	case resource.Listener:
+		if m.lds == nil {
+			m.lds = m.subscription("listener_manager.lds.", nil)
 		}
-		m.subs[t] = s
+		return m.lds
 	}
-	return s.Control()
+	return nil
 }
 
-func (m *managers) scope(set map[string]*stats.Scope, prefix string, def *stats.Def) *stats.Block {
-	s := set[prefix]
-	if s == nil {
-		s = m.reg.Scope(prefix, def)
-		set[prefix] = s
+// subscription counts what one xDS subscription does, as Envoy's: every outcome is an attempt too, and so is the start.
+type subscription struct {
+	sub    *stats.Scope // stats.SubscriptionDef
+	reload *stats.Scope // stats.ReloadDef, nil = none
+	rds    *stats.Scope // stats.RDSDef, nil = none
+}
+
+// subscription makes the scopes; reload is stats.ReloadDef or nil.
+func (m *managers) subscription(prefix string, reload *stats.Def) *subscription {
+	s := &subscription{sub: m.reg.Scope(prefix, stats.SubscriptionDef)}
+	if reload != nil {
+		s.reload = m.reg.Scope(prefix, reload)
 	}
-	return s.Control()
+	return s
 }
 
-func (m *managers) reload(prefix string) *stats.Block {
-	return m.scope(m.relo, prefix, stats.ReloadDef)
+func (s *subscription) inc(id int) { s.sub.Control().Inc(id) }
+
+func (s *subscription) attempt() { s.inc(stats.SubscriptionUpdateAttempt) }
+
+func (s *subscription) failed() {
+	s.inc(stats.SubscriptionUpdateFailure)
+	s.attempt()
 }
 
-// subscription is the stats of an RDS subscription.
-func (m *managers) subscription(prefix string) *stats.Block {
-	return m.scope(m.by, prefix, stats.SubscriptionDef)
+func (s *subscription) rejected() {
+	s.inc(stats.SubscriptionUpdateRejected)
+	s.attempt()
 }
 
-func (m *managers) clusterConfig(name string) *stats.Block {
-	return m.scope(m.conf, "cluster."+clean(name)+".", stats.ClusterConfigDef)
+func (s *subscription) timedOut() {
+	s.inc(stats.SubscriptionInitFetchTimeout)
+	s.attempt()
 }
 
-func (m *managers) eds(name string) *stats.Block {
-	return m.scope(m.edsS, "cluster."+clean(name)+".", stats.ClusterEDSDef)
-}
-
-// dropCluster gives back the scopes of a removed cluster.
-func (m *managers) dropCluster(cfg *snapshot.ClusterConfig) {
-	prefix := "cluster." + clean(cfg.StatName) + "."
-	for _, set := range []map[string]*stats.Scope{m.conf, m.edsS} {
-		if s := set[prefix]; s != nil {
-			s.Release()
-			delete(set, prefix)
-		}
-	}
-}
-
-func (m *managers) sent(t resource.Type) {
-	if t == resource.Cluster || t == resource.Listener {
-		m.subBlock(t).Inc(stats.SubscriptionUpdateAttempt)
-	}
-}
-
-// subBlock may be called from transport goroutines: it only reads what init time made.
-func (m *managers) subBlock(t resource.Type) *stats.Block {
-	prefix := "cluster_manager.cds."
-	if t == resource.Listener {
-		prefix = "listener_manager.lds."
-	}
-	return m.reg.Scope(prefix, stats.SubscriptionDef).Control()
-}
-
-func (m *managers) failed() {
-	for _, t := range []resource.Type{resource.Cluster, resource.Listener} {
-		m.subBlock(t).Inc(stats.SubscriptionUpdateFailure)
-	}
-}
-
-// response counts one answered CDS or LDS response.
-func (m *managers) response(t resource.Type, bad bool, version string) {
-	if t != resource.Cluster && t != resource.Listener {
-		return
-	}
-	b := m.sub(t)
-	if bad {
-		b.Inc(stats.SubscriptionUpdateRejected)
-		return
-	}
+// accepted counts a good response; took is how long applying it took.
+func (s *subscription) accepted(version string, took time.Duration) {
+	b := s.sub.Control()
 	b.Inc(stats.SubscriptionUpdateSuccess)
+	b.Inc(stats.SubscriptionUpdateAttempt)
 	b.Set(stats.SubscriptionUpdateTime, time.Now().UnixMilli())
 	b.Set(stats.SubscriptionVersion, int64(versionHash(version)))
-	m.subs[t].SetText(stats.SubscriptionVersionText, version)
+	b.Record(stats.SubscriptionUpdateDuration, uint64(took.Milliseconds()))
+	s.sub.SetText(stats.SubscriptionVersionText, version)
 }
+
+func (s *subscription) reloaded() {
+	if s.reload != nil {
+		s.reload.Control().Inc(stats.ReloadConfigReload)
+		s.reload.Control().Set(stats.ReloadConfigReloadTimeMs, time.Now().UnixMilli())
+	}
+}
+
+func (s *subscription) release() {
+	for _, x := range []*stats.Scope{s.sub, s.reload, s.rds} {
+		if x != nil {
+			x.Release()
+		}
+	}
+}
+
+// clusterScopes are the control side's statistics of one version of a cluster. Two versions share the numbers: each holds a reference.
+type clusterScopes struct {
+	conf *stats.Scope // stats.ClusterConfigDef
+	eds  *stats.Scope // stats.ClusterEDSDef; nil for other types
+}
+
+func (m *managers) cluster(statName string, eds bool) clusterScopes {
+	prefix := "cluster." + statName + "."
+	s := clusterScopes{conf: m.reg.Scope(prefix, stats.ClusterConfigDef)}
+	if eds {
+		s.eds = m.reg.Scope(prefix, stats.ClusterEDSDef)
+	}
+	return s
+}
+
+func (s *clusterScopes) inc(id int) { s.conf.Control().Inc(id) }
+
+func (s *clusterScopes) failed() {
+	s.inc(stats.ClusterConfigUpdateFailure)
+	s.inc(stats.ClusterConfigUpdateAttempt)
+}
+
+func (s *clusterScopes) rejected() {
+	if s.eds != nil {
+		s.eds.Control().Inc(stats.ClusterEDSUpdateRejected)
+		s.inc(stats.ClusterConfigUpdateAttempt)
+	}
+}
+
+func (s *clusterScopes) timedOut() {
+	if s.eds != nil {
+		s.eds.Control().Inc(stats.ClusterEDSInitFetchTimeout)
+		s.inc(stats.ClusterConfigUpdateAttempt)
+	}
+}
+
+// accepted counts a load assignment that was taken.
+func (s *clusterScopes) accepted(version string) {
+	s.inc(stats.ClusterConfigUpdateSuccess)
+	s.inc(stats.ClusterConfigUpdateAttempt)
+	s.conf.Control().Set(stats.ClusterConfigVersion, int64(versionHash(version)))
+	if s.eds != nil {
+		s.eds.Control().Set(stats.ClusterEDSUpdateTime, time.Now().UnixMilli())
+		s.eds.SetText(stats.ClusterEDSVersionText, version)
+	}
+}
+
+func (s *clusterScopes) release() {
+	s.conf.Release()
+	if s.eds != nil {
+		s.eds.Release()
+	}
+}
+
+func clean(s string) string { return strings.ReplaceAll(s, ":", "_") }
+
+// versionHash is the number that Envoy shows as *.version: xxHash64 of the text.
+func versionHash(s string) uint64 { return match.XXHash64([]byte(s), 0) }

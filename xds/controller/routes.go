@@ -3,190 +3,253 @@
 package controller
 
 import (
-	"strings"
+	"fmt"
 	"time"
 
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 
-	"sidecar/dataplane/match"
 	"sidecar/dataplane/route"
 	"sidecar/internal/telemetry/stats"
 	"sidecar/xds/ads"
+	listenercompile "sidecar/xds/compile/listener"
 	"sidecar/xds/registry"
 	"sidecar/xds/resource"
 )
 
-// routeState is one route configuration by name: from RDS, or inline in a listener.
+// maxHold bounds how long a route table or a listener waits for clusters that are still warming.
+const maxHold = 15 * time.Second
+
+// routeState is one route configuration of RDS by name. It lives while a listener, or connections of one that is gone, may use it.
 type routeState struct {
-	name     string
-	ref      *route.TableRef
-	inline   bool
-	feed     *feed
-	asked    bool
-	absent   bool            // asked for and gone: served without table
-	users    map[string]bool // listener names
-	prefixes map[string]bool // stat prefixes of the connection managers that use it
-
-	table   *route.Table
-	hash    resource.Hash
-	proto   *routev3.RouteConfiguration
-	version string
-	updated time.Time
-
-	// next waits until the clusters that it newly points at are warm.
-	next *pendingTable
+	received
+	name   string
+	ref    *route.TableRef
+	feed   *feed
+	users  map[string]bool // listener names
+	counts *subscription
+	absent bool          // waited for in vain, or expired: listeners serve without it
+	timer  *time.Timer   // initial_fetch_timeout
+	table  *route.Table  // nil until the first one
+	next   *pendingTable // waits until the clusters that it newly points at are warm
 }
 
+// pendingTable is an accepted version that is not served yet.
 type pendingTable struct {
-	table   *route.Table
-	hash    resource.Hash
-	proto   *routev3.RouteConfiguration
-	version string
-	waits   map[string]bool // cluster names
-	timer   *time.Timer
+	received
+	r     *routeState
+	table *route.Table
+	waits map[string]bool // cluster names
+	timer *time.Timer
 }
 
-func (c *Controller) routeState(name string, ref *route.TableRef) *routeState {
-	r := c.routes[name]
-	if r == nil {
-		r = &routeState{name: name, ref: ref, users: map[string]bool{}, prefixes: map[string]bool{}}
-		c.routes[name] = r
+// useRoute makes a listener a user of a route configuration, which is asked for if it is not already. It tells whether the listener has to wait.
+func (c *Controller) useRoute(s *listenerState, w *listenercompile.RDS) (wait bool, err error) {
+	src, err := c.source(w.Source, "rds.config_source")
+	if err != nil {
+		return false, err
 	}
-	return r
+	f, err := c.feedFor(resource.RouteConfiguration, src)
+	if err != nil {
+		return false, err
+	}
+	r := c.routes[w.Name]
+	if r != nil && r.feed != f {
+		return false, fmt.Errorf("rds.config_source: route configuration %q is already subscribed from another config source", w.Name)
+	}
+	if r == nil {
+		prefix := "http." + w.StatPrefix + ".rds." + w.Name + "."
+		r = &routeState{name: w.Name, ref: w.Ref, feed: f, users: map[string]bool{}, counts: c.mgr.subscription(prefix, stats.ReloadDef)}
+		r.counts.rds = c.mgr.reg.Scope(prefix, stats.RDSDef)
+		r.counts.attempt()
+		c.routes[w.Name] = r
+		f.subscribe(resource.RouteConfiguration, false, w.Name)
+		if w.FetchTimeout > 0 {
+			r.timer = c.after(w.FetchTimeout, func() { c.routeTimeout(r) })
+		}
+	}
+	r.users[s.name] = true
+	return r.table == nil && !r.absent, nil
 }
 
-func clean(s string) string { return strings.ReplaceAll(s, ":", "_") }
+// routeTimeout lets listeners serve without the route configuration (404), until it comes.
+func (c *Controller) routeTimeout(r *routeState) {
+	if c.routes[r.name] != r || r.table != nil || r.next != nil || r.absent {
+		return
+	}
+	r.counts.timedOut()
+	r.absent = true
+	c.routeArrived(r)
+}
 
 // applyRoutes handles one RDS batch. Absence never removes; names nobody asked for were dropped by the session.
 func (c *Controller) applyRoutes(f *feed, d ads.Deliver) []ads.Rejection {
 	var rej []ads.Rejection
-	for _, raw := range d.Changed {
+	for i := range d.Changed {
+		raw := &d.Changed[i]
+		version := first(raw.Version, d.Version)
+		if r := c.routes[raw.Name]; r != nil && r.feed == f && r.newest() != nil && r.newest().is(raw) {
+			c.sameRoute(r, version)
+			continue
+		}
 		dec, err := resource.Decode(resource.RouteConfiguration, raw.TypeURL, raw.Body, resource.Options{})
 		name := raw.Name
 		if err == nil {
 			name = dec.Name
 		}
 		r := c.routes[name]
-		if r == nil || r.inline {
-			if err == nil {
-				continue // nobody uses it any more
-			}
-		}
-		if err == nil && r.unchanged(dec.Hash) {
-			c.forgetRejection(resource.RouteConfiguration, name)
+		switch {
+		case err != nil:
+		case r == nil || r.feed != f:
+			continue // nobody uses it any more
+		case r.newest() != nil && r.newest().hash == dec.Hash:
+			c.sameRoute(r, version)
 			continue
+		default:
+			err = c.addRoute(r, dec, raw, version)
 		}
 		if err == nil {
-			err = c.addRoute(r, dec, first(raw.Version, d.Version))
+			continue
 		}
-		if err != nil {
-			for _, l := range c.reject(resource.RouteConfiguration, name, first(raw.Version, d.Version), raw.Body, err) {
-				rej = append(rej, ads.Rejection{Name: raw.Name, Text: l})
-			}
-			if r != nil {
-				c.eachRoutePrefix(r, func(s *stats.Block) { s.Inc(stats.SubscriptionUpdateRejected) })
-			}
+		for _, l := range c.reject(resource.RouteConfiguration, name, version, raw, err) {
+			rej = append(rej, ads.Rejection{Name: raw.Name, Text: l})
+		}
+		if r != nil {
+			r.counts.rejected()
 		}
 	}
 	return rej
 }
 
-func (r *routeState) unchanged(h resource.Hash) bool {
-	if r.next != nil {
-		return r.next.hash == h
+// newest is the version that the control plane sent last, nil before the first.
+func (r *routeState) newest() *received {
+	switch {
+	case r.next != nil:
+		return &r.next.received
+	case r.table != nil:
+		return &r.received
 	}
-	return r.table != nil && r.hash == h
+	return nil
 }
 
-func (c *Controller) eachRoutePrefix(r *routeState, fn func(*stats.Block)) {
-	for p := range r.prefixes {
-		fn(c.mgr.subscription("http." + p + ".rds." + clean(r.name) + "."))
-	}
+// sameRoute counts a route configuration that was re-sent unchanged.
+func (c *Controller) sameRoute(r *routeState, version string) {
+	c.forgetRejection(resource.RouteConfiguration, r.name)
+	r.newest().version = version
+	r.counts.accepted(version, 0)
 }
 
-func (c *Controller) addRoute(r *routeState, d *resource.Decoded, version string) error {
+func (c *Controller) addRoute(r *routeState, d *resource.Decoded, raw *ads.Raw, version string) error {
+	began := time.Now()
 	rc := d.Message.(*routev3.RouteConfiguration)
 	rep := &registry.Report{}
-	ctx := &registry.Ctx{Schema: c.schema, Unknown: c.unknown(false), Report: rep, Env: c.cfg.Compile.routeEnv(c)}
+	ctx := &registry.Ctx{Schema: c.schema, Unknown: c.unknown(false), Report: rep}
 	t, err := c.cfg.Compile.Routes(c, ctx, rc, hash64(d.Hash), false)
 	if err != nil {
 		return err
 	}
+	t.Ref = r.ref
 	c.accept(resource.RouteConfiguration, r.name, rep)
-	p := &pendingTable{table: t, hash: d.Hash, proto: rc, version: version, waits: map[string]bool{}}
-	for _, ref := range t.Clusters {
-		if s := c.clusters[ref.Name]; s != nil && s.active == nil && s.warming != nil {
-			p.waits[ref.Name] = true
-		}
+	r.counts.accepted(version, time.Since(began))
+	c.dropPending(r)
+	if r.timer != nil {
+		r.timer.Stop()
+		r.timer = nil
 	}
-	if r.next != nil && r.next.timer != nil {
-		r.next.timer.Stop()
-	}
+	p := &pendingTable{received: receivedOf(d, raw, version), r: r, table: t}
 	r.next = p
-	if len(p.waits) > 0 {
+	c.hold(t.Clusters)
+	if p.waits = c.waitFor(p, t.Clusters); len(p.waits) > 0 {
 		p.timer = c.after(maxHold, func() {
 			if r.next == p {
-				clear(p.waits)
-				c.tryRoute(r)
+				c.serveTable(p)
 			}
 		})
+		return nil
 	}
-	c.tryRoute(r)
+	c.serveTable(p)
 	return nil
 }
 
-// tryRoute switches to the pending table when the clusters it newly points at are warm: a route and its cluster pushed together lose no request.
-func (c *Controller) tryRoute(r *routeState) {
+// clusterWarm implements waiter: a route and its cluster pushed together lose no request.
+func (p *pendingTable) clusterWarm(c *Controller, name string) {
+	delete(p.waits, name)
+	if len(p.waits) == 0 && p.r.next == p {
+		c.serveTable(p)
+	}
+}
+
+// dropPending gives up a version that was not served yet.
+func (c *Controller) dropPending(r *routeState) {
 	p := r.next
-	if p == nil || len(p.waits) > 0 {
+	if p == nil {
 		return
 	}
+	r.next = nil
+	p.end(c)
+	c.unhold(p.table.Clusters)
+	releaseTable(p.table)
+}
+
+func (p *pendingTable) end(c *Controller) {
+	c.noWait(p, p.waits)
 	if p.timer != nil {
 		p.timer.Stop()
 	}
-	r.next = nil
-	r.table, r.hash, r.proto, r.version, r.updated = p.table, p.hash, p.proto, p.version, time.Now()
-	r.absent = false
-	c.dirty.routes[r.name] = true
-	c.eachRoutePrefix(r, func(s *stats.Block) {
-		s.Inc(stats.SubscriptionUpdateSuccess)
-		s.Set(stats.SubscriptionVersion, int64(versionHash(p.version)))
-	})
-	for p := range r.prefixes {
-		c.mgr.reload("http." + p + ".rds." + clean(r.name) + ".").Inc(stats.ReloadConfigReload)
+}
+
+// serveTable makes the pending version the served one.
+func (c *Controller) serveTable(p *pendingTable) {
+	r, old := p.r, p.r.table
+	p.end(c)
+	r.next, r.absent = nil, false
+	r.received, r.table = p.received, p.table
+	r.updated = time.Now()
+	c.dirty.routes[r.ref] = r.table
+	r.counts.reloaded()
+	if old != nil {
+		c.unhold(old.Clusters)
+		releaseTable(old)
 	}
-	c.routeArrived(r.name)
-	c.soon(c.reapDoomed)
+	c.routeArrived(r)
+}
+
+// releaseTable gives back the statistics of a table; requests that still run under it count in vain.
+func releaseTable(t *route.Table) {
+	for _, vh := range t.VHosts {
+		for i := range vh.VirtualClusters {
+			releaseScope(vh.VirtualClusters[i].Scope)
+		}
+		for _, e := range vh.Routes {
+			releaseScope(e.Stats)
+		}
+	}
 }
 
 // routeArrived lets listeners go on that waited for the route configuration.
-func (c *Controller) routeArrived(name string) {
-	for _, ln := range sortedKeys(c.routes[name].users) {
+func (c *Controller) routeArrived(r *routeState) {
+	for _, ln := range sortedKeys(r.users) {
 		s := c.listeners[ln]
-		if s == nil || s.warming == nil || !s.warming.waits[name] {
+		if s == nil || s.warming == nil || !s.warming.waits[r.name] {
 			continue
 		}
-		delete(s.warming.waits, name)
+		delete(s.warming.waits, r.name)
 		c.tryActivate(s)
 	}
 }
 
-// clusterWarm lets route tables go on that waited for the cluster.
-func (c *Controller) clusterWarm(name string) {
-	for _, r := range c.routes {
-		if r.next != nil && r.next.waits[name] {
-			delete(r.next.waits, name)
-			c.tryRoute(r)
-		}
-	}
-}
-
 // clearRoute drops the table of a route configuration whose TTL ran out.
-func (c *Controller) clearRoute(name string) {
-	if r := c.routes[name]; r != nil && !r.inline {
-		r.table, r.absent = nil, true
-		c.dirty.routes[name] = true
+func (c *Controller) clearRoute(f *feed, name string) {
+	r := c.routes[name]
+	if r == nil || r.feed != f {
+		return
 	}
+	c.dropPending(r)
+	if r.table != nil {
+		c.unhold(r.table.Clusters)
+		releaseTable(r.table)
+	}
+	r.received, r.table, r.absent = received{}, nil, true
+	c.dirty.routes[r.ref] = nil
 }
 
 // dropRouteUser ends a listener's use of a route configuration; the last user unsubscribes it.
@@ -200,11 +263,19 @@ func (c *Controller) dropRouteUser(name, listener string) {
 		return
 	}
 	delete(c.routes, name)
-	c.dirty.routes[name] = true
-	c.forget(resource.RouteConfiguration, name)
-	if r.feed != nil && r.asked {
-		r.feed.unsubscribe(resource.RouteConfiguration, name)
+	c.dropPending(r)
+	if r.timer != nil {
+		r.timer.Stop()
 	}
+	if r.table != nil {
+		c.unhold(r.table.Clusters)
+		releaseTable(r.table)
+	}
+	c.dirty.routes[r.ref] = nil
+	c.forget(resource.RouteConfiguration, name)
+	r.feed.unsubscribe(resource.RouteConfiguration, name)
+	r.counts.release()
+	c.in.ReleaseTable(name)
 }
 
 func (c *Controller) usesRoute(listener, name string) bool {
@@ -213,22 +284,9 @@ func (c *Controller) usesRoute(listener, name string) bool {
 		return false
 	}
 	for _, v := range []*listenerVersion{s.active, s.warming} {
-		if v == nil {
-			continue
-		}
-		for _, r := range v.res.RDS {
-			if r.Name == name {
-				return true
-			}
-		}
-		for _, in := range v.res.Inline {
-			if in.Ref.Name == name {
-				return true
-			}
+		if v != nil && v.routes[name] {
+			return true
 		}
 	}
 	return false
 }
-
-// versionHash is the number that Envoy shows as *.version: xxHash64 of the text.
-func versionHash(s string) uint64 { return match.XXHash64([]byte(s), 0) }

@@ -18,6 +18,7 @@ import (
 	"sidecar/dataplane/http1"
 	"sidecar/dataplane/httpmsg"
 	"sidecar/dataplane/match"
+	"sidecar/dataplane/route"
 	"sidecar/dataplane/snapshot"
 	"sidecar/dataplane/sys"
 	"sidecar/xds/registry"
@@ -312,10 +313,9 @@ func (s *state) hcmRoutes(c *registry.Ctx, h *hcmv3.HttpConnectionManager, out *
 			s.fail(err)
 			return
 		}
-		// An inline table has no name that others could share: the listener, the place and the content make one.
-		ref := s.env.Table(fmt.Sprintf("inline\x00%s\x00%s\x00%x", s.l.Name, c.Path, hashProto(r.RouteConfig)))
+		ref := &route.TableRef{Name: t.Name, Inline: t}
 		out.Routes = ref
-		s.out.Inline = append(s.out.Inline, Inline{Ref: ref, Table: t})
+		s.out.Inline = append(s.out.Inline, Inline{Ref: ref, Table: t, Config: r.RouteConfig})
 	case *hcmv3.HttpConnectionManager_ScopedRoutes: // refused by the table
 	default:
 		s.fail(c.Errorf("route_specifier", "a route configuration is required"))

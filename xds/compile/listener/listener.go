@@ -57,8 +57,9 @@ type RDS struct {
 
 // Inline is a route configuration that came with the listener.
 type Inline struct {
-	Ref   *route.TableRef
-	Table *route.Table
+	Ref    *route.TableRef // Ref.Inline is Table
+	Table  *route.Table
+	Config *routev3.RouteConfiguration // as received, for dumps
 }
 
 // Result is a compiled listener and what the controller must do for it.
