@@ -178,7 +178,8 @@ func (c *config) nginx(stream string) string {
 // haproxy renders haproxy.cfg and its map files. Many routes are maps, HAProxy's own way of having many.
 func (c *config) haproxy() (text string, maps map[string]string) {
 	var b strings.Builder
-	b.WriteString("global\n  nbthread 1\n  maxconn 8000\n")
+	// maxpipes bounds the descriptors that splicing may take.
+	b.WriteString("global\n  nbthread 1\n  maxconn 8000\n  maxpipes 256\n")
 	if c.log {
 		b.WriteString("  log stdout format raw local0\n")
 	}

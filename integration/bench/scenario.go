@@ -41,6 +41,8 @@ type cell struct {
 	peer *peer
 	proc *process
 	port int
+	// round counts from 0.
+	round int
 }
 
 var h1Metrics = []string{"cpu_us", "rps", "p50_us", "p99_us"}
@@ -105,6 +107,7 @@ func (s *settings) runScenario(sc *scenario, peers []*peer, rep *report) error {
 	for round := 0; round < s.rounds; round++ {
 		for i := range cells {
 			c := cells[(i+round)%len(cells)]
+			c.round = round
 			m, err := c.once(s, backendPort)
 			if err != nil {
 				fmt.Fprintf(os.Stderr, "  round %d %s: %v\n", round+1, c.peer.name, err)
@@ -163,7 +166,11 @@ func bulk(s *settings, c *cell) (map[string]float64, error) {
 func routeEnds(s *settings, c *cell) (map[string]float64, error) {
 	out := map[string]float64{}
 	first, last := c.sc.cfg.routePaths()
-	for _, end := range []struct{ name, path string }{{"first", first}, {"last", last}} {
+	ends := []struct{ name, path string }{{"first", first}, {"last", last}}
+	if c.round%2 == 1 {
+		ends[0], ends[1] = ends[1], ends[0] // Neither end is always the one measured on a colder machine.
+	}
+	for _, end := range ends {
 		w, err := s.window(c, "http", "-conns", "64", "-path", end.path)
 		if err != nil {
 			return nil, err
