@@ -146,6 +146,7 @@ type Scope struct {
 	blocks []atomic.Pointer[Block]
 	texts  sync.Map // stat id -> string
 	merged sync.Map // stat id -> *histMerged, as of the last Flush
+	allow  atomic.Pointer[allowSet]
 }
 
 // Release drops one reference; the last one removes the scope from the registry (its numbers are gone, as Envoy's).

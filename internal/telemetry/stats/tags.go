@@ -5,6 +5,7 @@ package stats
 import (
 	"fmt"
 	"regexp"
+	"regexp/syntax"
 	"slices"
 	"strings"
 )
@@ -48,8 +49,28 @@ type Tags struct {
 }
 
 type tagRule struct {
-	name string
-	re   *regexp.Regexp
+	name   string
+	re     *regexp.Regexp
+	prefix string // what every match begins with
+	part   string // what every match holds; both spare most names the regex
+}
+
+// literals finds the literal that follows the anchor of a regex, or the one that an unanchored regex begins with.
+func literals(src string) (prefix, part string) {
+	re, err := syntax.Parse(rewrite(src), syntax.Perl)
+	if err != nil {
+		return "", ""
+	}
+	if re.Op == syntax.OpConcat && len(re.Sub) > 1 && re.Sub[0].Op == syntax.OpBeginText {
+		if l := re.Sub[1]; l.Op == syntax.OpLiteral && l.Flags&syntax.FoldCase == 0 {
+			return string(l.Rune), ""
+		}
+		return "", ""
+	}
+	if c, err := regexp.Compile(rewrite(src)); err == nil {
+		part, _ = c.LiteralPrefix()
+	}
+	return "", part
 }
 
 // TagsConfig is stats_config.stats_tags and use_all_default_tags.
@@ -90,15 +111,21 @@ func NewTags(cfg TagsConfig) (*Tags, error) {
 		if err != nil {
 			return nil, fmt.Errorf("stats_tags[%d]: %s: %w", i, r.Name, err)
 		}
-		t.rules = append(t.rules, tagRule{r.Name, re})
+		prefix, part := literals(r.Regex)
+		t.rules = append(t.rules, tagRule{r.Name, re, prefix, part})
 	}
 	return t, nil
 }
 
-func compileTag(src string) (*regexp.Regexp, error) {
-	// "(?=\.).*?\." says: the rest begins with a dot. Before a lazy wildcard that is the same as an optional dotted part.
+// rewrite takes the look-ahead out of the form that Envoy and Istio use: "(?=\.).*?\." says that the rest begins with a dot, which before a
+// lazy wildcard is the same as an optional dotted part.
+func rewrite(src string) string {
 	s := strings.ReplaceAll(src, `(?=\.).*?\.`, `(?:\..*?)??\.`)
-	s = strings.ReplaceAll(s, `(?=\.)\.`, `\.`)
+	return strings.ReplaceAll(s, `(?=\.)\.`, `\.`)
+}
+
+func compileTag(src string) (*regexp.Regexp, error) {
+	s := rewrite(src)
 	for _, la := range []string{"(?=", "(?!", "(?<=", "(?<!"} {
 		if strings.Contains(s, la) {
 			return nil, fmt.Errorf("look-around %s…) is not supported", la)
@@ -120,6 +147,9 @@ func (t *Tags) Extract(name string) (string, []Tag) {
 	var cuts [][2]int
 	for i := range t.rules {
 		r := &t.rules[i]
+		if !strings.HasPrefix(name, r.prefix) || !strings.Contains(name, r.part) {
+			continue
+		}
 		if slices.ContainsFunc(tags, func(x Tag) bool { return x.Name == r.name }) {
 			continue
 		}

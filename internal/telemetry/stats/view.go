@@ -103,8 +103,12 @@ func (v *View) scope(out []Metric, s *Scope, q *Query) []Metric {
 	if s.Def.Lazy && !s.Touched() {
 		return out
 	}
+	allowed := v.allowed(s)
 	for id := range s.Def.Stats {
 		st := &s.Def.Stats[id]
+		if allowed != nil && allowed[id>>6]&(1<<(id&63)) == 0 {
+			continue
+		}
 		if !q.wants(st.Kind) || (st.Hidden && q.Hidden == HiddenExclude) || (!st.Hidden && q.Hidden == HiddenOnly) {
 			continue
 		}
@@ -134,7 +138,7 @@ func (v *View) scope(out []Metric, s *Scope, q *Query) []Metric {
 			continue
 		}
 		m.Name = s.Prefix + st.Name
-		if v.allows(q, m.Name) {
+		if q.matches(m.Name) {
 			if m.Hist != nil {
 				m.Hist.Bounds = v.bounds(m.Name)
 			}
@@ -144,8 +148,32 @@ func (v *View) scope(out []Metric, s *Scope, q *Query) []Metric {
 	return v.codes(out, s, q)
 }
 
-func (v *View) allows(q *Query, name string) bool {
-	return (q.Filter == nil || q.Filter.MatchString(name) != q.Invert) && (v.cfg.Allow == nil || v.cfg.Allow(name))
+func (q *Query) matches(name string) bool {
+	return q.Filter == nil || q.Filter.MatchString(name) != q.Invert
+}
+
+// allowSet remembers what stats_matcher says of a scope's stats: with 10,000 clusters a million names would have to be matched each scrape.
+type allowSet struct {
+	view *View
+	bits []uint64
+}
+
+// allowed returns the set of allowed stats of s, nil when all are.
+func (v *View) allowed(s *Scope) []uint64 {
+	if v.cfg.Allow == nil {
+		return nil
+	}
+	if a := s.allow.Load(); a != nil && a.view == v {
+		return a.bits
+	}
+	a := &allowSet{view: v, bits: make([]uint64, (len(s.Def.Stats)+63)/64)}
+	for id := range s.Def.Stats {
+		if v.cfg.Allow(s.Prefix + s.Def.Stats[id].Name) {
+			a.bits[id>>6] |= 1 << (id & 63)
+		}
+	}
+	s.allow.Store(a)
+	return a.bits
 }
 
 func (v *View) bounds(name string) []float64 {
@@ -170,7 +198,7 @@ func (v *View) codes(out []Metric, s *Scope, q *Query) []Metric {
 			continue
 		}
 		add := func(name string, n int64) {
-			if n > 0 && v.allows(q, name) {
+			if n > 0 && q.matches(name) && (v.cfg.Allow == nil || v.cfg.Allow(name)) {
 				out = append(out, Metric{Name: name, Kind: Counter, Used: true, Value: uint64(n)})
 			}
 		}

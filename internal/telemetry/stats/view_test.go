@@ -195,6 +195,18 @@ func TestNewTags_WhenRegexHasLookAhead_ThenOnlyTheKnownFormIsTaken(t *testing.T)
 	}
 }
 
+func TestLiterals_WhenRegexIsGiven_ThenOnlyWhatEveryMatchHasIsUsed(t *testing.T) {
+	for src, want := range map[string][2]string{
+		`^cluster\.((x)\.)`: {"cluster.", ""}, `_rq(_(\d{3}))$`: {"", "_rq_"}, `^listener(?=\.).*?\.http(x)`: {"listener", ""}, `^ab?c(d)`: {"a", ""},
+		`^a\.(b)|^c(d)`: {"", ""}, `x(a|b)`: {"", "x"}, `^a[)]b|c(d)`: {"", ""}, `(component\.(.*?);\.)`: {"", "component."}, `^a\.*(b)`: {"a", ""}, `(?i)abc(d)`: {"", ""},
+	} {
+		p, q := literals(src)
+		if p != want[0] || q != want[1] {
+			t.Errorf("%s: %q %q, want %q", src, p, q, want)
+		}
+	}
+}
+
 func TestView_WhenFiltered_ThenOnlyMatchingStatsAreListed(t *testing.T) {
 	r := NewRegistry(2)
 	s := r.Scope("cluster.x.", ClusterDef)
