@@ -144,6 +144,7 @@ func (x *Exchange) chooseCluster(now sys.Nanos, f *route.Forward) bool {
 		x.routeAt = x.reqDone + x.limits.Global
 	}
 	x.entry.FinalizeRequest(&x.choice, &x.req, &x.q)
+	x.authority = x.req.Authority
 	if !x.ch.h.Router.SuppressEnvoyHeaders {
 		if t := x.expected(); t > 0 {
 			x.setNumber(keyExpected, uint64(t/sys.Millisecond))
@@ -311,6 +312,7 @@ func (x *Exchange) useHost(h *hostset.Host) {
 	x.rec.UpstreamConnID = 0
 	x.rec.Tried = append(x.rec.Tried, accesslog.Attempt{Host: h.Addr, Name: h.Hostname})
 	if f := x.entry.Forward; f.HostAuto {
+		x.req.Authority = x.authority // each try starts from the client's
 		f.SetAutoHost(&x.req, &x.q, h.Hostname)
 	}
 }

@@ -100,6 +100,7 @@ type Exchange struct {
 	planned   bool
 	limits    route.Timeouts
 	cookie    *route.SetCookie
+	authority httpmsg.Span // before auto_host_rewrite
 	hash      uint64
 	hasHash   bool
 	retries   uint32 // retries used

@@ -6,6 +6,7 @@ import (
 	"sidecar/dataplane/conn"
 	"sidecar/dataplane/fault"
 	"sidecar/dataplane/filter"
+	"sidecar/dataplane/route"
 	"sidecar/dataplane/sys"
 	"sidecar/internal/telemetry/stats"
 )
@@ -53,13 +54,19 @@ func (x *Exchange) routeConfig() {
 	if e == nil {
 		return
 	}
+	var wc *route.WeightedCluster
+	if f := e.Forward; f != nil && f.Weighted != nil {
+		if c, ok := f.Choose(&x.q); ok {
+			wc = c.WC // the draw depends on the request alone, so the router will draw the same
+		}
+	}
 	n := 0
 	for i := range x.ch.h.Filters {
 		f := &x.ch.h.Filters[i]
 		if _, ok := f.Config.(filter.Factory); !ok || f.Disabled || n == len(x.filters) {
 			continue
 		}
-		cfg, off := perRoute(e, f.Name)
+		cfg, off := perRoute(e, wc, f.Name)
 		x.fctx[n].PerRoute = cfg
 		if off {
 			x.fphase[n] = 0

@@ -424,3 +424,30 @@ func TestPipeline_WhenTheClientDoesNotRead_ThenRequestsWait(t *testing.T) {
 	r.turn()
 	r.check()
 }
+
+func TestIdle_WhenTheClientDoesNotReadTheLastResponse_ThenStreamIdleEndsIt(t *testing.T) {
+	r := newRig(t, 1)
+	r.hcm.ConnIdle = 0
+	r.lis.BufferLimit = 8 << 20
+	c := r.dial()
+	c.write(get)
+	r.turn()
+	u := r.ups[0].accept()
+	u.read()
+	u.write("HTTP/1.1 200 OK\r\ncontent-length: 4000000\r\n\r\n")
+	body := bytes.Repeat([]byte("z"), 64<<10)
+	for sent := 0; sent < 4000000; {
+		n, _ := writeSome(u, body[:min(len(body), 4000000-sent)])
+		sent += n
+		r.turn()
+	}
+	if len(r.log) != 1 {
+		t.Fatalf("log %q", r.log)
+	}
+	r.wait(301 * sys.Second)
+	r.wait(301 * sys.Second)
+	if r.env.Connections() != 0 {
+		t.Error("the connection is still there")
+	}
+	r.check()
+}

@@ -204,14 +204,12 @@ func (x *Exchange) sendReply(now sys.Nanos) {
 	for i := range l.headers {
 		resp.AddString(l.headers[i].Key, l.headers[i].Value)
 	}
-	grpc := x.has(xGrpc) && x.entry != nil && !l.hasLocation && x.entry.Kind == route.ActionForward
+	grpc := x.has(xGrpc)
 	if l.mutate && x.entry != nil {
 		x.entry.FinalizeResponse(&x.choice, resp, &x.q)
 	}
 	x.rec.Code, x.rec.Resp = resp.Status, resp
-	if !grpc {
-		x.mapReply(now)
-	}
+	x.mapReply(now)
 	body := l.body
 	if grpc {
 		body = nil

@@ -42,6 +42,7 @@ func (x *Exchange) onHead(now sys.Nanos) {
 		x.countCode(100)
 	}
 	connect := req.Method == httpmsg.MethodConnect
+	x.fl |= x.grpcFlag()
 	switch {
 	case req.HostCount == 0:
 		x.replyKind(fault.MissingHost)
@@ -64,7 +65,6 @@ func (x *Exchange) onHead(now sys.Nanos) {
 	if h.Via != "" {
 		appendJoined(req, keyVia, h.Via, ", ")
 	}
-	x.fl |= x.grpcFlag()
 	x.to(stFilter)
 	x.startFilters(now)
 	x.matchRoute()
@@ -167,6 +167,8 @@ func (x *Exchange) addresses() bool {
 			xfp = i
 		case httpmsg.IDEnvoyInternal:
 			f.Dead = true
+		case httpmsg.IDReferer:
+			f.Dead = !isURL(req.Value(i))
 		case httpmsg.IDForwardedClientCert:
 			f.Dead = h.XFFCHeader != alwaysForwardOnly // without a client certificate every other mode removes it
 		default:
@@ -235,6 +237,15 @@ func (x *Exchange) dropInternal(edge bool) {
 			f.Dead = true
 		}
 	}
+}
+
+// isURL tells whether a referer is an absolute URL with a host; Envoy removes any other.
+func isURL(v []byte) bool {
+	i := 0
+	for i < len(v) && (v[i]|0x20 >= 'a' && v[i]|0x20 <= 'z' || i > 0 && (v[i] >= '0' && v[i] <= '9' || v[i] == '+' || v[i] == '-' || v[i] == '.')) {
+		i++
+	}
+	return i > 0 && len(v) > i+3 && string(v[i:i+3]) == "://" && v[i+3] != '/' && v[i+3] != ':'
 }
 
 // alwaysForwardOnly is ALWAYS_FORWARD_ONLY of forward_client_cert_details.

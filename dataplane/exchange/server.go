@@ -335,6 +335,9 @@ func (s *Server) deadline() sys.Nanos {
 		} else if h.ConnIdle > 0 {
 			at = s.since + h.ConnIdle
 		}
+		if s.c.Queued() > 0 {
+			at = earlier(at, s.after(s.since, h.StreamIdle))
+		}
 	case sHead:
 		at = earlier(s.after(s.since, h.HeadersTimeout), s.after(s.since, h.RequestTimeout))
 		at = earlier(at, s.after(s.since, h.StreamIdle))
@@ -420,6 +423,14 @@ func (s *Server) onTimer(now sys.Nanos) {
 func (s *Server) idleTimer(now sys.Nanos) {
 	h, b := s.ch.h, s.ch.hcm
 	switch {
+	case s.c.Queued() > 0 && h.StreamIdle > 0 && now >= s.since+h.StreamIdle:
+		// The last response is not read by the client; the stream idle timeout bounds that as well.
+		if s.c.BytesOut == 0 {
+			s.free()
+			return
+		}
+		s.countBytes()
+		s.since = now
 	case s.c.Readable():
 		return // bytes are here; the timer lost the race
 	case s.fl&fIdleDrain != 0 && now >= s.since+h.ConnIdle+h.DrainTimeout:

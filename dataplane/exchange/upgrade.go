@@ -14,9 +14,13 @@ import (
 
 const bodyLength = httpmsg.BodyLength
 
-// perRoute finds the most specific configuration of a filter: route, virtual host, table; off tells that it is disabled there.
-func perRoute(e *route.Entry, name string) (cfg any, off bool) {
-	levels := [...][]route.PerFilter{e.PerFilter, e.VHost.PerFilter, e.VHost.Table.PerFilter}
+// perRoute finds the most specific configuration of a filter: weighted cluster, route, virtual host, table; off tells that it is disabled there.
+func perRoute(e *route.Entry, wc *route.WeightedCluster, name string) (cfg any, off bool) {
+	var first []route.PerFilter
+	if wc != nil {
+		first = wc.PerFilter
+	}
+	levels := [...][]route.PerFilter{first, e.PerFilter, e.VHost.PerFilter, e.VHost.Table.PerFilter}
 	for _, l := range levels {
 		for i := range l {
 			if l[i].Filter == name {

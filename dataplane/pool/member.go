@@ -33,6 +33,7 @@ type Member struct {
 	timer      loop.Timer
 	local      sys.Addr // as the kernel chose it; asked for once
 	asked      bool
+	addr       int  // 0: the host's address, then its additional ones
 	bound      bool // task and timer are initialised: once per slab slot
 
 	id        uint64
@@ -76,6 +77,7 @@ func (m *Member) Advance(now sys.Nanos) loop.Step {
 		switch {
 		case done && e == 0:
 			m.pool.established(m, now)
+		case done && m.nextAddress():
 		case done:
 			m.pool.connectFailed(m, fault.ConnectFailed, e)
 		case m.timer.Fired():
@@ -86,6 +88,21 @@ func (m *Member) Advance(now sys.Nanos) loop.Step {
 		m.idle(now)
 	}
 	return loop.Idle
+}
+
+// nextAddress goes on with the host's next additional address after a refused one, within the same connect timeout.
+func (m *Member) nextAddress() bool {
+	p := m.pool
+	for m.addr < len(p.host.Extra) {
+		a := p.host.Extra[m.addr]
+		m.addr++
+		if c, e := conn.Dial(p.l, a, p.dialOpts(a), p.cfg.BufferLimit, &m.task); e == 0 {
+			m.C.Close()
+			m.C, m.inSeen, m.outSeen = c, 0, 0
+			return true
+		}
+	}
+	return false
 }
 
 func (m *Member) idle(now sys.Nanos) {

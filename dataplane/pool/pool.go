@@ -293,11 +293,13 @@ func (p *Pool) dial() sys.Errno {
 		m.timer.Init(&m.task)
 	}
 	now := p.l.Now()
-	o := &p.cfg.Dial
-	if p.cfg.DialV6 != nil && p.host.Addr.IP.Addr().Is6() {
-		o = p.cfg.DialV6
+	m.addr = 0
+	c, e := conn.Dial(p.l, p.host.Addr, p.dialOpts(p.host.Addr), p.cfg.BufferLimit, &m.task)
+	for e != 0 && m.addr < len(p.host.Extra) {
+		a := p.host.Extra[m.addr]
+		m.addr++
+		c, e = conn.Dial(p.l, a, p.dialOpts(a), p.cfg.BufferLimit, &m.task)
 	}
-	c, e := conn.Dial(p.l, p.host.Addr, o, p.cfg.BufferLimit, &m.task)
 	if e != 0 {
 		p.slab.Put(m)
 		u.Add(-1)
@@ -321,6 +323,14 @@ func (p *Pool) dial() sys.Errno {
 		p.l.Arm(&m.timer, now+t)
 	}
 	return 0
+}
+
+// dialOpts are the socket options for an address of the given family.
+func (p *Pool) dialOpts(a sys.Addr) *sys.DialOpts {
+	if p.cfg.DialV6 != nil && a.IP.Addr().Is6() {
+		return p.cfg.DialV6
+	}
+	return &p.cfg.Dial
 }
 
 func (p *Pool) countConnect() {
