@@ -233,20 +233,23 @@ type promMetric struct {
 // Prometheus renders the text exposition format 0.0.4: counters, gauges, (text readouts as gauges,) histograms, each group sorted by name
 // with one TYPE line.
 func (v *View) Prometheus(b []byte, q *Query) []byte {
-	list := v.Collect(q)
 	for _, kind := range [...]Kind{Counter, Gauge, Text, Histogram} {
-		if kind == Text && !q.TextReadouts {
+		if !q.wants(kind) || kind == Text && !q.TextReadouts {
 			continue
 		}
-		var group []promMetric
+		// One kind at a time, so that not all metrics of a large configuration are in memory together.
+		one := *q
+		one.Kinds = [4]bool{}
+		one.Kinds[kind] = true
+		list := v.Collect(&one)
+		group := make([]promMetric, 0, len(list))
 		for i := range list {
-			if m := &list[i]; m.Kind == kind {
-				name, tags := v.tags.Extract(m.Name)
-				if m.Kind == Histogram && m.Hist == nil {
-					m.Hist = &Summary{Bounds: v.bounds(m.Name)}
-				}
-				group = append(group, promMetric{promName(name), promLabels(tags), m})
+			m := &list[i]
+			name, tags := v.tags.Extract(m.Name)
+			if m.Kind == Histogram && m.Hist == nil {
+				m.Hist = &Summary{Bounds: v.bounds(m.Name)}
 			}
+			group = append(group, promMetric{promName(name), promLabels(tags), m})
 		}
 		slices.SortStableFunc(group, func(x, y promMetric) int { return cmp.Compare(x.name, y.name) })
 		last := ""
