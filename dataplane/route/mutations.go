@@ -60,7 +60,7 @@ var (
 		"if-unmodified-since if-range proxy-status access-control-request-method access-control-request-headers " +
 		"access-control-request-private-network pragma expect x-envoy-force-trace x-envoy-expected-rq-timeout-ms x-envoy-original-path " +
 		"x-envoy-original-host x-envoy-decorator-operation x-envoy-internal x-envoy-ip-tags x-envoy-downstream-service-cluster " +
-		"x-envoy-downstream-service-node te")
+		"x-envoy-downstream-service-node x-envoy-original-url te")
 	joinedResponse = nameSet("via location content-type date cache-control content-encoding etag x-envoy-decorator-operation grpc-status " +
 		"grpc-message last-modified age access-control-allow-origin access-control-allow-headers access-control-allow-methods " +
 		"access-control-expose-headers access-control-max-age access-control-allow-credentials x-envoy-degraded x-envoy-attempt-count vary " +
