@@ -34,6 +34,7 @@ const (
 	fShutAfter                    // send FIN when the queue is out
 	fShut                         // FIN was sent
 	fCloseAfter                   // close when the queue is out
+	fWantRoom                     // wake the owner on the next writable edge
 	fSendFailed                   // a send failed; what the peer sent before may still be read
 	fClosed
 )
@@ -121,8 +122,14 @@ func (c *Conn) Notify(ev sys.Events) {
 			c.fl |= fDecided
 			wake = true
 		}
-	} else if ev&sys.EventOut != 0 && c.queued() {
-		wake = c.flush() || wake
+	} else if ev&sys.EventOut != 0 {
+		if c.queued() {
+			wake = c.flush() || wake
+		}
+		if c.fl&fWantRoom != 0 {
+			c.fl &^= fWantRoom
+			wake = true
+		}
 	}
 	if wake && c.owner != nil {
 		c.l.Ready(c.owner)
@@ -180,7 +187,10 @@ func (c *Conn) In() []byte {
 
 // Fill reads once if there may be something to read. Not calling it is back-pressure: the readable bit stays. Blocked with unread input at its bound
 // (8 MiB) means that input must be consumed first.
-func (c *Conn) Fill() Status {
+func (c *Conn) Fill() Status { return c.FillUpTo(loop.ScratchSize) }
+
+// FillUpTo is Fill that reads at most n bytes: for owners that must queue what they read.
+func (c *Conn) FillUpTo(limit int) Status {
 	switch {
 	case c.fl&(fFailed|fClosed) != 0:
 		return Failed
@@ -193,6 +203,7 @@ func (c *Conn) Fill() Status {
 	if !ok {
 		return Blocked
 	}
+	b = b[:min(len(b), limit)]
 	n, e := c.l.K.Recv(c.fd, b)
 	for e == sys.EINTR {
 		n, e = c.l.K.Recv(c.fd, b)
@@ -565,6 +576,9 @@ func (c *Conn) SetReadable(v bool) {
 		c.fl &^= fReadable
 	}
 }
+
+// WantRoom wakes the owner on the next writable edge, for owners that write to FD themselves and heard EAGAIN.
+func (c *Conn) WantRoom() { c.fl |= fWantRoom }
 
 // SetEOF marks the end of input as seen by other means than Fill (splice returned 0).
 func (c *Conn) SetEOF() { c.fl |= fEOF | fRDHup }

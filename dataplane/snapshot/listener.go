@@ -289,6 +289,7 @@ type TCPProxy struct {
 	AccessLogs              []*accesslog.Logger
 	LogFlushInterval        sys.Nanos
 	LogOnConnected          bool
+	LogOnStart              bool
 	BackoffBase, BackoffMax sys.Nanos
 	MetadataMatch           map[string]any
 	Scope                   *stats.Scope // stats.TCPDef, "tcp.PREFIX."

@@ -20,6 +20,8 @@ const (
 	ENFILE       = Errno(unix.ENFILE)
 	ENOBUFS      = Errno(unix.ENOBUFS)
 	ENOMEM       = Errno(unix.ENOMEM)
+	ENOSYS       = Errno(unix.ENOSYS)
+	EPERM        = Errno(unix.EPERM)
 	EINVAL       = Errno(unix.EINVAL)
 	EADDRINUSE   = Errno(unix.EADDRINUSE)
 	ENOENT       = Errno(unix.ENOENT)

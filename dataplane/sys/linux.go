@@ -300,6 +300,18 @@ func (k *Linux) Pipe(size int) (FD, FD, Errno) {
 	return FD(p[0]), FD(p[1]), 0
 }
 
+// ReadPipe reads from a non-blocking pipe.
+func (k *Linux) ReadPipe(fd FD, b []byte) (int, Errno) {
+	if len(b) == 0 {
+		return 0, 0
+	}
+	r, _, en := unix.RawSyscall(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)))
+	if en != 0 {
+		return 0, Errno(en)
+	}
+	return int(r), 0
+}
+
 // Shutdown closes one direction.
 func (k *Linux) Shutdown(fd FD, write bool) Errno {
 	how := unix.SHUT_RD

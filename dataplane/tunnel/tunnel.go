@@ -22,8 +22,26 @@ import (
 const (
 	// maxMove is how many bytes one Advance moves in one direction; the rest waits for its turn.
 	maxMove = 2 << 20
-	// ownAttempts is how many hosts are tried when max_connect_attempts is not configured: nothing was sent, so trying is safe.
+	// minRead is the least room for which it is worth to read.
+	minRead = 4 << 10
+	// ownAttempts is how many hosts are tried when max_connect_attempts asks for fewer: nothing was sent, so trying another host is safe.
 	ownAttempts = 3
+	// maxTried is how many hosts are remembered to be avoided.
+	maxTried = 8
+)
+
+// Envoy's words for %DOWNSTREAM_LOCAL_CLOSE_REASON% and %UPSTREAM_LOCAL_CLOSE_REASON%.
+const (
+	closeConnect  = "tcp_initializion_failure:0"
+	closeNoHost   = "tcp_initializion_failure:1"
+	closeOverflow = "tcp_initializion_failure:2"
+	closeNoRoute  = "tcp_initializion_failure:3"
+	closeIdle     = "tcp_session_idle_timeout"
+	closeDuration = "max_connection_duration_reached"
+
+	detectedNormal      = "Normal"
+	detectedRemoteReset = "RemoteReset"
+	detectedLocalReset  = "LocalReset"
 )
 
 // AccessLogger writes records; implemented by the worker.
@@ -39,7 +57,12 @@ type Env struct {
 	Logs  AccessLogger
 	Snap  *snapshot.Snapshot
 
-	live int
+	// Splice moves bulk inside the kernel instead of through the worker's scratch.
+	Splice bool
+
+	live    int
+	tunnels loop.Slab[Tunnel]
+	pipes   pipes
 }
 
 // Active is the number of live tunnels.
@@ -51,15 +74,36 @@ const (
 	stConnect state = iota // an upstream attempt is under way
 	stBackoff              // waiting before the next attempt
 	stRelay                // both sides up
-	stFlush                // one side is over, the other is being flushed
 	stDone
 )
 
 // half is one direction.
 type half struct {
 	bytes uint64
-	ended bool // FIN was seen and passed on
+	pipe  *pipe // bytes in the kernel between the two sockets; nil unless there are any
+	burst int   // recent bytes, halved at every pause of the source: many mean bulk
+	ended bool  // FIN was seen and passed on
+	plain bool  // splice does not work here
 }
+
+// maxBurst bounds how long a direction that was bulk is taken for it.
+const maxBurst = 1 << 20
+
+func (h *half) count(n int) {
+	h.bytes += uint64(n)
+	h.burst = min(h.burst+n, maxBurst)
+}
+
+// outcome is how a tunnel ended, for both sides' sockets and counters.
+type outcome uint8
+
+const (
+	endClosed    outcome = iota // FIN on both sides, or closed by us
+	endUpstream                 // the upstream side was the last to finish
+	endDownReset                // RST from the client: it travels on
+	endUpReset                  // RST from upstream: it travels on
+	endGone                     // a side that had finished broke: nothing to pass on
+)
 
 // Tunnel is one proxied TCP connection.
 type Tunnel struct {
@@ -78,12 +122,16 @@ type Tunnel struct {
 	up       upstream.TCP
 	cl       *upstream.Cluster
 	st       state
+	bound    bool // task and timers are initialised
 	downUp   half // downstream to upstream
 	upDown   half
+	last     outcome // how it ends if nothing breaks: who finished last
+	moved    uint64  // wire bytes when activity was last looked at
 	attempts uint32
-	tried    [8]*hostset.Host
+	tried    [maxTried]*hostset.Host
 	end      sys.Nanos // when the connection's maximum duration is over; 0 = never
 	logAt    sys.Nanos // next periodic log; 0 = never
+	retryAt  sys.Nanos // stBackoff: when to try again
 	tcp      *stats.Block
 	info     *accesslog.ConnInfo
 	rec      accesslog.Record
@@ -91,18 +139,23 @@ type Tunnel struct {
 
 // New takes over a downstream connection. place is the member that it had while its listener filters ran.
 func New(env *Env, c *conn.Conn, l *snapshot.Listener, fc *snapshot.FilterChain, info *accesslog.ConnInfo, place *conn.Member) *Tunnel {
-	t := &Tunnel{env: env, l: l, fc: fc, cfg: fc.TCP, down: c, info: info, tcp: fc.TCP.Scope.Block(env.Shard)}
-	t.task.Init(t)
-	t.idle.Init(&t.task)
-	t.deadline.Init(&t.task)
-	t.up.Init(&t.task)
-	t.Member.H = t
+	t := env.tunnels.Get()
+	if !t.bound {
+		t.bound = true
+		t.task.Init(t)
+		t.idle.Init(&t.task)
+		t.deadline.Init(&t.task)
+		t.up.Init(&t.task)
+	}
+	t.env, t.l, t.fc, t.cfg, t.down, t.info, t.tcp = env, l, fc, fc.TCP, c, info, fc.TCP.Scope.Block(env.Shard)
+	t.st, t.downUp, t.upDown, t.moved, t.attempts, t.end, t.logAt, t.retryAt, t.last = stConnect, half{}, half{}, 0, 0, 0, 0, 0, endClosed
+	t.Member = conn.Member{H: t}
 	place.Swap(&t.Member)
 	c.SetOwner(&t.task)
 	env.live++
 	t.rec.Reset()
 	t.rec.Conn, t.rec.Start, t.rec.Type = info, info.Start, accesslog.TCPConnectionEnd
-	t.rec.ClusterRaw = ""
+	t.rec.UpstreamDetectedClose = detectedNormal
 	t.tcp.Inc(stats.TCPDownstreamCxTotal)
 	now := env.L.Now()
 	if d := t.cfg.MaxDuration; d > 0 {
@@ -110,6 +163,9 @@ func New(env *Env, c *conn.Conn, l *snapshot.Listener, fc *snapshot.FilterChain,
 	}
 	if d := t.cfg.LogFlushInterval; d > 0 {
 		t.logAt = now + d
+	}
+	if t.cfg.LogOnStart {
+		t.logAs(accesslog.TCPConnectionStart)
 	}
 	t.armDeadline(0)
 	t.connect()
@@ -121,13 +177,16 @@ func (t *Tunnel) Chain() *snapshot.FilterChain { return t.fc }
 
 // Drain: a TCP connection cannot be asked to go; it ends by itself, or now.
 func (t *Tunnel) Drain(m conn.DrainMode) {
-	if m == conn.DrainNow {
-		t.finish(fault.LocalReset, false)
+	if m == conn.DrainNow || m == conn.DrainEnd {
+		t.finish(endClosed)
 	}
 }
 
 // Poison ends the tunnel after a contained panic.
-func (t *Tunnel) Poison(any) { t.finish(fault.Bug, false) }
+func (t *Tunnel) Poison(any) {
+	t.rec.Flags |= fault.Bug.Row().Flags
+	t.finish(endClosed)
+}
 
 func (t *Tunnel) armDeadline(extra sys.Nanos) {
 	at := t.end
@@ -151,52 +210,96 @@ func (t *Tunnel) touch(now sys.Nanos) {
 
 // connect starts the next attempt, or gives up.
 func (t *Tunnel) connect() {
-	ref := t.choose()
-	row := t.env.Snap.Cluster(ref)
-	if ref != nil {
-		t.rec.ClusterRaw, t.rec.Cluster = ref.Name, ref.Name
-	}
-	if row == nil {
-		t.tcp.Inc(stats.TCPDownstreamCxNoRoute)
-		t.giveUp(fault.ClusterNotFound, 0)
-		return
-	}
-	t.rec.Cluster = row.StatName
-	t.cl = t.env.Up.Get(row)
 	for {
-		q := lb.Query{Rand: t.env.L.Rand(), Tried: t.tried[:min(int(t.attempts), len(t.tried))], AvoidTried: true}
-		q.Hash, q.HasHash = t.hash()
-		h := t.cl.Pick(&q, t.info.Local)
+		h := t.pick()
 		if h == nil {
-			t.cl.Block.Inc(stats.ClusterUpstreamCxNoneHealthy)
-			t.giveUp(fault.NoHealthyUpstream, 0)
 			return
 		}
-		if int(t.attempts) < len(t.tried) {
-			t.tried[t.attempts] = h
-		}
-		t.attempts++
-		t.rec.Attempts = t.attempts
-		t.rec.UpstreamHost, t.rec.UpstreamHostName = h.Addr, h.Hostname
 		k, e := t.cl.ConnectTCP(&t.up, h, &t.task)
+		if k == fault.Overflow {
+			t.rec.PoolReady = t.since()
+			t.giveUp(fault.FlagUO, closeOverflow)
+			return
+		}
+		t.begun(h)
 		if k == fault.None {
 			t.st = stConnect
 			t.rec.UpConnStart = t.since()
 			return
 		}
-		t.rec.UpstreamFailure = reason(k, e)
-		if k != fault.ConnectFailed || t.attempts >= t.maxAttempts() {
-			t.giveUp(k, e)
-			return
-		}
-		if t.backoff() {
+		if t.failed(k, e) {
 			return
 		}
 	}
 }
 
-// maxAttempts is max_connect_attempts; a configured 1 and the default cannot be told apart, and a failed connect is safe to repeat.
-func (t *Tunnel) maxAttempts() uint32 { return max(t.cfg.MaxConnectAttempts, ownAttempts) }
+// pick chooses the host of the next attempt; without one the tunnel is over.
+func (t *Tunnel) pick() *hostset.Host {
+	ref := t.choose()
+	row := t.env.Snap.Cluster(ref)
+	if row == nil {
+		t.tcp.Inc(stats.TCPDownstreamCxNoRoute)
+		t.giveUp(fault.FlagNC, closeNoRoute)
+		return nil
+	}
+	t.rec.ClusterRaw, t.rec.Cluster, t.rec.ClusterMeta = ref.Name, row.StatName, row.Metadata
+	t.cl = t.env.Up.Get(row)
+	q := lb.Query{Rand: t.env.L.Rand(), Tried: t.tried[:min(int(t.attempts), maxTried)], AvoidTried: true}
+	q.Hash, q.HasHash = t.hash()
+	h := t.cl.Pick(&q, t.info.Local)
+	switch {
+	case h == nil:
+		t.cl.Block.Inc(stats.ClusterUpstreamCxNoneHealthy)
+		t.rec.PoolReady = t.since()
+		t.giveUp(fault.FlagUH, closeNoHost)
+		return nil
+	case t.attempts >= max(t.cfg.MaxConnectAttempts, 1) && t.wasTried(h):
+		// An attempt beyond the configured ones is for another host only.
+		t.exceeded()
+		return nil
+	}
+	return h
+}
+
+func (t *Tunnel) wasTried(h *hostset.Host) bool {
+	for _, x := range t.tried[:min(int(t.attempts), maxTried)] {
+		if x == h {
+			return true
+		}
+	}
+	return false
+}
+
+// begun notes an attempt at h.
+func (t *Tunnel) begun(h *hostset.Host) {
+	if int(t.attempts) < maxTried {
+		t.tried[t.attempts] = h
+		t.rec.Tried = append(t.rec.Tried, accesslog.Attempt{Host: h.Addr, Name: h.Hostname})
+	}
+	t.attempts++
+	t.rec.Attempts = t.attempts
+	t.rec.UpstreamHost, t.rec.UpstreamHostName, t.rec.HostMeta = h.Addr, h.Hostname, h.Metadata
+}
+
+// failed notes that an attempt failed; true means that nothing is to be done now.
+func (t *Tunnel) failed(k fault.Kind, e sys.Errno) bool {
+	t.rec.Flags |= fault.FlagUF
+	t.rec.PoolReady = t.since()
+	if k == fault.ConnectFailed && e != 0 {
+		t.rec.UpstreamFailure = failures.of(e)
+	}
+	if t.attempts >= max(t.cfg.MaxConnectAttempts, ownAttempts) {
+		t.exceeded()
+		return true
+	}
+	return t.backoff()
+}
+
+// exceeded gives up after the last attempt.
+func (t *Tunnel) exceeded() {
+	t.cl.Block.Inc(stats.ClusterUpstreamCxConnectAttemptsExceeded)
+	t.giveUp(fault.FlagURX, closeConnect)
+}
 
 func (t *Tunnel) backoff() bool {
 	if t.cfg.BackoffBase <= 0 {
@@ -207,7 +310,8 @@ func (t *Tunnel) backoff() bool {
 		d = t.cfg.BackoffMax
 	}
 	t.st = stBackoff
-	t.armDeadline(t.env.L.Now() + 1 + sys.Nanos(t.env.L.Rand()%uint64(d)))
+	t.retryAt = t.env.L.Now() + 1 + sys.Nanos(t.env.L.Rand()%uint64(d))
+	t.armDeadline(t.retryAt)
 	return true
 }
 
@@ -237,6 +341,7 @@ func (t *Tunnel) hash() (uint64, bool) {
 	return h, ok
 }
 
+// since is the time since the accept.
 func (t *Tunnel) since() int64 { return t.env.L.Wall() - t.rec.Start }
 
 // Advance moves the machine.
@@ -249,22 +354,25 @@ func (t *Tunnel) Advance(now sys.Nanos) loop.Step {
 	}
 	if t.idle.Fired() {
 		t.tcp.Inc(stats.TCPIdleTimeout)
-		t.finish(fault.None, false)
+		t.closeFor(closeIdle)
 		return loop.Done
 	}
-	switch t.st {
-	case stConnect:
+	if t.st == stConnect {
 		t.onConnect(now)
-		if t.st != stRelay {
-			t.watchDownstream()
-			return loop.Idle
-		}
-		return t.relay(now)
-	case stBackoff:
-		t.watchDownstream()
-		return loop.Idle
 	}
-	return t.relay(now)
+	if t.st == stRelay {
+		return t.relay(now)
+	}
+	return loop.Idle // downstream bytes, and its end, wait in the kernel until upstream is there
+}
+
+// closeFor ends the tunnel by our own decision.
+func (t *Tunnel) closeFor(why string) {
+	t.info.Own().LocalClose = why
+	if t.up.C != nil {
+		t.rec.UpstreamLocalClose = why
+	}
+	t.finish(endClosed)
 }
 
 func (t *Tunnel) onDeadline(now sys.Nanos) bool {
@@ -272,99 +380,63 @@ func (t *Tunnel) onDeadline(now sys.Nanos) bool {
 	if t.end > 0 && now >= t.end {
 		t.tcp.Inc(stats.TCPMaxDownstreamConnectionDuration)
 		t.rec.Flags |= fault.FlagDT
-		t.rec.Details = "max_duration_timeout"
-		t.finish(fault.None, false)
+		t.closeFor(closeDuration)
 		return true
 	}
 	if t.logAt > 0 && now >= t.logAt {
 		t.logAt = now + t.cfg.LogFlushInterval
-		t.rec.Type = accesslog.TCPPeriodic
-		t.log()
-		t.rec.Type = accesslog.TCPConnectionEnd
+		t.logAs(accesslog.TCPPeriodic)
 	}
-	t.armDeadline(0)
-	if t.st == stBackoff {
+	if t.st == stBackoff && now >= t.retryAt {
+		t.retryAt = 0
 		t.connect()
 	}
-	return t.st == stDone
-}
-
-// watchDownstream ends an attempt whose client has gone away altogether.
-func (t *Tunnel) watchDownstream() {
-	if t.st != stDone && t.down.HungUp() {
-		t.rec.Flags |= fault.FlagDC
-		t.finish(fault.None, false)
+	if t.st == stDone {
+		return true
 	}
+	t.armDeadline(t.retryAt)
+	return false
 }
 
 func (t *Tunnel) onConnect(now sys.Nanos) {
 	done, k, e := t.up.Poll(now)
-	if !done {
-		return
-	}
-	if k == fault.None {
-		t.st = stRelay
-		t.rec.UpConnDone = t.since()
-		t.rec.UpstreamLocal = t.up.C.Local()
-		t.touch(now)
-		if t.cfg.LogOnConnected {
-			t.rec.Type = accesslog.TCPUpstreamConnected
-			t.log()
-			t.rec.Type = accesslog.TCPConnectionEnd
-		}
-		return
-	}
-	t.rec.UpstreamFailure = reason(k, e)
-	if t.attempts < t.maxAttempts() {
-		if !t.backoff() {
+	switch {
+	case !done:
+	case k != fault.None:
+		if !t.failed(k, e) {
 			t.connect()
 		}
-		return
+	default:
+		t.st = stRelay
+		t.rec.UpConnDone = t.since()
+		t.rec.PoolReady = t.rec.UpConnDone
+		t.rec.UpstreamLocal, t.rec.UpstreamRemote = t.up.C.Local(), t.up.C.Remote()
+		t.touch(now)
+		if t.cfg.LogOnConnected {
+			t.logAs(accesslog.TCPUpstreamConnected)
+		}
 	}
-	t.cl.Block.Inc(stats.ClusterUpstreamCxConnectAttemptsExceeded)
-	t.giveUp(k, e)
-}
-
-// reason is %UPSTREAM_TRANSPORT_FAILURE_REASON% in Envoy's words.
-func reason(k fault.Kind, e sys.Errno) string {
-	switch {
-	case k == fault.ConnectTimeout:
-		return "connection_timeout"
-	case e != 0:
-		return "delayed_connect_error:_" + e.Title()
-	}
-	return ""
 }
 
 // giveUp closes a connection that could not be connected.
-func (t *Tunnel) giveUp(k fault.Kind, _ sys.Errno) {
-	t.rec.Flags |= k.Row().Flags
-	switch k {
-	case fault.ConnectFailed, fault.ConnectTimeout, fault.Overflow:
-		if k != fault.Overflow {
-			t.rec.Flags |= fault.FlagURX
-		}
-	}
-	t.finish(fault.None, false)
+func (t *Tunnel) giveUp(f fault.Flags, why string) {
+	t.rec.Flags |= f
+	t.closeFor(why)
 }
 
-// relay moves bytes both ways.
+// relay moves bytes both ways. It is over when both sides have finished and everything is out.
 func (t *Tunnel) relay(now sys.Nanos) loop.Step {
-	before := t.downUp.bytes + t.upDown.bytes
-	a := t.move(&t.downUp, t.down, t.up.C)
+	a := t.move(&t.downUp, t.down, t.up.C, endClosed)
 	if t.st == stDone {
 		return loop.Done
 	}
-	b := t.move(&t.upDown, t.up.C, t.down)
+	b := t.move(&t.upDown, t.up.C, t.down, endUpstream)
 	if t.st == stDone {
 		return loop.Done
 	}
-	if t.downUp.bytes+t.upDown.bytes != before {
+	if n := t.down.BytesIn + t.down.BytesOut + t.up.C.BytesIn + t.up.C.BytesOut; n != t.moved {
+		t.moved = n
 		t.touch(now)
-	}
-	if t.downUp.ended && t.upDown.ended {
-		t.finish(fault.None, true)
-		return loop.Done
 	}
 	if a || b {
 		return loop.Again
@@ -372,71 +444,110 @@ func (t *Tunnel) relay(now sys.Nanos) loop.Step {
 	return loop.Idle
 }
 
-// move passes what from has to to, as far as to has room. It returns true when the bound of one Advance was reached.
-func (t *Tunnel) move(h *half, from, to *conn.Conn) (more bool) {
+// move passes what from has to to, as far as to has room. It returns true when the bound of one Advance was reached. last is the outcome when this
+// direction is the last to finish.
+func (t *Tunnel) move(h *half, from, to *conn.Conn, last outcome) (more bool) {
 	if h.ended {
-		if from.Broken() || to.Broken() {
-			t.broken(from, to)
-		}
+		t.drained(from, to)
 		return false
 	}
-	start := h.bytes
-	for h.bytes-start < maxMove {
-		in := from.In()
-		if len(in) == 0 {
-			switch from.Fill() {
-			case conn.Blocked:
-				if to.Broken() {
-					t.broken(from, to)
-				}
-				return false
-			case conn.EOF:
-				h.ended = true
-				to.CloseWrite()
-				return false
-			case conn.Failed:
-				t.broken(from, to)
-				return false
+	for left := maxMove; left > 0; {
+		n, st := t.step(h, from, to)
+		left -= n
+		switch {
+		case st == conn.More:
+		case st == conn.Failed:
+			t.broken(from, to)
+			return false
+		case st == conn.EOF:
+			h.ended, t.last = true, last
+			to.CloseWrite()
+			t.drained(from, to)
+			return false
+		default:
+			if !from.MayRead() {
+				h.burst /= 2
 			}
-			continue
-		}
-		room := to.Room()
-		if room <= 0 {
 			if to.Broken() {
 				t.broken(from, to)
 			}
-			return false
-		}
-		to.Send(in, nil)
-		h.bytes += uint64(len(in))
-		from.Discard(len(in))
-		if to.Broken() {
-			t.broken(from, to)
 			return false
 		}
 	}
 	return true
 }
 
-// broken handles a reset of either side: it travels to the other one.
+// drained looks whether the tunnel is over once a direction has ended: the other one has ended too and the kernel has taken everything.
+func (t *Tunnel) drained(from, to *conn.Conn) {
+	switch {
+	case from.Broken() || to.Broken():
+		t.broken(from, to)
+	// A peer that breaks the connection after its FIN is found out when something is sent to it, as in Envoy.
+	case t.downUp.ended && t.upDown.ended && t.down.Queued() == 0 && t.up.C.Queued() == 0:
+		t.finish(t.last)
+	}
+}
+
+// gone is the outcome when a side broke after its FIN.
+func (t *Tunnel) gone(c *conn.Conn) outcome {
+	if c == t.down {
+		return endClosed
+	}
+	return endGone
+}
+
+// step moves one portion: More when bytes went, Blocked when there are none or no room.
+func (t *Tunnel) step(h *half, from, to *conn.Conn) (int, conn.Status) {
+	if t.splices(h, from, to) {
+		return t.splice(h, from, to)
+	}
+	room := to.Room()
+	if room <= 0 {
+		return 0, conn.Blocked
+	}
+	if len(from.In()) == 0 {
+		if st := from.FillUpTo(max(room, minRead)); st != conn.More {
+			return 0, st
+		}
+	}
+	in := from.In()
+	to.Send(in, nil)
+	n := len(in)
+	h.count(n)
+	from.Discard(n)
+	if to.Broken() {
+		return n, conn.Failed
+	}
+	return n, conn.More
+}
+
+// broken handles an error of either side. A reset travels to the other one; a side that has finished already is just gone.
 func (t *Tunnel) broken(from, to *conn.Conn) {
-	bad := from
+	bad, ended := from, false
 	if !from.Broken() {
 		bad = to
 	}
 	if bad == t.down {
-		t.rec.Flags |= fault.FlagDC
-		t.down.Reset()
-		t.finish(fault.DownstreamGone, false)
-		return
+		ended = t.downUp.ended
+	} else {
+		ended = t.upDown.ended
 	}
-	t.rec.Flags |= fault.FlagUR
-	t.rec.UpstreamFailure = "remote_reset"
-	t.finish(fault.RemoteReset, false)
+	switch {
+	case ended || bad.Err() != sys.ECONNRESET:
+		t.finish(t.gone(bad))
+	case bad == t.down:
+		t.info.Own().DetectedClose = detectedRemoteReset
+		t.finish(endDownReset)
+	default:
+		t.rec.Flags |= fault.FlagUR
+		t.rec.UpstreamDetectedClose = detectedRemoteReset
+		t.info.Own().DetectedClose = detectedLocalReset
+		t.finish(endUpReset)
+	}
 }
 
 // finish is the single exit: counters, log, both connections.
-func (t *Tunnel) finish(k fault.Kind, flush bool) {
+func (t *Tunnel) finish(o outcome) {
 	if t.st == stDone {
 		return
 	}
@@ -444,39 +555,57 @@ func (t *Tunnel) finish(k fault.Kind, flush bool) {
 	l := t.env.L
 	l.Disarm(&t.idle)
 	l.Disarm(&t.deadline)
-	t.rec.BytesIn, t.rec.BytesOut = t.downUp.bytes, t.upDown.bytes
-	t.rec.DownWireIn, t.rec.DownWireOut = t.down.BytesIn, t.down.BytesOut
-	if t.up.C != nil {
-		t.rec.UpBytesIn, t.rec.UpBytesOut = t.up.C.BytesIn, t.up.C.BytesOut
-	}
 	t.tcp.Add(stats.TCPDownstreamCxRxBytesTotal, int64(t.down.BytesIn))
 	t.tcp.Add(stats.TCPDownstreamCxTxBytesTotal, int64(t.down.BytesOut))
-	t.log()
+	t.logAs(accesslog.TCPConnectionEnd)
+	t.env.pipes.drop(l, &t.downUp)
+	t.env.pipes.drop(l, &t.upDown)
 	if t.up.C != nil {
-		if k == fault.DownstreamGone {
+		if o == endDownReset {
 			t.up.Abort()
 		} else {
-			t.up.End(k == fault.RemoteReset || t.upDown.ended && !t.downUp.ended, flush)
+			t.up.End(o != endClosed, false)
 		}
 	}
-	switch {
-	case t.down.Closed():
-	case k == fault.RemoteReset:
+	if o == endUpReset {
 		t.down.Reset()
-	case flush:
-		t.down.CloseAfterFlush()
-	default:
+	} else {
 		t.down.Close()
 	}
 	l.Cancel(&t.task)
 	t.env.live--
 	t.Member.Leave()
+	t.down, t.info, t.cl, t.rec.Conn = nil, nil, nil, nil
+	clear(t.tried[:])
+	t.env.tunnels.Put(t)
 }
 
-func (t *Tunnel) log() {
-	t.rec.End = t.since()
-	t.rec.BytesIn, t.rec.BytesOut = t.downUp.bytes, t.upDown.bytes
-	if t.env.Logs != nil && len(t.cfg.AccessLogs) > 0 {
-		t.env.Logs.Log(t.cfg.AccessLogs, &t.rec)
+// logAs writes the record with what is known now.
+func (t *Tunnel) logAs(typ accesslog.Type) {
+	if t.env.Logs == nil || len(t.cfg.AccessLogs) == 0 {
+		return
 	}
+	r := &t.rec
+	r.Type = typ
+	r.End = t.since()
+	r.BytesIn, r.BytesOut = t.downUp.bytes, t.upDown.bytes
+	r.DownWireIn, r.DownWireOut = t.down.BytesIn, t.down.BytesOut
+	if t.up.C != nil {
+		r.UpBytesIn, r.UpBytesOut = t.up.C.BytesIn, t.up.C.BytesOut
+	}
+	t.env.Logs.Log(t.cfg.AccessLogs, r)
 }
+
+// failureTexts keeps the texts of connect errors, so that a failed connect does not allocate.
+type failureTexts map[sys.Errno]string
+
+// failures is filled at start and only read later.
+var failures = func() failureTexts {
+	m := failureTexts{}
+	for e := sys.Errno(1); e < 134; e++ {
+		m[e] = "delayed_connect_error:_" + e.Title()
+	}
+	return m
+}()
+
+func (m failureTexts) of(e sys.Errno) string { return m[e] }

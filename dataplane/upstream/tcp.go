@@ -58,11 +58,8 @@ func (c *Cluster) ConnectTCP(t *TCP, h *hostset.Host, task *loop.Task) (fault.Ki
 	t.started, t.connected, t.inSeen, t.outSeen = c.m.l.Now(), 0, 0, 0
 	b.Inc(stats.ClusterUpstreamCxActive)
 	h.CxActive.Add(1)
-	b.Inc(stats.ClusterUpstreamRqTotal)
-	b.Inc(stats.ClusterUpstreamRqActive)
 	b.Inc(stats.ClusterUpstreamRqPendingTotal)
-	h.RqTotal.Add(1)
-	h.RqActive.Add(1)
+	b.Inc(stats.ClusterUpstreamRqPendingActive)
 	if d := c.cfg.ConnectTimeout; d > 0 {
 		c.m.l.Arm(&t.timer, t.started+d)
 	}
@@ -79,6 +76,11 @@ func (t *TCP) Poll(now sys.Nanos) (done bool, k fault.Kind, e sys.Errno) {
 	case done && e == 0:
 		t.cl.m.l.Disarm(&t.timer)
 		t.up, t.connected = true, now
+		t.cl.Block.Dec(stats.ClusterUpstreamRqPendingActive)
+		t.cl.Block.Inc(stats.ClusterUpstreamRqTotal)
+		t.cl.Block.Inc(stats.ClusterUpstreamRqActive)
+		t.host.RqTotal.Add(1)
+		t.host.RqActive.Add(1)
 		t.cl.Block.Record(stats.ClusterUpstreamCxConnectMs, uint64((now-t.started)/sys.Millisecond))
 		return true, fault.None, 0
 	case done:
@@ -90,6 +92,7 @@ func (t *TCP) Poll(now sys.Nanos) (done bool, k fault.Kind, e sys.Errno) {
 		return false, fault.None, 0
 	}
 	t.cl.Block.Inc(stats.ClusterUpstreamCxConnectFail)
+	t.cl.Block.Inc(stats.ClusterUpstreamRqPendingFailureEject)
 	t.host.CxConnectFail.Add(1)
 	t.End(k == fault.ConnectFailed, false)
 	return true, k, e
@@ -125,11 +128,21 @@ func (t *TCP) End(byPeer, flush bool) {
 	} else {
 		b.Inc(stats.ClusterUpstreamCxDestroyLocal)
 	}
+	if t.up {
+		b.Inc(stats.ClusterUpstreamCxDestroyWithActiveRq)
+		if byPeer {
+			b.Inc(stats.ClusterUpstreamCxDestroyRemoteWithActiveRq)
+		} else {
+			b.Inc(stats.ClusterUpstreamCxDestroyLocalWithActiveRq)
+		}
+		b.Dec(stats.ClusterUpstreamRqActive)
+		h.RqActive.Add(-1)
+	} else {
+		b.Dec(stats.ClusterUpstreamRqPendingActive)
+	}
 	b.Dec(stats.ClusterUpstreamCxActive)
-	b.Dec(stats.ClusterUpstreamRqActive)
 	b.Record(stats.ClusterUpstreamCxLengthMs, uint64((t.cl.m.l.Now()-t.started)/sys.Millisecond))
 	h.CxActive.Add(-1)
-	h.RqActive.Add(-1)
 	t.cl.cfg.Limits.Connections[0].Add(-1)
 	t.cl.m.l.Disarm(&t.timer)
 	if flush {

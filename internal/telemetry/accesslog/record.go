@@ -49,7 +49,7 @@ type ConnExtra struct {
 }
 
 // noExtra stands for a connection without extras; it is never written.
-var noExtra = ConnExtra{Transport: "raw_buffer"}
+var noExtra = ConnExtra{Transport: "raw_buffer", DetectedClose: "Normal"}
 
 // Extra returns what only some connections have, for reading. Never nil.
 func (c *ConnInfo) Extra() *ConnExtra {
@@ -173,7 +173,7 @@ const (
 )
 
 var typeNames = [...]string{"NotSet", "TcpUpstreamConnected", "TcpPeriodic", "TcpConnectionEnd", "DownstreamStart", "DownstreamPeriodic",
-	"DownstreamEnd", "UpstreamPoolReady", "UpstreamPeriodic", "UpstreamEnd"}
+	"DownstreamEnd", "UpstreamPoolReady", "UpstreamPeriodic", "UpstreamEnd", 14: "TcpConnectionStart"}
 
 // String is the name of envoy.data.accesslog.v3.AccessLogType.
 func (t Type) String() string {
@@ -198,6 +198,11 @@ const (
 	UpstreamPoolReady
 	UpstreamPeriodic
 	UpstreamEnd
+	_
+	_
+	_
+	_
+	TCPConnectionStart
 )
 
 // Reset empties the record for reuse.

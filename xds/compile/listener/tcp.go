@@ -21,6 +21,7 @@ func (s *state) tcp(c *registry.Ctx, t *tcpv3.TcpProxy) *snapshot.TCPProxy {
 	if o := t.GetAccessLogOptions(); o != nil {
 		out.LogFlushInterval = nanos(o.GetAccessLogFlushInterval(), out.LogFlushInterval)
 		out.LogOnConnected = out.LogOnConnected || o.GetFlushAccessLogOnConnected()
+		out.LogOnStart = o.GetFlushAccessLogOnStart()
 	}
 	if v := t.GetMaxConnectAttempts(); v != nil {
 		out.MaxConnectAttempts = v.GetValue()
