@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
 
 	"sidecar/internal/telemetry/stats"
 	"sidecar/xds/controller"
@@ -19,6 +20,7 @@ func (a *App) openAdmin() error {
 	if err != nil {
 		return err
 	}
+	a.writeAdminAddress(ln.Addr().String())
 	mux := http.NewServeMux()
 	mux.HandleFunc("/ready", func(w http.ResponseWriter, _ *http.Request) {
 		if a.State() == controller.Live {
@@ -41,4 +43,14 @@ func (a *App) openAdmin() error {
 	a.admin = srv
 	go func() { _ = srv.Serve(ln) }()
 	return nil
+}
+
+// writeAdminAddress is --admin-address-path. As in Envoy, a file that cannot be written does not stop the start.
+func (a *App) writeAdminAddress(addr string) {
+	if a.opt.AdminAddressPath == "" {
+		return
+	}
+	if err := os.WriteFile(a.opt.AdminAddressPath, []byte(addr), 0o644); err != nil {
+		a.log.Log("critical", "main", "cannot open admin address output file %s for writing: %v", a.opt.AdminAddressPath, err)
+	}
 }

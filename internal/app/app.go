@@ -9,14 +9,10 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
-	"os"
-	"os/signal"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
-	"sidecar/dataplane/conn"
 	"sidecar/dataplane/fleet"
 	"sidecar/dataplane/loop"
 	"sidecar/dataplane/snapshot"
@@ -25,6 +21,7 @@ import (
 	"sidecar/ebpf"
 	"sidecar/internal/export"
 	"sidecar/internal/resolve"
+	"sidecar/internal/telemetry/log"
 	"sidecar/internal/telemetry/stats"
 	"sidecar/xds/bootstrap"
 	"sidecar/xds/controller"
@@ -43,26 +40,24 @@ type App struct {
 	fleet    *fleet.Fleet
 	ctl      *controller.Controller
 	resolver *resolve.Resolver
-	log      logger
+	log      *log.Manager
+	logFile  *logFile // --log-path, else nil
 	server   *stats.Block
 	started  time.Time
-	admin    io.Closer
 
 	// Control
-	layers *runtimeLayers
+	layers  *runtimeLayers
+	admin   io.Closer // nil without an admin address
+	resting resting
+	running bool // the controller's goroutine was started
 
 	// Atomic
 	state    atomic.Int32 // controller.State
 	failed   atomic.Bool  // /healthcheck/fail
-	draining atomic.Bool
-	quit     chan struct{}
-	quitOnce atomic.Bool
-	settle   sync.Once
-}
-
-// logger is the application log.
-type logger interface {
-	Log(level, component, format string, args ...any)
+	drains   drains
+	quit     chan struct{} // closed by Quit
+	live     chan struct{} // closed when every worker serves the first complete configuration
+	quitOnce sync.Once
 }
 
 // Main runs the program and returns its exit code.
@@ -77,6 +72,9 @@ func Main(args []string, stdout, stderr io.Writer) int {
 	case opt.Version:
 		fmt.Fprintf(stdout, "\nsidecar  version: %s\n\n", Version())
 		return 0
+	case opt.HotRestartVersion:
+		fmt.Fprintln(stdout, "disabled") // what Envoy prints with --disable-hot-restart
+		return 0
 	}
 	boot, err := bootstrap.Load(bootstrap.Options{Path: opt.ConfigPath, ConfigYAML: opt.ConfigYAML, AllowUnknown: opt.AllowUnknownStatic,
 		ServiceNode: opt.ServiceNode, ServiceCluster: opt.ServiceCluster, ServiceZone: opt.ServiceZone})
@@ -85,6 +83,7 @@ func Main(args []string, stdout, stderr io.Writer) int {
 	}
 	a, err := build(opt, boot, stderr)
 	if err != nil {
+		a.close()
 		return configError(stderr, opt, err)
 	}
 	if opt.Mode == Validate {
@@ -109,15 +108,14 @@ func configError(w io.Writer, opt *Options, err error) int {
 	return 1
 }
 
-// build makes everything without opening anything that validate mode must not open.
+// build makes everything without opening anything that validate mode must not open. The App is returned also with an error, for its close.
 func build(opt *Options, boot *bootstrap.Config, stderr io.Writer) (*App, error) {
-	a := &App{opt: opt, boot: boot, shared: &worker.Shared{}, started: time.Now(), quit: make(chan struct{}), layers: newRuntimeLayers(boot)}
+	a := &App{opt: opt, boot: boot, shared: &worker.Shared{}, started: time.Now(), quit: make(chan struct{}),
+		live: make(chan struct{}), layers: newRuntimeLayers(boot)}
 	a.state.Store(int32(controller.PreInitializing))
-	lg, err := newLogger(opt, boot, stderr)
-	if err != nil {
-		return nil, err
+	if err := a.openLog(stderr); err != nil {
+		return a, err
 	}
-	a.log = lg
 	a.reg = stats.NewRegistry(opt.Concurrency)
 	a.resolver = resolve.New(resolve.Config{})
 	a.files = export.NewFiles(export.Config{Workers: opt.Concurrency, Stats: a.reg, FlushInterval: opt.FileFlush, DryRun: opt.Mode == Validate})
@@ -126,7 +124,7 @@ func build(opt *Options, boot *bootstrap.Config, stderr io.Writer) (*App, error)
 	var plane controller.Plane = dryPlane{}
 	if opt.Mode != Validate {
 		if err := a.buildFleet(); err != nil {
-			return nil, err
+			return a, err
 		}
 		plane = a.fleet
 	}
@@ -139,13 +137,13 @@ func build(opt *Options, boot *bootstrap.Config, stderr io.Writer) (*App, error)
 	}
 	comp, err := a.compilers()
 	if err != nil {
-		return nil, err
+		return a, err
 	}
 	a.ctl = controller.New(controller.Config{Bootstrap: boot, Plane: plane, Stats: a.reg, Compile: comp, Workers: opt.Concurrency, Resolver: dnsResolver{a.resolver},
 		Seed: uint64(time.Now().UnixNano()), Log: a.log.Log, Unknown: unknown, ExplicitWildcard: opt.ExplicitWildcard,
-		OnState: func(s controller.State) { a.setState(s) }})
+		OnState: a.setState})
 	if err := a.ctl.Static(); err != nil {
-		return nil, err
+		return a, err
 	}
 	return a, nil
 }
@@ -177,13 +175,16 @@ func (a *App) buildFleet() error {
 		a.shared.Panics.Add(1)
 		a.log.Log("critical", "main", "worker %d: a connection was closed after an internal error: %v", w, reason)
 	}
+	a.server.Set(stats.ServerConcurrency, int64(a.opt.Concurrency))
 	local := localIP(a.opt.LocalAddressV6)
 	seed := uint64(time.Now().UnixNano())
 	var err error
 	a.fleet, err = fleet.New(fleet.Config{Workers: a.opt.Concurrency, Shared: a.shared, Steering: steering{a.steerer},
+		OnError: func(err error) { a.log.Log("error", "main", "%v", err) },
 		Worker: func(i int, k sys.Kernel) (*worker.Worker, error) {
 			return worker.New(worker.Config{Index: i, Kernel: k, Seed: seed + uint64(i)*0x9e3779b97f4a7c15, Shared: a.shared, Load: a.steerer.Slot(i),
-				LocalIP: local, LogFlush: sys.Nanos(a.opt.FileFlush)})
+				LocalIP: local, LogFlush: sys.Nanos(a.opt.FileFlush),
+				DrainTime: sys.Nanos(a.opt.DrainTime), DrainImmediate: a.opt.DrainImmediate})
 		}})
 	return err
 }
@@ -201,145 +202,6 @@ func localIP(v6 bool) netip.Addr {
 		return netip.IPv6Loopback()
 	}
 	return netip.MustParseAddr("127.0.0.1")
-}
-
-func (a *App) setState(s controller.State) {
-	a.state.Store(int32(s))
-	live := int64(0)
-	if s == controller.Live {
-		live = 1
-		a.settle.Do(func() { time.AfterFunc(time.Second, settleMemory) })
-	}
-	a.server.Set(stats.ServerLive, live)
-}
-
-// State is what /server_info and /ready show.
-func (a *App) State() controller.State {
-	if a.failed.Load() {
-		return controller.Draining
-	}
-	return controller.State(a.state.Load())
-}
-
-// run serves until told to end.
-func (a *App) run() int {
-	if err := a.openAdmin(); err != nil {
-		a.log.Log("critical", "main", "admin: %v", err)
-		a.close()
-		return 1
-	}
-	for _, w := range a.boot.Warnings {
-		a.log.Log("warning", "config", "bootstrap: %s", w.String())
-	}
-	for _, s := range a.opt.Ignored {
-		a.log.Log("debug", "main", "%s", s)
-	}
-	a.server.Set(stats.ServerConcurrency, int64(a.opt.Concurrency))
-	a.server.Set(stats.ServerHotRestartEpoch, int64(a.opt.RestartEpoch))
-	sig := make(chan os.Signal, 8)
-	signal.Notify(sig, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGPIPE)
-	go a.ctl.Run()
-	a.ctl.Post(func() {}) // the first event starts initialisation
-	flush := time.NewTicker(a.boot.StatsFlushInterval)
-	defer flush.Stop()
-	for {
-		select {
-		case s := <-sig:
-			switch s {
-			case syscall.SIGTERM, syscall.SIGINT:
-				a.log.Log("warning", "main", "caught %s: draining", s)
-				return a.drainAndExit(sig)
-			case syscall.SIGUSR1:
-				a.files.Reopen()
-			}
-		case <-a.quit:
-			return a.drainAndExit(sig)
-		case <-flush.C:
-			a.flushStats()
-		}
-		if a.opt.Mode == InitOnly && a.State() == controller.Live {
-			a.close()
-			return 0
-		}
-	}
-}
-
-// Quit asks the program to end as SIGTERM does. Any goroutine.
-func (a *App) Quit() {
-	if a.quitOnce.CompareAndSwap(false, true) {
-		close(a.quit)
-	}
-}
-
-// drainAndExit lets requests in flight finish: listeners are emptied and closed, every response says Connection: close, idle connections go, and
-// the process ends when nothing is left, at the deadline, or at once on a second signal.
-func (a *App) drainAndExit(sig <-chan os.Signal) int {
-	if a.fleet == nil || a.State() == controller.PreInitializing || a.State() == controller.Initializing {
-		a.close()
-		return 0
-	}
-	a.draining.Store(true)
-	a.fleet.StopListeners(false)
-	a.fleet.Drain(worker.DrainOrder{Mode: conn.DrainIdle, Sticky: true})
-	deadline := time.NewTimer(a.opt.TerminationDrain)
-	defer deadline.Stop()
-	poll := time.NewTicker(10 * time.Millisecond)
-	defer poll.Stop()
-	for {
-		select {
-		case s := <-sig:
-			if s == syscall.SIGTERM || s == syscall.SIGINT {
-				a.log.Log("warning", "main", "second signal: exiting now")
-				a.close()
-				return 0
-			}
-		case <-deadline.C:
-			a.log.Log("warning", "main", "drain deadline reached with %d connection(s) open", a.connections())
-			a.close()
-			return 0
-		case <-poll.C:
-			if a.connections() == 0 {
-				a.close()
-				return 0
-			}
-		}
-	}
-}
-
-// connections is the number of open downstream connections.
-func (a *App) connections() int64 {
-	var n int64
-	a.reg.Each(func(s *stats.Scope) {
-		if s.Def == stats.ListenerDef {
-			v, _ := s.Value(stats.ListenerDownstreamCxActive)
-			n += v
-		}
-	})
-	return n
-}
-
-func (a *App) close() {
-	if a.ctl != nil && a.opt.Mode != Validate {
-		a.ctl.Close()
-	}
-	if a.fleet != nil {
-		a.fleet.Stop()
-	}
-	if a.admin != nil {
-		_ = a.admin.Close()
-	}
-	a.resolver.Close()
-	a.files.Close()
-	if a.steerer != nil {
-		a.steerer.Close()
-	}
-}
-
-// flushStats updates gauges that nobody pushes.
-func (a *App) flushStats() {
-	a.server.Set(stats.ServerState, int64(a.State()))
-	a.server.Set(stats.ServerUptime, int64(time.Since(a.started).Seconds()))
-	a.server.Set(stats.ServerTotalConnections, a.connections())
 }
 
 // Version is what --version and /server_info print.

@@ -44,7 +44,9 @@ type Options struct {
 	AllowUnknownStatic, RejectUnknownDynamic bool
 	IgnoreUnknownDynamic                     bool
 	SkipDeprecatedLogs                       bool
-	Version                                  bool
+	FineGrainLogging                         bool
+	BaseIDPath                               string
+	Version, HotRestartVersion               bool
 	Steering                                 string // ours: force a rung of the ladder
 	ExplicitWildcard                         bool   // ours
 	Ignored                                  []string
@@ -60,15 +62,16 @@ var ignored = []struct {
 	value bool
 	why   string
 }{
-	{"base-id-path", true, "there is no shared memory"}, {"use-dynamic-base-id", false, "there is no shared memory"},
-	{"hot-restart-version", false, "hot restart is not there yet"}, {"disable-hot-restart", false, "hot restart is not there yet"},
+	{"use-dynamic-base-id", false, "there is no shared memory"},
+	{"disable-hot-restart", false, "hot restart is not there yet"},
 	{"skip-hot-restart-on-no-parent", false, "hot restart is not there yet"},
 	{"skip-hot-restart-parent-stats", false, "hot restart is not there yet"},
 	{"socket-path", true, "hot restart is not there yet"}, {"socket-mode", true, "hot restart is not there yet"},
-	{"enable-fine-grain-logging", false, "loggers are per component"}, {"log-format-escaped", false, "log lines are always escaped"},
+	{"log-format-escaped", false, "log lines are always escaped"},
 	{"cpuset-threads", false, "the CPU affinity mask is always honoured"}, {"disable-extensions", true, "there is nothing to disable"},
 	{"enable-mutex-tracing", false, "workers have no locks"}, {"enable-core-dump", false, "use GOTRACEBACK=crash"},
 	{"stats-tag", true, "use stats_config"}, {"bootstrap-version", true, "only v3 exists"}, {"allow-unknown-fields", false, "see --allow-unknown-static-fields"},
+	{"log-stacktrace-single-entry", false, "a stack trace is one write"},
 	{"max-stats", true, "there is no limit"}, {"max-obj-name-len", true, "there is no limit"},
 }
 
@@ -105,6 +108,9 @@ func Parse(args []string, out io.Writer) (*Options, error) {
 	fs.BoolVar(&o.RejectUnknownDynamic, "reject-unknown-dynamic-fields", false, "refuse unknown fields in xDS resources")
 	fs.BoolVar(&o.IgnoreUnknownDynamic, "ignore-unknown-dynamic-fields", false, "be silent about unknown fields in xDS resources")
 	fs.BoolVar(&o.SkipDeprecatedLogs, "skip-deprecated-logs", false, "no log lines about deprecated fields")
+	fs.BoolVar(&o.FineGrainLogging, "enable-fine-grain-logging", false, "accepted; loggers are per component")
+	fs.StringVar(&o.BaseIDPath, "base-id-path", "", "file to write the base id to")
+	fs.BoolVar(&o.HotRestartVersion, "hot-restart-version", false, "print the hot restart version: disabled")
 	fs.BoolVar(&o.Version, "version", false, "print the version")
 	fs.StringVar(&o.Steering, "steering", "", "force a steering mode: ebpf, ebpf_select, incoming_cpu, classic_bpf or plain (not in Envoy)")
 	fs.BoolVar(&o.ExplicitWildcard, "xds-explicit-wildcard", false, "subscribe with \"*\" instead of the legacy empty list (not in Envoy)")
@@ -118,7 +124,7 @@ func Parse(args []string, out io.Writer) (*Options, error) {
 	fs.Usage = func() {
 		fmt.Fprintf(out, "USAGE:\n  sidecar -c bootstrap.yaml [flags]\n  sidecar demo [--once] [--load]\n\nFLAGS:\n%s", fs.FlagUsages())
 	}
-	if err := precheck(args); err != nil {
+	if err := precheck(fs, args); err != nil {
 		return nil, err
 	}
 	if err := fs.Parse(args); err != nil {
@@ -140,20 +146,34 @@ func Parse(args []string, out io.Writer) (*Options, error) {
 }
 
 // precheck refuses what Envoy's command line refuses and the flag library would take: --flag=value and repeated flags.
-func precheck(args []string) error {
+func precheck(fs *pflag.FlagSet, args []string) error {
 	seen := map[string]bool{}
-	for _, a := range args {
-		if !strings.HasPrefix(a, "-") || len(a) < 2 {
-			continue
+	for i := 0; i < len(args); i++ {
+		a := args[i]
+		if a == "--" {
+			return nil
 		}
 		name := strings.TrimLeft(a, "-")
+		if !strings.HasPrefix(a, "-") || name == "" {
+			continue
+		}
 		if strings.HasPrefix(a, "--") && strings.Contains(name, "=") {
 			return fmt.Errorf("error: Couldn't find match for argument: %s (give the value as an argument of its own)", a)
 		}
-		if seen[name] {
+		f := fs.Lookup(name)
+		if !strings.HasPrefix(a, "--") {
+			f = fs.ShorthandLookup(name[:1])
+		}
+		if f == nil {
+			continue // the flag library names it
+		}
+		if seen[f.Name] && f.Name != "stats-tag" {
 			return fmt.Errorf("error: argument already set: %s", a)
 		}
-		seen[name] = true
+		seen[f.Name] = true
+		if f.NoOptDefVal == "" {
+			i++ // its value, whatever it looks like
+		}
 	}
 	return nil
 }
@@ -179,8 +199,8 @@ func (o *Options) finish(mode, strategy, addrVersion string, drain, parent, flus
 	default:
 		return fmt.Errorf("error: unknown IP address version '%s'", addrVersion)
 	}
-	if o.RejectUnknownDynamic && o.IgnoreUnknownDynamic {
-		return errors.New("error: --reject-unknown-dynamic-fields and --ignore-unknown-dynamic-fields exclude each other")
+	if o.FineGrainLogging && o.ComponentLogLevel != "" {
+		return errors.New("error: --component-log-level will not work with --enable-fine-grain-logging")
 	}
 	o.DrainTime = time.Duration(max(drain, 0)) * time.Second
 	o.ParentShutdownTime = time.Duration(max(parent, 0)) * time.Second

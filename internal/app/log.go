@@ -3,35 +3,74 @@
 package app
 
 import (
-	"fmt"
+	"errors"
 	"io"
+	"os"
 	"sync"
-	"time"
 
-	"sidecar/xds/bootstrap"
+	"fmt"
+
+	"sidecar/internal/telemetry/log"
 )
 
-type plainLog struct {
-	mu  sync.Mutex
-	out io.Writer
-	min int
-}
-
-var levels = map[string]int{"trace": 0, "debug": 1, "info": 2, "warning": 3, "warn": 3, "error": 4, "critical": 5, "off": 6}
-
-func newLogger(opt *Options, _ *bootstrap.Config, stderr io.Writer) (logger, error) {
-	l, ok := levels[opt.LogLevel]
+// openLog makes the application log of the flags and of application_log_config.
+func (a *App) openLog(stderr io.Writer) error {
+	level, ok := log.ParseLevel(a.opt.LogLevel)
 	if !ok {
-		return nil, fmt.Errorf("error: invalid log level specified '%s'", opt.LogLevel)
+		return fmt.Errorf("error: invalid log level specified '%s'", a.opt.LogLevel)
 	}
-	return &plainLog{out: stderr, min: l}, nil
+	cfg := log.Config{Level: level, Components: a.opt.ComponentLogLevel, Format: a.opt.LogFormat, Out: stderr}
+	if f := a.boot.Proto.GetApplicationLogConfig().GetLogFormat(); f != nil {
+		if a.opt.Given["log-format"] != "" {
+			return errors.New("application_log_config.log_format: --log-format is given too: only one of them can be")
+		}
+		cfg.Format = f.GetTextFormat()
+		if j := f.GetJsonFormat(); j != nil {
+			cfg.JSON = j.AsMap()
+		}
+	}
+	if a.opt.LogPath != "" && a.opt.Mode != Validate {
+		f := &logFile{path: a.opt.LogPath}
+		if err := f.reopen(); err != nil {
+			return err
+		}
+		a.logFile, cfg.Out = f, f
+	}
+	m, err := log.New(cfg)
+	if err != nil {
+		return err
+	}
+	a.log = m
+	return nil
 }
 
-func (p *plainLog) Log(level, component, format string, args ...any) {
-	if levels[level] < p.min {
-		return
+// logFile is --log-path: a file that can be opened again after a rotation. Safe for concurrent use.
+type logFile struct {
+	path string
+
+	mu sync.Mutex
+	f  *os.File
+}
+
+// Write appends p.
+func (l *logFile) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.f.Write(p)
+}
+
+// reopen opens the path and lets go of the old file; on failure the old one stays.
+func (l *logFile) reopen() error {
+	f, err := log.OpenFile(l.path)
+	if err != nil {
+		return err
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	fmt.Fprintf(p.out, "[%s][%s][%s] %s\n", time.Now().UTC().Format("2006-01-02 15:04:05.000"), level, component, fmt.Sprintf(format, args...))
+	l.mu.Lock()
+	old := l.f
+	l.f = f
+	l.mu.Unlock()
+	if old != nil {
+		_ = old.Close()
+	}
+	return nil
 }

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package app
+
+import (
+	"bytes"
+	"os"
+	"runtime/metrics"
+	"strconv"
+	"sync"
+	"time"
+
+	"sidecar/internal/telemetry/stats"
+)
+
+// flushStats ends a statistics interval: it updates the gauges that nobody pushes, as Envoy does at stats_flush_interval.
+func (a *App) flushStats() {
+	a.stateGauges()
+	a.server.Set(stats.ServerUptime, int64(time.Since(a.started).Seconds()))
+	a.server.Set(stats.ServerTotalConnections, a.connections())
+	m := readMemory()
+	a.server.Set(stats.ServerMemoryAllocated, m.allocated)
+	a.server.Set(stats.ServerMemoryHeapSize, m.heap)
+	a.server.Set(stats.ServerMemoryPhysicalSize, m.resident)
+	a.reg.Flush()
+	a.tired(m.resident)
+}
+
+// connections is the number of open downstream connections as the listeners count them.
+func (a *App) connections() int64 {
+	var n int64
+	a.reg.Each(func(s *stats.Scope) {
+		if s.Def == stats.ListenerDef {
+			v, _ := s.Value(stats.ListenerDownstreamCxActive)
+			n += v
+		}
+	})
+	return n
+}
+
+// memory is what the process holds, in bytes.
+type memory struct {
+	allocated int64 // live and not yet collected objects
+	heap      int64 // mapped for the heap
+	unmapped  int64 // of the heap, given back to the system
+	free      int64 // of the heap, kept for reuse
+	total     int64 // everything the Go runtime has mapped
+	resident  int64 // resident set
+}
+
+func readMemory() memory {
+	s := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}, {Name: "/memory/classes/heap/free:bytes"},
+		{Name: "/memory/classes/heap/released:bytes"}, {Name: "/memory/classes/heap/unused:bytes"}, {Name: "/memory/classes/total:bytes"}}
+	metrics.Read(s) // does not stop the world, unlike ReadMemStats
+	v := func(i int) int64 { return int64(s[i].Value.Uint64()) }
+	m := memory{allocated: v(0), free: v(1), unmapped: v(2), total: v(4)}
+	m.heap = m.allocated + m.free + v(3)
+	m.resident = residentBytes()
+	return m
+}
+
+func residentBytes() int64 {
+	b, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		return 0
+	}
+	f := bytes.Fields(b)
+	if len(f) < 2 {
+		return 0
+	}
+	n, _ := strconv.ParseInt(string(f[1]), 10, 64)
+	return n * int64(os.Getpagesize())
+}
+
+// Bounds of giving memory back.
+const (
+	// restGrowth is how far the resident set grows over the last rest before another one is worth its collection.
+	restGrowth = 6 << 20
+	// restEvery is the least time between two rests.
+	restEvery = 30 * time.Second
+)
+
+// resting remembers when memory was given back last.
+type resting struct {
+	mu       sync.Mutex
+	at       time.Time
+	resident int64
+	epoch    uint64
+	quiet    int // flushes since the configuration changed last
+}
+
+// rest gives back what compiling a configuration needed: garbage, and resident pages of code that ran once.
+func (a *App) rest() {
+	r := &a.resting
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	settleMemory()
+	r.at, r.resident = time.Now(), residentBytes()
+}
+
+// tired rests again after configuration changes that made the process grow, once they have ended for two flushes.
+func (a *App) tired(resident int64) {
+	r := &a.resting
+	r.mu.Lock()
+	epoch := a.fleet.Adopted()
+	if epoch != r.epoch {
+		r.epoch, r.quiet = epoch, 0
+	} else if r.quiet >= 0 {
+		r.quiet++
+	}
+	due := r.quiet >= 2 && !r.at.IsZero()
+	if due {
+		r.quiet = -1 // until the next change
+		due = resident > r.resident+restGrowth && time.Since(r.at) >= restEvery
+	}
+	r.mu.Unlock()
+	if due {
+		go a.rest()
+	}
+}
