@@ -81,7 +81,7 @@ func New(c Config) (*Worker, error) {
 	empty := &snapshot.Snapshot{}
 	w.http = exchange.NewEnv(l, w.up, c.Index+1, empty)
 	w.http.Logs, w.http.LocalIP = w, c.LocalIP
-	w.tcp = &tunnel.Env{L: l, Up: w.up, Shard: c.Index + 1, Logs: w, Snap: empty}
+	w.tcp = &tunnel.Env{L: l, Up: w.up, Shard: c.Index + 1, Logs: w, Snap: empty, Splice: true}
 	w.flush.init(w)
 	return w, nil
 }
@@ -156,6 +156,7 @@ func (w *Worker) shutdown() {
 		l.Drain(conn.DrainNow)
 	}
 	w.up.CloseIdle()
+	w.tcp.Close()
 	w.logs.Flush()
 	w.Loop.Close()
 }
