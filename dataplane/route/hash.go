@@ -21,8 +21,8 @@ type SetCookie struct {
 const maxHashValues = 64
 
 // HashOf computes the hash of a request for consistent load balancing, equal to Envoy's bit for bit: every policy that yields a value is
-// folded in after a rotation by one; a terminal policy ends it once there is a value. q may be nil (TCP): then only source_ip counts. src is the downstream address for source_ip. cookie,
-// when not nil, is to be added to the response.
+// folded in after a rotation by one; a terminal policy ends it once there is a value. src is the downstream address for source_ip. q may be
+// nil (TCP): then only source_ip counts. cookie, when not nil, is to be added to the response.
 func HashOf(ps []HashPolicy, q *Query, src sys.Addr) (hash uint64, ok bool, cookie *SetCookie) {
 	for i := range ps {
 		p := &ps[i]
