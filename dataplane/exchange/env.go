@@ -55,7 +55,6 @@ type Env struct {
 	servers   loop.Slab[Server]
 	exchanges loop.Slab[Exchange]
 	shadows   loop.Slab[shadow]
-	infos     loop.Slab[accesslog.ConnInfo]
 	chains    map[*snapshot.FilterChain]*chain
 	bufs      [][]byte
 }

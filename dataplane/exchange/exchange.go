@@ -47,14 +47,14 @@ const (
 	xCounted                        // the response code was counted
 	xAltTimeout                     // x-envoy-upstream-rq-timeout-alt-response
 	xUpgrade                        // the request asks for an upgrade or CONNECT that is enabled
-	xRouted                         // the route was matched
+	xUpPaused                       // the upstream is not read because the client does not take more
+	xDownPaused                     // the client is not read because the upstream does not take more
 	xPrebuf                         // the whole body is in x.body (a filter buffered it)
 	xLogged                         // the record was written
 	xPeerFirst                      // tunnel: the client ended first
 	xUpFirst                        // tunnel: the upstream ended first
 	xClearRoute                     // a filter asked for another look at the route
 	xRespHeld                       // a response filter has not let the head pass yet
-	xConnTried                      // the connection attempt of this try failed before
 	xEarly                          // counted as answered before the request was complete
 	xTerminate                      // CONNECT ends here: the upstream is a raw connection
 	xCallerSays                     // an internal request has x-envoy-* headers that steer the router
@@ -114,7 +114,6 @@ type Exchange struct {
 	retryAt    sys.Nanos // end of the back-off
 	routeAt    sys.Nanos // route timeout; 0 = none
 	perTryAt   sys.Nanos
-	idleAt     sys.Nanos // scratch of deadline
 	wakeAt     sys.Nanos // earliest filter timer
 	logAt      sys.Nanos // next periodic access-log line
 	streamIdle sys.Nanos
@@ -135,7 +134,6 @@ type Exchange struct {
 	fpos    int    // the filter that holds a head
 	dataPos int    // request body filters start here (those before saw it buffered)
 	respPos int
-	upSeen  uint64 // bytes of the downstream connection already counted
 	inSeen  uint64
 	outSeen uint64
 }

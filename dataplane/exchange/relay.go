@@ -60,8 +60,10 @@ func (x *Exchange) requestBody(now sys.Nanos, out *sender) outcome {
 	c := x.s.c
 	for moved := 0; ; {
 		if out.c.Room()-len(out.enc) <= 0 || out.c.Broken() {
+			x.pause(xDownPaused)
 			return waits
 		}
+		x.resume(xDownPaused)
 		if moved > maxMove {
 			return again
 		}
@@ -103,6 +105,33 @@ func (x *Exchange) requestBody(now sys.Nanos, out *sender) outcome {
 			x.fl |= xMoreReq
 		}
 	}
+}
+
+// pause and resume count a direction that stops for want of room on the far side, under the names of Envoy's watermark events.
+func (x *Exchange) pause(side uint32) {
+	if x.has(side) {
+		return
+	}
+	x.fl |= side
+	if side == xUpPaused {
+		x.cl.Block.Inc(stats.ClusterUpstreamFlowControlPausedReadingTotal)
+		return
+	}
+	x.cl.Block.Inc(stats.ClusterUpstreamFlowControlBackedUpTotal)
+	x.ch.hcm.Inc(stats.HCMDownstreamFlowControlPausedReadingTotal)
+}
+
+func (x *Exchange) resume(side uint32) {
+	if !x.has(side) {
+		return
+	}
+	x.fl &^= side
+	if side == xUpPaused {
+		x.cl.Block.Inc(stats.ClusterUpstreamFlowControlResumedReadingTotal)
+		return
+	}
+	x.cl.Block.Inc(stats.ClusterUpstreamFlowControlDrainedTotal)
+	x.ch.hcm.Inc(stats.HCMDownstreamFlowControlResumedReadingTotal)
 }
 
 // takeRequestData passes one piece of the request body on; false stops the pump.
@@ -207,8 +236,10 @@ func (x *Exchange) response(now sys.Nanos, out *sender) outcome {
 	up := x.m.C
 	for moved := 0; x.st == stRelay; {
 		if out.c.Room()-len(out.enc) <= 0 {
+			x.pause(xUpPaused)
 			return waits
 		}
+		x.resume(xUpPaused)
 		if moved > maxMove {
 			return again
 		}

@@ -58,9 +58,7 @@ func (x *Exchange) onHead(now sys.Nanos) {
 	}
 	x.stripHost(connect)
 	http1.StripHopByHop(req, false)
-	if !x.addresses() {
-		return
-	}
+	x.addresses()
 	x.requestID()
 	if h.Via != "" {
 		appendJoined(req, keyVia, h.Via, ", ")
@@ -148,33 +146,10 @@ var dropClass = func() (t [256]uint8) {
 	return t
 }()
 
-// addresses settles who the client is (x-forwarded-for), and with that x-forwarded-proto, :scheme, and whether the request is internal. False means
-// that the request was answered.
-func (x *Exchange) addresses() bool {
+// addresses settles who the client is (x-forwarded-for), and with that x-forwarded-proto, :scheme, and whether the request is internal.
+func (x *Exchange) addresses() {
 	h, req, info := x.ch.h, &x.req, x.s.info
-	var xff, xffN, xfp, others = -1, 0, -1, uint8(0)
-	for i := range req.List {
-		f := &req.List[i]
-		if f.Dead || f.ID == httpmsg.IDOther {
-			continue
-		}
-		switch f.ID {
-		case httpmsg.IDForwardedFor:
-			if xffN++; xff < 0 {
-				xff = i
-			}
-		case httpmsg.IDForwardedProto:
-			xfp = i
-		case httpmsg.IDEnvoyInternal:
-			f.Dead = true
-		case httpmsg.IDReferer:
-			f.Dead = !isURL(req.Value(i))
-		case httpmsg.IDForwardedClientCert:
-			f.Dead = h.XFFCHeader != alwaysForwardOnly // without a client certificate every other mode removes it
-		default:
-			others |= dropClass[f.ID]
-		}
-	}
+	xff, xffN, xfp, others := x.scanHead()
 	if xffN > 1 {
 		x.joinXFF(xff)
 	}
@@ -200,7 +175,7 @@ func (x *Exchange) addresses() bool {
 		req.Set(keyXFPort, info.Local.AppendPort(t[:0]))
 	}
 	x.setScheme()
-	internal := single && remote.IsValid() && x.isInternal(remote)
+	internal := single && remote.IsValid() && x.isInternal(remote) || single && h.UseRemoteAddr && h.InternalUnix && info.Remote.IsUnix()
 	x.q.Secure = x.q.TLS || string(req.Get(httpmsg.IDForwardedProto)) == "https"
 	if remote.IsValid() && remote != info.Remote.IP.Addr() {
 		x.info.View(info, sys.AddrOf(netip.AddrPortFrom(remote, 0)))
@@ -212,7 +187,7 @@ func (x *Exchange) addresses() bool {
 			x.fl |= xCallerSays
 		}
 		req.AddString(keyInternal, "true")
-		return true
+		return
 	}
 	edge := h.UseRemoteAddr
 	if edge {
@@ -224,7 +199,36 @@ func (x *Exchange) addresses() bool {
 	if others != 0 {
 		x.dropInternal(edge)
 	}
-	return true
+}
+
+// scanHead looks once through the head for what addresses and trust depend on: the first x-forwarded-for field and how many there are, the last
+// x-forwarded-proto field, and the classes of internal fields. It removes what only this hop may set.
+func (x *Exchange) scanHead() (xff, xffN, xfp int, others uint8) {
+	h, req := x.ch.h, &x.req
+	xff, xfp = -1, -1
+	for i := range req.List {
+		f := &req.List[i]
+		if f.Dead || f.ID == httpmsg.IDOther {
+			continue
+		}
+		switch f.ID {
+		case httpmsg.IDForwardedFor:
+			if xffN++; xff < 0 {
+				xff = i
+			}
+		case httpmsg.IDForwardedProto:
+			xfp = i
+		case httpmsg.IDEnvoyInternal:
+			f.Dead = true
+		case httpmsg.IDReferer:
+			f.Dead = !isURL(req.Value(i))
+		case httpmsg.IDForwardedClientCert:
+			f.Dead = h.XFFCHeader != alwaysForwardOnly // without a client certificate every other mode removes it
+		default:
+			others |= dropClass[f.ID]
+		}
+	}
+	return xff, xffN, xfp, others
 }
 
 func (x *Exchange) dropInternal(edge bool) {
@@ -515,7 +519,7 @@ func unhex(c byte) byte {
 
 // matchRoute finds the route of the present head.
 func (x *Exchange) matchRoute() {
-	x.fl = x.fl&^xClearRoute | xRouted
+	x.fl &^= xClearRoute
 	x.table = x.env.Snap.Table(x.ch.h.Routes)
 	x.entry, x.vh = nil, nil
 	if x.table == nil || len(x.req.Get(httpmsg.IDForwardedProto)) == 0 {
