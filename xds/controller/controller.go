@@ -31,6 +31,9 @@ const queueMax = 1024
 // coalesce is how long a change may wait for others before it is published.
 const coalesce = time.Millisecond
 
+// tickEvery is how often listeners that drain are looked at.
+const tickEvery = time.Second
+
 // rejectedMax bounds the refused resources that are remembered for dumps; of more, the oldest are forgotten.
 const rejectedMax = 1024
 
@@ -216,8 +219,9 @@ func (c *Controller) after(d time.Duration, fn func()) *time.Timer {
 // Run is the controller's life. static is loaded first; an error there is fatal and returned before anything runs.
 func (c *Controller) Run() {
 	defer close(c.done)
-	tick := time.NewTicker(time.Second)
+	tick := time.NewTimer(tickEvery) // runs only while something has to be looked at: an idle process does not wake up
 	defer tick.Stop()
+	ticking := true
 	for {
 		select {
 		case <-c.stop:
@@ -227,9 +231,14 @@ func (c *Controller) Run() {
 			fn()
 			c.drain()
 		case <-tick.C:
+			ticking = false
 			c.tick()
 		}
 		c.settleEvent()
+		if !ticking && len(c.draining) > 0 {
+			ticking = true
+			tick.Reset(tickEvery)
+		}
 	}
 }
 
