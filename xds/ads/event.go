@@ -28,6 +28,9 @@ type Raw struct {
 	TTL time.Duration
 	// HasBody is false for a heartbeat: a resource without content that only refreshes the TTL.
 	HasBody bool
+	// Broken: the bytes are so malformed that the name could not be read (Name is "" then, in SotW). Nothing is removed for its absence from a
+	// full state that has such a resource: it may be any of them.
+	Broken bool
 }
 
 // Response: the server sent a DiscoveryResponse or DeltaDiscoveryResponse.

@@ -28,7 +28,7 @@ func (s *Session) response(r Response, out []Action) []Action {
 	heartbeats := s.sort(st, r, twice, b, &d)
 	if s.cfg.Variant == SotW {
 		d.Full = st.FullState && !(heartbeats > 0 && heartbeats == len(r.Resources))
-		if d.Full {
+		if d.Full && !slices.ContainsFunc(r.Resources, func(x Raw) bool { return x.Broken }) {
 			d.Removed = absent(st, r)
 		}
 	} else {

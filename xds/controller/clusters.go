@@ -200,7 +200,7 @@ func (c *Controller) discover(s *clusterState, v *clusterVersion, edsFeed *feed)
 	case p.EDS != nil:
 		sv := c.joinService(edsFeed, s, v)
 		if sv.in {
-			c.warm(s, v, sv.input)
+			c.warm(s, v, c.input(sv))
 			return
 		}
 		if t := p.EDS.FetchTimeout; t > 0 {

@@ -26,8 +26,25 @@ type serviceState struct {
 	received
 	key   serviceKey
 	users map[*clusterVersion]*clusterState
-	in    bool // input is what the control plane sent
-	input hostset.Input
+	in    bool // the control plane has sent it
+}
+
+// input is the membership as it was sent. It is made anew when another version of a cluster needs it: keeping it beside the hosts would double
+// the memory of large assignments.
+func (c *Controller) input(sv *serviceState) hostset.Input {
+	if sv.any == nil {
+		return hostset.Input{} // expired
+	}
+	dec, err := resource.Decode(resource.Endpoints, sv.any.TypeUrl, sv.any.Value, resource.Options{})
+	if err != nil {
+		return hostset.Input{} // cannot be: it was accepted
+	}
+	in, err := endpoint.Compile(dec.Message.(*endpointv3.ClusterLoadAssignment), "", registry.UnknownIgnore, &registry.Report{})
+	if err != nil {
+		return hostset.Input{}
+	}
+	in.Dedup = true
+	return in
 }
 
 // joinService subscribes a cluster version to its assignment.
@@ -146,7 +163,7 @@ func (c *Controller) addEndpoints(sv *serviceState, d *resource.Decoded, raw *ad
 	}
 	in.Dedup = true
 	c.accept(resource.Endpoints, sv.key.name, rep)
-	sv.received, sv.in, sv.input = receivedOf(d, raw, version), true, in
+	sv.received, sv.in = receivedOf(d, raw, version), true
 	sv.each(func(s *clusterState, v *clusterVersion) {
 		if v.service == sv {
 			v.scopes.accepted(version)
@@ -162,6 +179,6 @@ func (c *Controller) clearEndpoints(f *feed, name string) {
 	if sv == nil {
 		return
 	}
-	sv.received, sv.input = received{}, hostset.Input{}
+	sv.received = received{}
 	sv.each(func(s *clusterState, v *clusterVersion) { c.members(s, v, hostset.Input{}) })
 }

@@ -134,7 +134,6 @@ func (r *routeState) newest() *received {
 // sameRoute counts a route configuration that was re-sent unchanged.
 func (c *Controller) sameRoute(r *routeState, version string) {
 	c.forgetRejection(resource.RouteConfiguration, r.name)
-	r.newest().version = version
 	r.counts.accepted(version, 0)
 }
 

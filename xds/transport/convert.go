@@ -8,6 +8,7 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
@@ -61,11 +62,11 @@ func sotwResponse(r *discoveryv3.DiscoveryResponse) ads.Response {
 // refuse it and say why.
 func unwrap(a *anypb.Any) ads.Raw {
 	if !strings.HasSuffix(a.GetTypeUrl(), wrapperName) {
-		return ads.Raw{Name: resource.Peek(a.GetValue()), TypeURL: a.GetTypeUrl(), Body: a.GetValue(), HasBody: true}
+		return named(ads.Raw{Name: resource.Peek(a.GetValue()), TypeURL: a.GetTypeUrl(), Body: a.GetValue(), HasBody: true})
 	}
 	var w discoveryv3.Resource
 	if proto.Unmarshal(a.GetValue(), &w) != nil {
-		return ads.Raw{TypeURL: a.GetTypeUrl(), Body: a.GetValue(), HasBody: true}
+		return ads.Raw{TypeURL: a.GetTypeUrl(), Body: a.GetValue(), HasBody: true, Broken: true}
 	}
 	out := wrapped(&w)
 	if out.HasBody {
@@ -73,7 +74,25 @@ func unwrap(a *anypb.Any) ads.Raw {
 			out.Name = inner
 		}
 	}
-	return out
+	return named(out)
+}
+
+// named marks a resource whose name could not be read because its bytes are malformed.
+func named(r ads.Raw) ads.Raw {
+	r.Broken = r.HasBody && r.Name == "" && !wellFormed(r.Body)
+	return r
+}
+
+// wellFormed tells whether b is a sequence of protobuf fields.
+func wellFormed(b []byte) bool {
+	for len(b) > 0 {
+		_, _, n := protowire.ConsumeField(b)
+		if n < 0 {
+			return false
+		}
+		b = b[n:]
+	}
+	return true
 }
 
 func wrapped(w *discoveryv3.Resource) ads.Raw {
