@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -19,6 +20,7 @@ import (
 	"sidecar/dataplane/sys"
 	"sidecar/dataplane/worker"
 	"sidecar/ebpf"
+	"sidecar/internal/admin"
 	"sidecar/internal/export"
 	"sidecar/internal/resolve"
 	"sidecar/internal/telemetry/log"
@@ -44,12 +46,15 @@ type App struct {
 	logFile  *logFile // --log-path, else nil
 	server   *stats.Block
 	started  time.Time
+	plan     adminPlan
 
 	// Control
 	layers  *runtimeLayers
-	admin   io.Closer // nil without an admin address
+	admin   *admin.Server // nil without an admin address
 	resting resting
 	running bool // the controller's goroutine was started
+
+	adminAddr net.Addr // nil without an admin server
 
 	// Atomic
 	state    atomic.Int32 // controller.State
@@ -142,10 +147,7 @@ func build(opt *Options, boot *bootstrap.Config, stderr io.Writer) (*App, error)
 	a.ctl = controller.New(controller.Config{Bootstrap: boot, Plane: plane, Stats: a.reg, Compile: comp, Workers: opt.Concurrency, Resolver: dnsResolver{a.resolver},
 		Seed: uint64(time.Now().UnixNano()), Log: a.log.Log, Unknown: unknown, ExplicitWildcard: opt.ExplicitWildcard,
 		OnState: a.setState})
-	if err := a.ctl.Static(); err != nil {
-		return a, err
-	}
-	return a, nil
+	return a, errors.Join(a.planAdmin(), a.ctl.Static())
 }
 
 // dryPlane is the data plane of --mode validate: nothing is bound.

@@ -46,6 +46,7 @@ type Options struct {
 	SkipDeprecatedLogs                       bool
 	FineGrainLogging                         bool
 	BaseIDPath                               string
+	StatsTags                                []string
 	Version, HotRestartVersion               bool
 	Steering                                 string // ours: force a rung of the ladder
 	ExplicitWildcard                         bool   // ours
@@ -70,7 +71,7 @@ var ignored = []struct {
 	{"log-format-escaped", false, "log lines are always escaped"},
 	{"cpuset-threads", false, "the CPU affinity mask is always honoured"}, {"disable-extensions", true, "there is nothing to disable"},
 	{"enable-mutex-tracing", false, "workers have no locks"}, {"enable-core-dump", false, "use GOTRACEBACK=crash"},
-	{"stats-tag", true, "use stats_config"}, {"bootstrap-version", true, "only v3 exists"}, {"allow-unknown-fields", false, "see --allow-unknown-static-fields"},
+	{"bootstrap-version", true, "only v3 exists"}, {"allow-unknown-fields", false, "see --allow-unknown-static-fields"},
 	{"log-stacktrace-single-entry", false, "a stack trace is one write"},
 	{"max-stats", true, "there is no limit"}, {"max-obj-name-len", true, "there is no limit"},
 }
@@ -109,6 +110,7 @@ func Parse(args []string, out io.Writer) (*Options, error) {
 	fs.BoolVar(&o.IgnoreUnknownDynamic, "ignore-unknown-dynamic-fields", false, "be silent about unknown fields in xDS resources")
 	fs.BoolVar(&o.SkipDeprecatedLogs, "skip-deprecated-logs", false, "no log lines about deprecated fields")
 	fs.BoolVar(&o.FineGrainLogging, "enable-fine-grain-logging", false, "accepted; loggers are per component")
+	fs.StringArrayVar(&o.StatsTags, "stats-tag", nil, "name:value, a tag of every stat; may be repeated")
 	fs.StringVar(&o.BaseIDPath, "base-id-path", "", "file to write the base id to")
 	fs.BoolVar(&o.HotRestartVersion, "hot-restart-version", false, "print the hot restart version: disabled")
 	fs.BoolVar(&o.Version, "version", false, "print the version")

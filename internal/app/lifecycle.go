@@ -79,7 +79,7 @@ func (a *App) greet() {
 	for _, s := range a.opt.Ignored {
 		a.log.Log("debug", "main", "%s", s)
 	}
-	a.log.Log("info", "main", "sidecar %s: %d worker(s), steering %s", Version(), a.opt.Concurrency, a.steerer.Mode())
+	a.log.Log("info", "main", "sidecar %s: %d worker(s), steering %s, admin %s", Version(), a.opt.Concurrency, a.steerer.Mode(), addressText(a.adminAddr))
 	a.server.Set(stats.ServerHotRestartEpoch, int64(a.opt.RestartEpoch))
 	if a.opt.BaseIDPath != "" {
 		if err := os.WriteFile(a.opt.BaseIDPath, []byte(strconv.FormatUint(uint64(a.opt.BaseID), 10)), 0o644); err != nil {
@@ -259,9 +259,7 @@ func (a *App) close() {
 	if a.fleet != nil {
 		a.fleet.Stop()
 	}
-	if a.admin != nil {
-		_ = a.admin.Close()
-	}
+	a.closeAdmin()
 	if a.resolver != nil {
 		a.resolver.Close()
 	}

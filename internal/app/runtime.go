@@ -6,6 +6,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -13,6 +14,7 @@ import (
 
 	"sidecar/dataplane/match"
 	"sidecar/dataplane/sys"
+	"sidecar/internal/admin"
 	"sidecar/xds/bootstrap"
 )
 
@@ -87,6 +89,38 @@ func (r *runtimeLayers) build(admin map[string]string) *match.Runtime {
 		flattenRuntime("", l.Static, vals)
 	}
 	return match.NewRuntime(vals)
+}
+
+// hasAdmin tells whether there is a layer for /runtime_modify.
+func (r *runtimeLayers) hasAdmin() bool {
+	return slices.ContainsFunc(r.layers, func(l bootstrap.RuntimeLayer) bool { return l.Admin })
+}
+
+// entries lists every key with its text in each layer ("" where it is not set) and the value in force.
+func (r *runtimeLayers) entries(set map[string]string) (names []string, out []admin.RuntimeEntry) {
+	at := map[string]int{}
+	for i, l := range r.layers {
+		names = append(names, l.Name)
+		vals := map[string]match.Value{}
+		if l.Admin {
+			for k, v := range set {
+				vals[k] = textValue(v)
+			}
+		} else {
+			flattenRuntime("", l.Static, vals)
+		}
+		for k, v := range vals {
+			n, ok := at[k]
+			if !ok {
+				n = len(out)
+				at[k] = n
+				out = append(out, admin.RuntimeEntry{Key: k, Layers: make([]string, len(r.layers))})
+			}
+			out[n].Layers[i] = v.Text
+			out[n].Final = v.Text // layers are in order: the last one that has the key wins
+		}
+	}
+	return names, out
 }
 
 // flattenRuntime turns nested structs into dotted keys; a struct with numerator is a FractionalPercent.

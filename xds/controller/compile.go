@@ -39,8 +39,10 @@ func (k *Compilers) listenerEnv(c *Controller) *listenercompile.Env {
 	return &e
 }
 
-// ClusterKnown tells whether a cluster exists or warms, for validate_clusters; control goroutine only.
-func (c *Controller) ClusterKnown(name string) bool { return c.clusters[name] != nil }
+// ClusterKnown tells whether a cluster exists, warms or was left out (see Static), for validate_clusters; control goroutine only.
+func (c *Controller) ClusterKnown(name string) bool {
+	return c.clusters[name] != nil || c.skipped[name]
+}
 
 // InternCluster is what route compilers use to name clusters; control goroutine only.
 func (c *Controller) InternCluster(name string) *route.ClusterRef { return c.internCluster(name) }

@@ -103,6 +103,7 @@ type Controller struct {
 	order     []*listenerState // in order of first acceptance
 	addresses map[addressKey]*addressOwner
 	draining  []*drainingListener
+	skipped   map[string]bool        // static clusters that were left out
 	later     []*listenerVersion     // static listeners that ask for routes when the clusters are warm
 	routes    map[string]*routeState // RDS
 	uses      map[string]*use        // who names a cluster
@@ -164,7 +165,7 @@ func New(cfg Config) *Controller {
 	c := &Controller{cfg: cfg, schema: cfg.Compile.Schema, events: make(chan func(), queueMax), stop: make(chan struct{}), done: make(chan struct{}),
 		start: time.Now(), in: snapshot.NewInterner(), feeds: map[string]*feed{}, clusters: map[string]*clusterState{},
 		services: map[serviceKey]*serviceState{}, listeners: map[string]*listenerState{}, routes: map[string]*routeState{},
-		addresses: map[addressKey]*addressOwner{}, uses: map[string]*use{}, rejected: map[string]*Rejected{}, warnings: map[string]*Warned{},
+		addresses: map[addressKey]*addressOwner{}, uses: map[string]*use{}, rejected: map[string]*Rejected{}, skipped: map[string]bool{}, warnings: map[string]*Warned{},
 		admin: map[string]string{}, state: PreInitializing}
 	if c.cfg.Log == nil {
 		c.cfg.Log = func(string, string, string, ...any) {}

@@ -27,7 +27,9 @@ const (
 	phaseLive
 )
 
-// Static loads the static resources and the runtime. It must be called before Run; every error is returned, joined.
+// Static loads the static resources and the runtime. It must be called before Run; every error is returned, joined. A resource whose only faults are
+// features that a later version brings (registry.ErrLater) is left out, with a warning and an entry among the rejections, so that a bootstrap
+// written for all of Envoy starts and the rest of it works; everything else that is wrong is an error.
 func (c *Controller) Static() error {
 	b := c.cfg.Bootstrap
 	c.runtime = c.cfg.Compile.Runtime(c.admin)
@@ -56,15 +58,18 @@ func (c *Controller) Static() error {
 }
 
 func (c *Controller) static(t resource.Type, at string, m proto.Message, add func(*resource.Decoded) error) error {
+	d := &resource.Decoded{Type: t, Name: resource.Name(m), Hash: resource.HashOf(m), Message: proto.Clone(m)}
 	err := registry.Validate(m, "")
 	if err == nil {
-		err = add(&resource.Decoded{Type: t, Name: resource.Name(m), Hash: resource.HashOf(m), Message: proto.Clone(m)})
+		err = add(d)
 	}
 	if err == nil {
 		return nil
 	}
 	var out []error
+	later := true
 	for _, leaf := range registry.Flatten(err) {
+		later = later && errors.Is(leaf, registry.ErrLater)
 		var fe *registry.FieldError
 		if errors.As(leaf, &fe) {
 			out = append(out, &registry.FieldError{Path: registry.Path(at).Join(fe.Path), Err: fe.Err})
@@ -72,7 +77,24 @@ func (c *Controller) static(t resource.Type, at string, m proto.Message, add fun
 		}
 		out = append(out, &registry.FieldError{Path: registry.Path(at), Err: leaf})
 	}
+	if later {
+		c.skip(t, d.Name, out)
+		return nil
+	}
 	return errors.Join(out...)
+}
+
+// skip leaves a static resource out that needs what is not there yet.
+func (c *Controller) skip(t resource.Type, name string, why []error) {
+	lines := make([]string, len(why))
+	for i, e := range why {
+		lines[i] = e.Error()
+	}
+	c.cfg.Log("warning", "config", "static resource %q is left out: it needs %d thing(s) that wait for a later version", name, len(lines))
+	if t == resource.Cluster {
+		c.skipped[name] = true
+	}
+	c.record(t, name, "", nil, lines)
 }
 
 func (c *Controller) setState(s State) {
