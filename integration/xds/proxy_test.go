@@ -78,6 +78,7 @@ type options struct {
 	drain   int // --drain-time-s
 	noReady bool
 	workers int
+	envoy   bool // run Envoy instead
 }
 
 // proxy is one process under test.
@@ -162,7 +163,7 @@ static_resources:
 func start(t testing.TB, o options) *proxy {
 	t.Helper()
 	bin := binary
-	if oracle {
+	if oracle || o.envoy {
 		var err error
 		if bin, err = exec.LookPath("envoy"); err != nil {
 			t.Skip("SKIP: no envoy in PATH")
@@ -235,6 +236,8 @@ func (p *proxy) stats() map[string]int64 {
 		k, v, ok := strings.Cut(strings.TrimSpace(line), ": ")
 		if n, err := strconv.ParseInt(v, 10, 64); ok && err == nil {
 			out[k] = n
+		} else if n, err := strconv.ParseUint(v, 10, 64); ok && err == nil {
+			out[k] = int64(n) // *.version
 		}
 	}
 	return out
@@ -354,3 +357,22 @@ func (c *client) answers(t testing.TB, status int, body string) {
 		time.Sleep(5 * time.Millisecond)
 	}
 }
+
+// clientFrom dials from a loopback address.
+func clientFrom(t testing.TB, port int, from string) *client {
+	c := newClient(t, port)
+	tr := &http.Transport{MaxIdleConnsPerHost: 64, DialContext: func(ctx context.Context, n, a string) (net.Conn, error) {
+		d := net.Dialer{Timeout: 5 * time.Second, LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
+		x, err := d.DialContext(ctx, n, a)
+		if err == nil {
+			c.last.Store(&x)
+		}
+		return x, err
+	}}
+	c.http.Transport = tr
+	t.Cleanup(tr.CloseIdleConnections)
+	return c
+}
+
+// oneShot makes a connection for every request.
+var oneShot = http.Transport{DisableKeepAlives: true, DialContext: (&net.Dialer{Timeout: 5 * time.Second}).DialContext}

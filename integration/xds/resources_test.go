@@ -123,3 +123,7 @@ func badAssignment(name string) *endpointv3.ClusterLoadAssignment {
 	a.Endpoints[0].LbEndpoints[0].GetEndpoint().Address.GetSocketAddress().Address = "nowhere"
 	return a
 }
+
+func sourceRange(ip string) []*corev3.CidrRange {
+	return []*corev3.CidrRange{{AddressPrefix: ip, PrefixLen: wrapperspb.UInt32(32)}}
+}

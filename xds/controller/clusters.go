@@ -113,7 +113,9 @@ func (c *Controller) applyClusters(f *feed, d ads.Deliver) []ads.Rejection {
 				c.forgetRejection(resource.Cluster, name)
 				continue
 			}
-			err = c.addCluster(f, dec, r, version)
+			if err = c.addCluster(f, dec, r, version); err != nil {
+				c.countOffered(name) // Envoy counts before it looks
+			}
 		}
 		if err == nil {
 			c.cdsChanged = true
@@ -169,11 +171,9 @@ func (c *Controller) addCluster(f *feed, d *resource.Decoded, raw *ads.Raw, vers
 	s := c.clusters[d.Name]
 	if s == nil {
 		s = &clusterState{name: d.Name, static: static}
-		c.clusters[d.Name] = s
-		c.mgr.cm.Inc(stats.ClusterManagerClusterAdded)
-	} else {
-		c.mgr.cm.Inc(stats.ClusterManagerClusterModified)
 	}
+	c.countOffered(d.Name)
+	c.clusters[d.Name] = s
 	c.tally(s, -1)
 	s.feed = f
 	c.accept(resource.Cluster, d.Name, rep)
@@ -185,6 +185,15 @@ func (c *Controller) addCluster(f *feed, d *resource.Decoded, raw *ads.Raw, vers
 	}
 	c.discover(s, v, edsFeed)
 	return nil
+}
+
+// countOffered counts a cluster that is new or changed.
+func (c *Controller) countOffered(name string) {
+	if c.clusters[name] == nil {
+		c.mgr.cm.Inc(stats.ClusterManagerClusterAdded)
+	} else {
+		c.mgr.cm.Inc(stats.ClusterManagerClusterModified)
+	}
 }
 
 func releaseScope(s *stats.Scope) {
@@ -269,7 +278,10 @@ func (c *Controller) warm(s *clusterState, v *clusterVersion, in hostset.Input) 
 	s.serving, s.warming, s.active = v, nil, row
 	c.tally(s, 1)
 	c.dirty.clusters[row.Ref] = true
-	c.membership(v, prev, row.Hosts)
+	c.membership(v, nil, row.Hosts) // a new version counts its members anew
+	if v.plan.EDS != nil && row.Hosts.Total == 0 {
+		v.scopes.inc(stats.ClusterConfigUpdateNoRebuild)
+	}
 	if old != nil {
 		c.endVersion(s, old)
 	}
@@ -306,7 +318,7 @@ func (c *Controller) membership(v *clusterVersion, prev, h *hostset.Hosts) {
 	b.Set(stats.ClusterConfigMembershipTotal, int64(h.Total))
 	b.Set(stats.ClusterConfigMembershipHealthy, int64(healthy))
 	b.Set(stats.ClusterConfigMembershipDegraded, int64(degraded))
-	b.Set(stats.ClusterConfigMaxHostWeight, int64(h.MaxWeight))
+	b.Set(stats.ClusterConfigMaxHostWeight, int64(max(h.MaxWeight, 1)))
 	if !hostset.SameMembers(prev, h) {
 		b.Inc(stats.ClusterConfigMembershipChange)
 	}
