@@ -82,7 +82,7 @@ func readStats(port int, n *normaliser) (statSnapshot, error) {
 		if err != nil {
 			continue // A histogram or a text readout.
 		}
-		out[n.text(name)] = v
+		out[n.ports.Replace(name)] = v // Names hold nothing else that changes.
 	}
 	return out, nil
 }
@@ -127,19 +127,21 @@ func ignoredStat(name string, extra []string) bool {
 	return false
 }
 
-// quiet reports whether no connection or request gauge of the data plane stands above zero.
-func (s statSnapshot) quiet() bool {
+// busy returns the connection and request gauges of the data plane that stand above what base has, one "name value" a line.
+func (s statSnapshot) busy(base statSnapshot) string {
+	var lines []string
 	for name, v := range s {
-		if v == 0 || ignoredStat(name, nil) {
+		if v <= base[name] || ignoredStat(name, nil) {
 			continue
 		}
-		for _, suffix := range []string{"_cx_active", "_rq_active", "_cx_http1_active", "_cx_length_ms"} {
+		for _, suffix := range []string{"_cx_active", "_rq_active", "_cx_http1_active"} {
 			if strings.HasSuffix(name, suffix) {
-				return false
+				lines = append(lines, fmt.Sprintf("%s %d\n", name, v))
 			}
 		}
 	}
-	return true
+	sort.Strings(lines)
+	return strings.Join(lines, "")
 }
 
 // downstreamOpen reports whether a listener of the data plane has a connection.

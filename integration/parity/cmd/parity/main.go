@@ -97,7 +97,7 @@ func report(verdicts []parity.Verdict, list map[string]string, show, write bool,
 	pass, bad := 0, 0
 	sections := map[string]int{}
 	for _, v := range verdicts {
-		for _, word := range []string{"conn", "backend", "log", "stats", "admin", "error", "exit"} {
+		for _, word := range []string{"conn", "backend", "log", "stats", "admin", "leaked", "error", "exit"} {
 			if strings.Contains("\n"+v.Diff, "\n--- "+word+" ") {
 				sections[word]++
 			}
