@@ -287,6 +287,16 @@ func (o *sender) flush() {
 	}
 }
 
+// full tells whether there is no room for more. What was collected goes out first: only what the socket does not take brings the writable edge that
+// wakes the owner.
+func (o *sender) full() bool {
+	if o.c.Room() > len(o.enc) {
+		return false
+	}
+	o.flush()
+	return o.c.Room() <= 0
+}
+
 // raw adds body bytes as they are.
 func (o *sender) raw(p []byte) {
 	if len(o.enc)+len(p) <= gather {

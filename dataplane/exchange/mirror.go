@@ -151,8 +151,7 @@ func (h *shadow) pick(x *Exchange, now sys.Nanos) {
 	}
 	switch h.cl.Pool(host, 0).Get(&h.w) {
 	case pool.Ready:
-		m, _, _ := h.w.Take()
-		h.send(m)
+		h.env.L.Ready(&h.task) // not here: whoever copies its request may be using the encode scratch
 	case pool.Failed:
 		h.w.Take()
 		h.end(false)

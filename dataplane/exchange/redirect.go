@@ -69,6 +69,13 @@ func (x *Exchange) internalRedirect(now sys.Nanos) bool {
 	x.rec.Code, x.rec.Details, x.rec.Resp = 0, "", nil
 	x.dropBudget()
 	x.row, x.cl, x.host = nil, nil, nil
+	x.routeAt, x.perTryAt = 0, 0 // the new route has timeouts of its own
+	if x.req.Body == httpmsg.BodyNone {
+		// A 303 made it a GET: a body that was kept would reach the upstream as a request of its own.
+		x.fl &^= xKeepBody | xPrebuf
+		x.env.giveBuf(x.body)
+		x.body = nil
+	}
 	x.tried = x.tried[:0]
 	x.attempts, x.connTries, x.retries = 0, 0, 0
 	x.to(stPick)

@@ -59,7 +59,7 @@ func (x *Exchange) requestBody(now sys.Nanos, out *sender) outcome {
 	}
 	c := x.s.c
 	for moved := 0; ; {
-		if out.c.Room()-len(out.enc) <= 0 || out.c.Broken() {
+		if out.full() || out.c.Broken() {
 			x.pause(xDownPaused)
 			return waits
 		}
@@ -235,7 +235,7 @@ func (x *Exchange) pumpResponse(now sys.Nanos) outcome {
 func (x *Exchange) response(now sys.Nanos, out *sender) outcome {
 	up := x.m.C
 	for moved := 0; x.st == stRelay; {
-		if out.c.Room()-len(out.enc) <= 0 {
+		if out.full() {
 			x.pause(xUpPaused)
 			return waits
 		}

@@ -110,8 +110,8 @@ func (x *Exchange) requestFault(now sys.Nanos, k fault.Kind) {
 		x.release(false)
 		x.log(now)
 		x.to(stDone)
-		x.free()
 		s := x.s
+		x.free()
 		s.x = nil
 		s.startLinger()
 		return

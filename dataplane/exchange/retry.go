@@ -121,6 +121,7 @@ func (x *Exchange) tryAgain(now sys.Nanos, resp *httpmsg.Head) bool {
 	x.retries++
 	b.Inc(stats.ClusterUpstreamRqRetry)
 	x.retryAt = now + x.backoff(resp)
+	x.perTryAt = 0 // it belongs to the try that is over
 	if x.st == stPick || x.st == stWaitPool || x.st == stRelay {
 		x.to(stBackoff)
 	}

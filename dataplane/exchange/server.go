@@ -123,10 +123,12 @@ func (s *Server) Poison(any) {
 		return
 	}
 	s.ch.env.Panicked++
-	if x := s.x; x != nil {
+	x := s.x
+	s.x = nil
+	defer s.free() // even if the exchange is too far gone to be aborted
+	if x != nil && x.s == s {
 		x.abort(fault.Bug)
 	}
-	s.free()
 }
 
 // Advance runs the connection until it has to wait.
@@ -151,7 +153,9 @@ func (s *Server) Advance(now sys.Nanos) loop.Step {
 				return loop.Again
 			}
 		case sLinger:
-			s.linger()
+			if s.linger() {
+				return loop.Again
+			}
 			return loop.Idle
 		default:
 			return loop.Done
@@ -265,22 +269,23 @@ func (s *Server) countBytes() {
 	c.BytesIn, c.BytesOut = 0, 0
 }
 
-// linger throws away what the client still sends.
-func (s *Server) linger() {
+// linger throws away what the client still sends; true means that there may be more.
+func (s *Server) linger() bool {
 	for moved := 0; moved < maxMove; {
 		n := len(s.c.In())
 		moved += n
 		s.c.Discard(n)
 		switch s.c.Fill() {
 		case conn.Blocked:
-			return
+			return false
 		case conn.More:
 		default:
 			s.fl |= fPeerGone
 			s.free()
-			return
+			return false
 		}
 	}
+	return true
 }
 
 // detach closes the connection when its output is out, without waiting for the client.

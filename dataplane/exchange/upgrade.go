@@ -261,5 +261,9 @@ func (x *Exchange) endTunnel(now sys.Nanos) {
 	x.log(now)
 	x.free()
 	s.x = nil
-	s.detach()
+	if s.c.Broken() {
+		s.detach()
+		return
+	}
+	s.startLinger() // a close with bytes unread would be a RST, which takes with it what the client has not got yet
 }
