@@ -58,13 +58,15 @@ func adminRaw(port int, method, target, body string) (*message, error) {
 	}
 }
 
-// showAdmin renders an admin answer. Framing (chunked or content-length) is the server's choice and left out.
+// showAdmin renders an admin answer. Framing (chunked or content-length) and the case of field names are the server's choice and left out:
+// the admin port is read by tools, not forwarded.
 func showAdmin(m *message, s *Step) string {
 	kept := m.fields[:0:0]
 	for _, f := range m.fields {
 		n := strings.ToLower(f)
 		if !strings.HasPrefix(n, "transfer-encoding:") && !strings.HasPrefix(n, "content-length:") {
-			kept = append(kept, f)
+			name, value, _ := strings.Cut(f, ":")
+			kept = append(kept, strings.ToLower(name)+":"+value)
 		}
 	}
 	head := &message{start: m.start, fields: kept, complete: true}
