@@ -215,3 +215,33 @@ func TestWebSocket_WhenTheServerEndsWhileTheClientSends_ThenTheClientIsNotReset(
 	}
 	r.check()
 }
+
+func TestReset_WhenAnAnswerBreaksOffBeforePipelinedRequests_ThenEarlierAnswersAreNotLost(t *testing.T) {
+	r := newRig(t, 1)
+	c := r.dial()
+	const req = "GET / HTTP/1.1\r\nhost: a\r\n\r\n"
+	c.write(req + req)
+	r.turn()
+	up := r.ups[0].accept()
+	r.turn()
+	up.write("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nfirst")
+	r.turn()
+	up.write("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nseco")
+	up.close()
+	r.turn()
+	c.write(req) // bytes that nobody reads turn a close into a RST
+	r.turn()
+	got, eof := c.read()
+	if !eof || !strings.Contains(got, "\r\n\r\nfirst") || !strings.HasSuffix(got, "\r\n\r\nseco") {
+		t.Errorf("got %q, end %v", got, eof)
+	}
+	if _, full := writeSome(c, []byte(req)); full {
+		t.Error("the client's connection is reset")
+	}
+	c.closeWrite()
+	r.turn()
+	if r.gone != 1 {
+		t.Error("the connection is still there")
+	}
+	r.check()
+}

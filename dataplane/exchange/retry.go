@@ -58,7 +58,7 @@ func (x *Exchange) resetStarted(now sys.Nanos, k fault.Kind) {
 	x.log(now)
 	x.free()
 	s.x = nil
-	s.detach()
+	s.lingerIfAlive()
 }
 
 // startedDetails is RESPONSE_CODE_DETAILS of a response that broke off.

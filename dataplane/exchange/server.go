@@ -257,6 +257,16 @@ func (s *Server) startLinger() {
 	s.ch.env.L.Ready(&s.task)
 }
 
+// lingerIfAlive ends a connection in the middle of something. A close with bytes unread would be a RST, which takes with it what the client has not
+// got yet, answers to earlier requests included.
+func (s *Server) lingerIfAlive() {
+	if s.c.Broken() {
+		s.detach()
+		return
+	}
+	s.startLinger()
+}
+
 // countBytes adds what went over the wire since the last call to the connection manager's counters.
 func (s *Server) countBytes() {
 	c, b := s.c, s.ch.hcm

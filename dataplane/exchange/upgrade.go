@@ -261,9 +261,5 @@ func (x *Exchange) endTunnel(now sys.Nanos) {
 	x.log(now)
 	x.free()
 	s.x = nil
-	if s.c.Broken() {
-		s.detach()
-		return
-	}
-	s.startLinger() // a close with bytes unread would be a RST, which takes with it what the client has not got yet
+	s.lingerIfAlive()
 }
