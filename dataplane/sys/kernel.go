@@ -83,8 +83,8 @@ type Kernel interface {
 	Splice(from, to FD, max int) (int, Errno)
 	Pipe(size int) (r, w FD, e Errno)
 	ReadPipe(fd FD, b []byte) (int, Errno) // takes bytes out of a pipe of Pipe
-	Shutdown(fd FD, write bool) Errno // write: SHUT_WR, else SHUT_RD
-	Reset(fd FD) Errno                // SO_LINGER 0 and close: the peer sees RST
+	Shutdown(fd FD, write bool) Errno      // write: SHUT_WR, else SHUT_RD
+	Reset(fd FD) Errno                     // SO_LINGER 0 and close: the peer sees RST
 	Close(fd FD) Errno
 	LocalAddr(fd FD) (Addr, Errno)
 	PeerAddr(fd FD) (Addr, Errno)             // ENOTCONN while a connect is pending
