@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package archtest
+
+// order is every room from the ground up: a room may import those before it. The worker tower and the control tower share the floors below them and
+// never import each other; they meet in internal/app.
+var order = []string{
+	// Floor 0, ground: values, the kernel, memory, time.
+	"dataplane/sys", "dataplane/buf", "dataplane/timer", "internal/telemetry/stats", "internal/telemetry/log",
+	// Floor 1, machines without input or output.
+	"dataplane/fault", "dataplane/httpmsg", "dataplane/match", "dataplane/http1", "dataplane/inspect", "internal/telemetry/accesslog",
+	// Floor 2, the immutable model.
+	"dataplane/hostset", "dataplane/lb", "dataplane/route", "dataplane/filter", "dataplane/snapshot",
+	// Floor 3, worker tower.
+	"dataplane/loop", "dataplane/conn", "dataplane/pool", "dataplane/upstream", "dataplane/tunnel", "dataplane/exchange", "dataplane/listener",
+	"dataplane/worker", "dataplane/fleet",
+	// Floor 3, control tower.
+	"xds/registry", "xds/resource", "xds/bootstrap", "xds/ads", "xds/transport", "xds/compile/matcher", "xds/compile/accesslog",
+	"xds/compile/endpoint", "xds/compile/lbpolicy", "xds/compile/statsconfig", "xds/compile/route", "xds/compile/listener", "xds/compile/cluster",
+	"xds/controller",
+	// Floor 4, services of the process.
+	"ebpf", "internal/export", "internal/resolve", "internal/hotrestart", "internal/admin",
+	// Floor 5, assembly.
+	"internal/app", "internal/testctl", "internal/demo", "cmd/sidecar",
+}
+
+// basement is test and tool code: it may import everything, nothing above may import it.
+var basement = []string{"internal/archtest", "internal/cmd/", "internal/sim", "internal/simsys", "internal/nettest", "internal/testx", "integration/"}
+
+const (
+	workerTower  = "dataplane/loop"
+	controlTower = "xds/registry"
+	services     = "ebpf"
+)
+
+// fences are packages that only some rooms may import. A room ending in '/' stands for everything below it.
+var fences = []struct {
+	pkg   string // prefix of an import path
+	rooms []string
+	why   string
+}{
+	{"golang.org/x/sys/unix", []string{"dataplane/sys", "ebpf", "internal/hotrestart", "internal/nettest", "internal/cmd/load"}, "one door to the kernel; the load tool is a loop of its own"},
+	{"syscall", []string{"dataplane/sys", "internal/telemetry/log", "internal/app", "internal/export", "internal/admin", "cmd/sidecar", "internal/demo", "internal/cmd/", "integration/", "xds/transport", "xds/bootstrap"}, "errno and signal names on the control side"},
+	{"github.com/cilium/ebpf", []string{"ebpf"}, "one user of BPF"},
+	{"google.golang.org/grpc", []string{"xds/transport", "internal/export", "internal/testctl", "internal/demo"}, "one gRPC user in the control tower"},
+	{"google.golang.org/protobuf", protoRooms, "the data plane knows plain values only"},
+	{"github.com/envoyproxy/", protoRooms, "the data plane knows plain values only"},
+	{"github.com/cncf/", protoRooms, "the data plane knows plain values only"},
+	{"net/http", []string{"internal/admin", "internal/export", "internal/demo", "internal/app", "internal/testctl", "internal/cmd/", "integration/"}, "traffic never goes through net/http"},
+	{"crypto/tls", []string{"dataplane/transport/tls", "xds/transport", "xds/compile/transportsocket", "integration/"}, "TLS has one place in each tower"},
+	{"github.com/miekg/dns", []string{"internal/resolve"}, "one resolver"},
+	{"os/exec", []string{"internal/demo", "internal/cmd/", "integration/"}, "the sidecar starts no processes"},
+}
+
+var protoRooms = []string{"xds/bootstrap", "xds/transport", "xds/resource", "xds/registry", "xds/compile/", "xds/controller", "internal/admin", "internal/app",
+	"internal/export", "internal/testctl", "internal/demo", "internal/cmd/", "integration/"}
+
+// noProto are rooms below a protobuf room that must stay free of it.
+var noProto = []string{"xds/ads"}
+
+// bannedImports may not appear in dataplane/**: a worker never locks, waits, logs or asks the runtime for time.
+var bannedImports = []string{"sync", "sync/atomic", "log", "log/slog", "os", "context", "time", "math/rand", "math/rand/v2", "net", "os/signal"}
+
+// dataplaneFiles are the files of dataplane/** that may use what is banned there, with the reason.
+var dataplaneFiles = map[string]struct {
+	uses []string // imports, or "go" and "chan" for the statements
+	why  string
+}{
+	"dataplane/fleet/fleet.go":      {[]string{"sync", "time", "go", "chan"}, "the control side of the workers: starts their threads and waits for them"},
+	"dataplane/worker/worker.go":    {[]string{"sync/atomic"}, "the words that workers and the control side share"},
+	"dataplane/worker/setup.go":     {[]string{"sync/atomic"}, "the adopted epoch and plan"},
+	"dataplane/loop/mailbox.go":     {[]string{"sync/atomic"}, "the mailbox: the only way into a worker"},
+	"dataplane/loop/date.go":        {[]string{"time"}, "formats a given time; reads no clock"},
+	"dataplane/sys/linux.go":        {[]string{"time"}, "the kernel's door reads the clock"},
+	"dataplane/sys/resident.go":     {[]string{"os"}, "control side, once after start"},
+	"dataplane/hostset/hosts.go":    {[]string{"sync/atomic"}, "live numbers of a host, shared by workers"},
+	"dataplane/hostset/build.go":    {[]string{"sync/atomic"}, "numbers hosts; several goroutines build"},
+	"dataplane/snapshot/cluster.go": {[]string{"sync/atomic"}, "live numbers against the breakers, shared by workers"},
+	"dataplane/snapshot/intern.go":  {[]string{"sync/atomic"}, "the published view of cluster names"},
+}
+
+// globals are functions that dataplane/** may not call whatever the file may import.
+var globals = map[string][]string{"time": {"Now", "Since", "Sleep", "After", "AfterFunc", "NewTimer", "NewTicker", "Tick"}}
+
+// globalCalls are the files that may call them.
+var globalCalls = map[string]string{
+	"dataplane/sys/linux.go":   "WallNanos is the one clock",
+	"dataplane/fleet/fleet.go": "control side: waits for workers",
+}
+
+// badNames are package names that say nothing.
+var badNames = []string{"util", "utils", "common", "helper", "helpers", "types", "base", "misc"}
+
+const (
+	maxFile = 800
+	maxFunc = 70
+)
+
+// longFuncs are functions over the limit without a comment on why: they wait for their owners. Nothing is added here.
+var longFuncs = map[string]string{
+	"integration/bench/main.go run":                 "command line of a tool",
+	"integration/parity/cmd/parity/main.go run":     "command line of a tool",
+	"internal/telemetry/accesslog/ops.go buildDefs": "a table",
+	"xds/controller/listeners.go addListener":       "one line over",
+}
+
+// longWhy are the words by which a doc comment tells why its function is long.
+var longWhy = []string{"long", "length"}
