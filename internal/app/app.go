@@ -45,6 +45,7 @@ type App struct {
 	log      *log.Manager
 	logFile  *logFile // --log-path, else nil
 	server   *stats.Block
+	process  *stats.Block
 	started  time.Time
 	plan     adminPlan
 
@@ -173,8 +174,11 @@ func (a *App) buildFleet() error {
 		so.Force = &m
 	}
 	a.steerer = ebpf.New(a.opt.Concurrency, so)
+	a.process = a.reg.Scope("sidecar.", processDef).Control()
+	a.process.Set(processSteeringMode, int64(a.steerer.Mode()))
 	loop.OnPanic = func(w int, reason any) {
 		a.shared.Panics.Add(1)
+		a.process.Inc(processWorkerPanics)
 		a.log.Log("critical", "main", "worker %d: a connection was closed after an internal error: %v", w, reason)
 	}
 	a.server.Set(stats.ServerConcurrency, int64(a.opt.Concurrency))

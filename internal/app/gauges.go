@@ -13,6 +13,18 @@ import (
 	"sidecar/internal/telemetry/stats"
 )
 
+// Ids of processDef.
+const (
+	processSteeringMode = iota
+	processWorkerPanics
+)
+
+// processDef is what Envoy has no stats for, under "sidecar.".
+var processDef = &stats.Def{Name: "process", Stats: []stats.Stat{
+	{Name: "steering_mode", Kind: stats.Gauge},   // rung of the ladder: 0 eBPF, 1 eBPF select, 2 SO_INCOMING_CPU, 3 classic BPF, 4 plain
+	{Name: "worker_panics", Kind: stats.Counter}, // connections closed after an internal error
+}}
+
 // flushStats ends a statistics interval: it updates the gauges that nobody pushes, as Envoy does at stats_flush_interval.
 func (a *App) flushStats() {
 	a.stateGauges()
