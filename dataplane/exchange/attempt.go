@@ -141,7 +141,7 @@ func (x *Exchange) chooseCluster(now sys.Nanos, f *route.Forward) bool {
 		x.planned = true
 	}
 	if x.has(xReqEnd) && x.limits.Global > 0 {
-		x.routeAt = x.reqDone + x.limits.Global
+		x.routeAt = now + x.limits.Global // filters and internal redirects have taken their time before
 	}
 	x.entry.FinalizeRequest(&x.choice, &x.req, &x.q)
 	x.authority = x.req.Authority
@@ -310,7 +310,9 @@ func (x *Exchange) useHost(h *hostset.Host) {
 	}
 	x.rec.UpstreamHost, x.rec.UpstreamHostName, x.rec.HostMeta = h.Addr, h.Hostname, h.Metadata
 	x.rec.UpstreamConnID = 0
-	x.rec.Tried = append(x.rec.Tried, accesslog.Attempt{Host: h.Addr, Name: h.Hostname})
+	if len(x.rec.Tried) < maxTried {
+		x.rec.Tried = append(x.rec.Tried, accesslog.Attempt{Host: h.Addr, Name: h.Hostname})
+	}
 	if f := x.entry.Forward; f.HostAuto {
 		x.req.Authority = x.authority // each try starts from the client's
 		f.SetAutoHost(&x.req, &x.q, h.Hostname)
@@ -384,7 +386,9 @@ func (x *Exchange) attach(m *pool.Member, now sys.Nanos) {
 	r := &x.rec
 	r.UpstreamConnID, r.UpstreamRequests = m.ID(), uint64(m.Requests())
 	r.UpstreamRemote = m.C.Remote()
-	r.Tried[len(r.Tried)-1].ConnID = m.ID()
+	if n := int(x.attempts); n <= len(r.Tried) {
+		r.Tried[n-1].ConnID = m.ID()
+	}
 	r.UpstreamProtocol = "HTTP/1.1"
 	r.PoolReady = int64(now - x.tryStart)
 	r.UpConnStart, r.UpConnDone = accesslog.Unset, accesslog.Unset

@@ -94,7 +94,7 @@ func (e *Env) chainOf(l *snapshot.Listener, fc *snapshot.FilterChain) *chain {
 		}
 		ch.path.Normalize, ch.path.MergeSlashes, ch.path.EscapedSlashes = h.NormalizePath, h.MergeSlashes, h.EscapedSlashes
 		ch.path.StripFragment = !h.RejectFragment
-		ch.logsLocal = logsLocal(h.AccessLogs)
+		ch.logsLocal = logsLocal(h.AccessLogs) || logsLocal(h.Router.UpstreamLogs)
 		e.chains[fc] = ch
 	}
 	ch.refs++

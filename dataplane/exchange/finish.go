@@ -131,6 +131,9 @@ func (x *Exchange) free() {
 	clear(x.tried)
 	x.tried = x.tried[:0]
 	x.lbq.Tried, x.q.Runtime = nil, nil
+	if x.rec.Conn == &x.info {
+		x.info = accesslog.ConnInfo{}
+	}
 	x.rec.Reset()
 	e.exchanges.Put(x)
 }

@@ -78,6 +78,7 @@ func (x *Exchange) internalRedirect(now sys.Nanos) bool {
 	}
 	x.tried = x.tried[:0]
 	x.attempts, x.connTries, x.retries = 0, 0, 0
+	x.rec.Tried = x.rec.Tried[:0]
 	x.to(stPick)
 	return true
 }
