@@ -1,0 +1,406 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package soak
+
+import (
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sort"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// maxRSS bounds the process after the traffic; the real need is a fraction.
+const maxRSS = 256 << 20
+
+// maxPipes bounds the ends of the pipes that two workers keep for splicing.
+const maxPipes = 2 * 2 * 16
+
+// run is one soak: the process, its backends, and what was seen.
+type run struct {
+	t        *testing.T
+	seed     uint64
+	dir      string
+	ports    [2]int
+	next     int
+	admin    int
+	http     int
+	small    int
+	tcp      int
+	cmd      *exec.Cmd
+	exited   chan struct{}
+	stopping atomic.Bool
+	failures atomic.Int64
+	ids      atomic.Uint64
+	answered atomic.Int64
+	backends map[string]*backend
+
+	mu       sync.Mutex
+	requests map[string]uint64 // x-request-id to request
+	counts   map[string]map[string]int
+}
+
+// failf notes a failure; the first few are shown.
+func (r *run) failf(format string, a ...any) {
+	if r.failures.Add(1) <= 12 {
+		r.t.Errorf(format, a...)
+	}
+}
+
+func (r *run) nextID() uint64 { return r.ids.Add(1) }
+
+func (r *run) count(what, which string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.counts[what] == nil {
+		r.counts[what] = map[string]int{}
+	}
+	r.counts[what][which]++
+}
+
+// requestID checks that no two requests have one id; the tries of one request share theirs.
+func (r *run) requestID(id uint64, rid string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if was, ok := r.requests[rid]; len(rid) != 36 || ok && was != id {
+		r.failf("x-request-id %q of request %d is the one of %d", rid, id, was)
+	}
+	r.requests[rid] = id
+}
+
+// listen takes a port of the range.
+func (r *run) listen() net.Listener {
+	for range r.ports[1] - r.ports[0] {
+		ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", r.next))
+		if r.next++; r.next > r.ports[1] {
+			r.next = r.ports[0]
+		}
+		if err == nil {
+			return ln
+		}
+	}
+	r.t.Fatal("no free port")
+	return nil
+}
+
+func (r *run) port() int {
+	ln := r.listen()
+	defer ln.Close()
+	return ln.Addr().(*net.TCPAddr).Port
+}
+
+func env(name, def string) string {
+	if v := os.Getenv(name); v != "" {
+		return v
+	}
+	return def
+}
+
+func number(t *testing.T, name, def string) int {
+	n, err := strconv.Atoi(env(name, def))
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	return n
+}
+
+func TestSoak_WhenPeersAreRandom_ThenEveryByteIsRightAndNothingIsHeld(t *testing.T) {
+	d, err := time.ParseDuration(env("SOAK", "4s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	seed := uint64(number(t, "SOAK_SEED", strconv.Itoa(int(time.Now().UnixNano()%1e6))))
+	r := &run{t: t, seed: seed, dir: t.TempDir(), backends: map[string]*backend{}, requests: map[string]uint64{}, counts: map[string]map[string]int{}}
+	if _, err := fmt.Sscanf(env("SOAK_PORTS", "29000-29499"), "%d-%d", &r.ports[0], &r.ports[1]); err != nil {
+		t.Fatal(err)
+	}
+	r.next = r.ports[0] + os.Getpid()%(r.ports[1]-r.ports[0])
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("seed %d; again: SOAK_SEED=%d SOAK=%v", seed, seed, d)
+		}
+	})
+	r.start()
+	r.warm()
+	before := r.process()
+	r.traffic(d)
+	r.settle(before)
+	r.finish()
+	t.Logf("seed %d: %d requests, answers %v, tunnels %v", seed, r.ids.Load(), r.counts["answers"], r.counts["tunnels"])
+}
+
+// start makes the backends and the process.
+func (r *run) start() {
+	bin := os.Getenv("SOAK_BIN")
+	if bin == "" {
+		bin = filepath.Join(r.dir, "sidecar")
+		if out, err := exec.Command("go", "build", "-o", bin, "sidecar/cmd/sidecar").CombinedOutput(); err != nil {
+			r.t.Fatalf("build: %v\n%s", err, out)
+		}
+	}
+	for _, n := range []string{"clean", "other", "chaos", "retry", "mirror"} {
+		r.backends[n] = newBackend(r, n, serveHTTP)
+	}
+	r.backends["mirror"].mirror = true
+	r.backends["tcp"] = newBackend(r, "tcp", serveTCP)
+	r.admin, r.http, r.small, r.tcp = r.port(), r.port(), r.port(), r.port()
+	file := filepath.Join(r.dir, "bootstrap.yaml")
+	if err := os.WriteFile(file, []byte(r.bootstrap()), 0o644); err != nil {
+		r.t.Fatal(err)
+	}
+	log, err := os.Create(filepath.Join(r.dir, "stderr"))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.cmd = exec.Command(bin, "-c", file, "--concurrency", "2", "--file-flush-interval-msec", "50", "-l", "info")
+	r.cmd.Stdout, r.cmd.Stderr = log, log
+	r.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := r.cmd.Start(); err != nil {
+		r.t.Fatal(err)
+	}
+	r.exited = make(chan struct{})
+	go func() { r.cmd.Wait(); close(r.exited) }()
+	r.t.Cleanup(func() {
+		r.stopping.Store(true)
+		r.cmd.Process.Kill()
+		<-r.exited
+		for _, b := range r.backends {
+			b.close()
+		}
+	})
+	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+		if body, err := r.get("/ready"); err == nil && strings.Contains(body, "LIVE") {
+			return
+		}
+		select {
+		case <-r.exited:
+			r.t.Fatalf("the process ended at start:\n%s", r.stderr())
+		default:
+		}
+		if time.Now().After(deadline) {
+			r.t.Fatalf("not ready:\n%s", r.stderr())
+		}
+	}
+}
+
+func (r *run) stderr() string {
+	b, _ := os.ReadFile(filepath.Join(r.dir, "stderr"))
+	return string(b)
+}
+
+func (r *run) get(path string) (string, error) {
+	resp, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d%s", r.admin, path))
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	return string(b), err
+}
+
+// stats reads all counters and gauges.
+func (r *run) stats() map[string]int64 {
+	body, err := r.get("/stats")
+	if err != nil {
+		r.t.Fatalf("admin: %v\n%s", err, r.stderr())
+	}
+	m := map[string]int64{}
+	for _, line := range strings.Split(body, "\n") {
+		if k, v, ok := strings.Cut(line, ": "); ok {
+			if n, err := strconv.ParseInt(v, 10, 64); err == nil {
+				m[k] = n
+			}
+		}
+	}
+	return m
+}
+
+// process is what the kernel says of the process.
+type process struct{ fds, pipes, threads, rss int }
+
+func (r *run) process() (p process) {
+	pid := r.cmd.Process.Pid
+	fds, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	for _, fd := range fds {
+		if to, _ := os.Readlink(fmt.Sprintf("/proc/%d/fd/%s", pid, fd.Name())); strings.HasPrefix(to, "pipe:") {
+			p.pipes++
+		} else {
+			p.fds++
+		}
+	}
+	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	for _, line := range strings.Split(string(b), "\n") {
+		fmt.Sscanf(line, "Threads: %d", &p.threads)
+		fmt.Sscanf(line, "VmRSS: %d kB", &p.rss)
+	}
+	p.rss <<= 10
+	return p
+}
+
+// warm makes everything that is made once, so that descriptors and threads can be compared.
+func (r *run) warm() {
+	for i := range 8 {
+		rnd := rand.New(rand.NewPCG(r.seed, uint64(1000+i)))
+		p := &plan{ID: r.nextID(), Route: "/clean", Method: "GET", Status: 200, Resp: 10, Framing: "cl", Last: true}
+		h := &httpConn{run: r, rnd: rnd, name: "warm-up", plans: []*plan{p}}
+		h.serve([]int{r.http, r.small}[i%2])
+	}
+	http.DefaultClient.CloseIdleConnections()
+	time.Sleep(100 * time.Millisecond)
+}
+
+// traffic runs all clients for d.
+func (r *run) traffic(d time.Duration) {
+	var wg sync.WaitGroup
+	end := time.Now().Add(d)
+	for i := range number(r.t, "SOAK_CLIENTS", "24") {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			rnd := rand.New(rand.NewPCG(r.seed, uint64(i)))
+			for n := 0; time.Now().Before(end) && r.failures.Load() == 0; n++ {
+				name := fmt.Sprintf("client %d.%d", i, n)
+				switch rnd.IntN(10) {
+				case 0:
+					r.tunnelClient(rnd, name, true)
+				case 1, 2:
+					r.tunnelClient(rnd, name, false)
+				default:
+					r.httpClient(rnd, name)
+				}
+			}
+		}()
+	}
+	wg.Wait()
+}
+
+// zero are the gauges that must come back to nothing once the clients have left.
+var zero = []string{".downstream_cx_active", ".downstream_rq_active", ".upstream_rq_active", ".upstream_rq_pending_active", ".downstream_cx_http1_active",
+	".downstream_cx_upgrades_active", ".downstream_pre_cx_active", ".rq_pending_open", ".cx_open", ".rq_open", ".rq_retry_open"}
+
+// settle waits until nothing is held, and says what is if that does not come.
+func (r *run) settle(before process) {
+	var why []string
+	for deadline := time.Now().Add(6 * time.Second); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
+		http.DefaultClient.CloseIdleConnections()
+		if why = r.held(before); len(why) == 0 {
+			return
+		}
+	}
+	r.failf("still held after the clients have left:\n  %s", strings.Join(why, "\n  "))
+}
+
+func (r *run) held(before process) (why []string) {
+	s := r.stats()
+	for k, v := range s {
+		if v == 0 || strings.HasPrefix(k, "listener.admin.") || strings.HasPrefix(k, "http.admin.") {
+			continue
+		}
+		if v < 0 {
+			why = append(why, fmt.Sprintf("%s is %d", k, v))
+		}
+		for _, z := range zero {
+			if strings.HasSuffix(k, z) {
+				why = append(why, fmt.Sprintf("%s is %d", k, v))
+			}
+		}
+	}
+	var up, open int64
+	for _, c := range clusters {
+		up += s["cluster."+c.name+".upstream_cx_active"]
+	}
+	for _, b := range r.backends {
+		open += b.open.Load()
+	}
+	if up != open {
+		why = append(why, fmt.Sprintf("upstream_cx_active is %d, the backends have %d connections", up, open))
+	}
+	if p := r.process(); p.fds > before.fds+int(up)+1 { // one for the admin request
+		why = append(why, fmt.Sprintf("%d descriptors, %d before, %d idle upstream connections: %v", p.fds, before.fds, up, r.sockets()))
+	}
+	if p := r.process(); p.pipes > maxPipes {
+		why = append(why, fmt.Sprintf("%d pipe ends", p.pipes))
+	}
+	sort.Strings(why)
+	return why
+}
+
+// sockets tells the TCP state (1 established, 8 close-wait, 7 closed) and the hexadecimal ports of the process's sockets that do not listen.
+func (r *run) sockets() (list []string) {
+	own := map[string]bool{}
+	dir := fmt.Sprintf("/proc/%d/fd", r.cmd.Process.Pid)
+	fds, _ := os.ReadDir(dir)
+	for _, fd := range fds {
+		to, _ := os.Readlink(filepath.Join(dir, fd.Name()))
+		var inode string
+		if n, _ := fmt.Sscanf(to, "socket:[%s", &inode); n == 1 {
+			own[strings.TrimSuffix(inode, "]")] = true
+		}
+	}
+	b, _ := os.ReadFile("/proc/net/tcp")
+	for _, line := range strings.Split(string(b), "\n") {
+		if f := strings.Fields(line); len(f) > 9 && own[f[9]] {
+			delete(own, f[9])
+			if f[3] != "0A" {
+				list = append(list, f[1][9:]+">"+f[2][9:]+" state "+f[3]+" queues "+f[4])
+			}
+		}
+	}
+	return append(list, fmt.Sprintf("%d sockets that are not in the TCP table", len(own)))
+}
+
+// finish checks what is only known at the end: access log, memory, threads, panics.
+func (r *run) finish() {
+	select {
+	case <-r.exited:
+		r.failf("the process ended: %v\n%s", r.cmd.ProcessState, r.stderr())
+		return
+	default:
+	}
+	s := r.stats()
+	total := s["http.soak.downstream_rq_total"]
+	var lines []string
+	for deadline := time.Now().Add(3 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		b, _ := os.ReadFile(filepath.Join(r.dir, "access.log"))
+		if lines = strings.Split(strings.TrimSuffix(string(b), "\n"), "\n"); int64(len(lines)) >= total {
+			break
+		}
+	}
+	if int64(len(lines)) != total {
+		r.failf("%d access-log lines, %d requests", len(lines), total)
+	}
+	seen := map[string]bool{}
+	for _, l := range lines {
+		id, _, _ := strings.Cut(l, " ")
+		if id != "-" && seen[id] {
+			r.failf("request %s is logged twice: %s", id, l)
+		}
+		seen[id] = true
+	}
+	if n := r.answered.Load(); n > total {
+		r.failf("%d answers, %d requests", n, total)
+	}
+	p := r.process()
+	if p.rss > maxRSS {
+		r.failf("RSS is %d MiB", p.rss>>20)
+	}
+	if p.threads > 40 {
+		r.failf("%d threads", p.threads)
+	}
+	log := r.stderr()
+	if i := strings.Index(log, "panic"); i >= 0 {
+		r.failf("the log has a panic:\n%s", log[i:min(len(log), i+3000)])
+	}
+	r.t.Logf("RSS %d MiB, %d threads, %d descriptors", p.rss>>20, p.threads, p.fds)
+}
