@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -85,7 +86,7 @@ func Main(args []string, stdout, stderr io.Writer) int {
 	boot, err := bootstrap.Load(bootstrap.Options{Path: opt.ConfigPath, ConfigYAML: opt.ConfigYAML, AllowUnknown: opt.AllowUnknownStatic,
 		ServiceNode: opt.ServiceNode, ServiceCluster: opt.ServiceCluster, ServiceZone: opt.ServiceZone})
 	if err != nil {
-		return configError(stderr, opt, err)
+		return configError(stderr, opt, everyFault(opt, boot, err))
 	}
 	a, err := build(opt, boot, stderr)
 	if err != nil {
@@ -98,6 +99,44 @@ func Main(args []string, stdout, stderr io.Writer) int {
 		return 0
 	}
 	return a.run()
+}
+
+// everyFault adds to what is wrong with a bootstrap what is wrong with the resources in it, so that an operator sees all of it at once. Nothing is
+// opened.
+func everyFault(opt *Options, boot *bootstrap.Config, err error) error {
+	if boot == nil {
+		return err
+	}
+	dry := *opt
+	dry.Mode, dry.LogLevel, dry.ComponentLogLevel = Validate, "off", ""
+	a, more := build(&dry, boot, io.Discard)
+	a.close()
+	known := map[registry.Path]bool{}
+	out := registry.Flatten(err)
+	for _, e := range out {
+		var fe *registry.FieldError
+		if errors.As(e, &fe) {
+			known[fe.Path] = true
+		}
+	}
+	for _, e := range registry.Flatten(more) {
+		var fe *registry.FieldError
+		if errors.As(e, &fe) && told(known, fe.Path) {
+			continue
+		}
+		out = append(out, e)
+	}
+	return errors.Join(out...)
+}
+
+// told tells whether a fault at path, or at something in it or around it, is known already.
+func told(known map[registry.Path]bool, path registry.Path) bool {
+	for k := range known {
+		if strings.HasPrefix(string(k), string(path)) || strings.HasPrefix(string(path), string(k)) {
+			return true
+		}
+	}
+	return false
 }
 
 // configError prints every error, each with its path, and returns the exit code.

@@ -39,6 +39,7 @@ func (a *App) run() int {
 		return 1
 	}
 	a.greet()
+	a.stateGauges()
 	a.running = true
 	go a.ctl.Run()
 	a.ctl.Post(func() {}) // the first event starts initialisation

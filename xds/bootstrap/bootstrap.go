@@ -176,7 +176,8 @@ func (c *Config) Cluster(name string) *clusterv3.Cluster {
 }
 
 // Load reads, merges, checks and digests the bootstrap. On failure the error joins every fault found, each with its field path; with
-// registry.Flatten it can be listed line by line.
+// registry.Flatten it can be listed line by line. A bootstrap that could be read is returned with its error, so that the resources in it can be
+// checked too; it must not be run.
 func Load(o Options) (*Config, error) {
 	b := &builder{allowUnknown: o.AllowUnknown}
 	p, err := b.load(o)
@@ -191,10 +192,7 @@ func Load(o Options) (*Config, error) {
 	d := digester{c: c}
 	d.check(o)
 	d.digest()
-	if len(d.errs) > 0 {
-		return nil, errors.Join(d.errs...)
-	}
-	return c, nil
+	return c, errors.Join(d.errs...)
 }
 
 func (b *builder) load(o Options) (*bootstrapv3.Bootstrap, error) {
