@@ -2,59 +2,7 @@
 
 package lb
 
-import (
-	"encoding/binary"
-	"math/bits"
-)
-
-// The primes of xxHash (XXH64 specification).
-const (
-	xxPrime1 uint64 = 0x9E3779B185EBCA87
-	xxPrime2 uint64 = 0xC2B2AE3D27D4EB4F
-	xxPrime3 uint64 = 0x165667B19E3779F9
-	xxPrime4 uint64 = 0x85EBCA77C2B2AE63
-	xxPrime5 uint64 = 0x27D4EB2F165667C5
-)
-
-// XXHash64 is XXH64 of b. Rings, Maglev tables and Envoy's hash policies are made of it.
-func XXHash64(b []byte, seed uint64) uint64 {
-	total := uint64(len(b))
-	var h uint64
-	if len(b) >= 32 {
-		v1, v2, v3, v4 := seed+xxPrime1+xxPrime2, seed+xxPrime2, seed, seed-xxPrime1
-		for len(b) >= 32 {
-			v1 = xxRound(v1, binary.LittleEndian.Uint64(b))
-			v2 = xxRound(v2, binary.LittleEndian.Uint64(b[8:]))
-			v3 = xxRound(v3, binary.LittleEndian.Uint64(b[16:]))
-			v4 = xxRound(v4, binary.LittleEndian.Uint64(b[24:]))
-			b = b[32:]
-		}
-		h = bits.RotateLeft64(v1, 1) + bits.RotateLeft64(v2, 7) + bits.RotateLeft64(v3, 12) + bits.RotateLeft64(v4, 18)
-		for _, v := range [4]uint64{v1, v2, v3, v4} {
-			h = (h^xxRound(0, v))*xxPrime1 + xxPrime4
-		}
-	} else {
-		h = seed + xxPrime5
-	}
-	h += total
-	for ; len(b) >= 8; b = b[8:] {
-		h = bits.RotateLeft64(h^xxRound(0, binary.LittleEndian.Uint64(b)), 27)*xxPrime1 + xxPrime4
-	}
-	if len(b) >= 4 {
-		h = bits.RotateLeft64(h^uint64(binary.LittleEndian.Uint32(b))*xxPrime1, 23)*xxPrime2 + xxPrime3
-		b = b[4:]
-	}
-	for _, c := range b {
-		h = bits.RotateLeft64(h^uint64(c)*xxPrime5, 11) * xxPrime1
-	}
-	h = (h ^ h>>33) * xxPrime2
-	h = (h ^ h>>29) * xxPrime3
-	return h ^ h>>32
-}
-
-func xxRound(acc, lane uint64) uint64 {
-	return bits.RotateLeft64(acc+lane*xxPrime2, 31) * xxPrime1
-}
+import "encoding/binary"
 
 // murmurSeed is the seed of the C++ standard library's hash, which Envoy's MURMUR_HASH_2 rings use.
 const murmurSeed uint64 = 0xc70f6907

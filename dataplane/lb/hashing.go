@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"sidecar/dataplane/hostset"
+	"sidecar/dataplane/match"
 )
 
 // tables are the rings or Maglev tables of one generation, one for each priority. Immutable; built on the control side, shared by all workers.
@@ -220,7 +221,7 @@ func (s *Spec) fillRing(t *table, list []weighted, lo float64) {
 			if s.Murmur {
 				h = Murmur2(key, murmurSeed)
 			} else {
-				h = XXHash64(key, 0)
+				h = match.XXHash64(key, 0)
 			}
 			ring = append(ring, point{h, uint32(i)})
 			count++
@@ -248,7 +249,7 @@ func (s *Spec) fillMaglev(t *table, list []weighted, hi float64) {
 	targets := make([]float64, len(list))
 	for i := range list {
 		key := []byte(s.keyOf(list[i].host))
-		entries[i] = entry{offset: XXHash64(key, 0) % t.size, skip: XXHash64(key, 1)%(t.size-1) + 1}
+		entries[i] = entry{offset: match.XXHash64(key, 0) % t.size, skip: match.XXHash64(key, 1)%(t.size-1) + 1}
 	}
 	slots := make([]uint32, t.size)
 	taken := make([]bool, t.size)

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"sidecar/dataplane/hostset"
+	"sidecar/dataplane/match"
 	"sidecar/dataplane/sys"
 )
 
@@ -324,7 +325,7 @@ func TestTables_WhenHostsChange_ThenFewKeysMoveAndUnchangedPrioritiesAreShared(t
 		moved := 0
 		gone := h.Priorities[0].Hosts[9].Host
 		for i := range uint64(10000) {
-			q := Query{Hash: XXHash64(fmt.Append(nil, i), 0), HasHash: true}
+			q := Query{Hash: match.XXHash64(fmt.Append(nil, i), 0), HasHash: true}
 			if x := a.Pick(&q); x != b.Pick(&q) && x != gone {
 				moved++
 			}
@@ -401,7 +402,7 @@ func TestHashes_WhenGivenKnownInputs_ThenDigestsMatch(t *testing.T) {
 		{"", 0, 0xef46db3751d8e999}, {"a", 0, 0xd24ec4f1a98c6e5b}, {"abc", 0, 0x44bc2cf5ad770999},
 		{"Nobody inspects the spammish repetition", 0, 0xfbcea83c8a378bf1},
 	} {
-		if got := XXHash64([]byte(c.in), c.seed); got != c.want {
+		if got := match.XXHash64([]byte(c.in), c.seed); got != c.want {
 			t.Errorf("xxhash64(%q) = %x, want %x", c.in, got, c.want)
 		}
 	}

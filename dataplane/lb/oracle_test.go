@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"sidecar/dataplane/hostset"
+	"sidecar/dataplane/match"
 	"sidecar/dataplane/sys"
 )
 
@@ -136,7 +137,7 @@ func TestHashing_WhenEnvoyHasTheSameHosts_ThenEveryKeyMapsToTheSameHost(t *testi
 			}
 			wrong := 0
 			for i, want := range c.Picks {
-				h := p.Pick(&Query{Hash: XXHash64(fmt.Appendf(nil, "key-%d", i), 0), HasHash: true})
+				h := p.Pick(&Query{Hash: match.XXHash64(fmt.Appendf(nil, "key-%d", i), 0), HasHash: true})
 				got := 0
 				if h != nil {
 					got = int(h.Addr.IP.Port())
