@@ -5,6 +5,8 @@
 package conn
 
 import (
+	"math"
+
 	"sidecar/dataplane/buf"
 	"sidecar/dataplane/loop"
 	"sidecar/dataplane/sys"
@@ -73,13 +75,13 @@ func Dial(l *loop.Loop, a sys.Addr, o *sys.DialOpts, limit int, owner *loop.Task
 	if e != 0 {
 		return nil, e
 	}
-	c := &Conn{l: l, fd: fd, limit: int32(limit), remote: &a, owner: owner, fl: fConnecting}
+	c := &Conn{l: l, fd: fd, limit: bounded(limit), remote: &a, owner: owner, fl: fConnecting}
 	return c.register()
 }
 
 // Adopt takes an accepted, non-blocking socket; it closes fd when it fails.
 func Adopt(l *loop.Loop, fd sys.FD, limit int, owner *loop.Task) (*Conn, sys.Errno) {
-	c := &Conn{l: l, fd: fd, limit: int32(limit), owner: owner}
+	c := &Conn{l: l, fd: fd, limit: bounded(limit), owner: owner}
 	return c.register()
 }
 
@@ -566,7 +568,15 @@ func (c *Conn) Local() sys.Addr {
 func (c *Conn) FD() sys.FD { return c.fd }
 
 // SetLimit changes the output limit.
-func (c *Conn) SetLimit(n int) { c.limit = int32(n) }
+func (c *Conn) SetLimit(n int) { c.limit = bounded(n) }
+
+// bounded makes a limit of per_connection_buffer_limit_bytes: 0 is no limit, and not every uint32 fits.
+func bounded(n int) int32 {
+	if n <= 0 || n > math.MaxInt32 {
+		return math.MaxInt32
+	}
+	return int32(n)
+}
 
 // SetReadable marks that the socket may have input: after splice stopped before the kernel said EAGAIN.
 func (c *Conn) SetReadable(v bool) {

@@ -603,3 +603,18 @@ func TestMembers_WhenTheyJoinSwapAndLeave_ThenTheListHoldsTheLiving(t *testing.T
 }
 
 var loopback = netip.MustParseAddrPort("127.0.0.1:0")
+
+func TestRoom_WhenTheLimitIsZeroOrHuge_ThenThereIsRoom(t *testing.T) {
+	for _, limit := range []int{0, 1<<32 - 1} { // per_connection_buffer_limit_bytes: 0 is no limit, and it is a uint32
+		r := newRig(t)
+		c, _, _ := r.pair(false, limit)
+		if c.Room() < 1<<30 {
+			t.Errorf("limit %d leaves room for %d bytes", limit, c.Room())
+		}
+		c.SetLimit(limit)
+		if c.Room() < 1<<30 {
+			t.Errorf("SetLimit(%d) leaves room for %d bytes", limit, c.Room())
+		}
+		c.Close()
+	}
+}

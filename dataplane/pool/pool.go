@@ -239,23 +239,24 @@ func (p *Pool) makeIdle(m *Member) {
 		p.refill()
 		return
 	}
-	if p.first == nil {
-		if p.draining {
-			m.close(byUs)
+	for w := p.first; w != nil; w = p.first {
+		p.dequeue(w)
+		ok := p.admit()
+		if ok {
+			p.lend(m, w)
+		} else {
+			w.fail(fault.Overflow, 0, p)
+		}
+		p.l.Ready(w.task)
+		if ok {
 			return
 		}
-		m.armIdle()
+	}
+	if p.draining {
+		m.close(byUs)
 		return
 	}
-	w := p.first
-	p.dequeue(w)
-	if !p.admit() {
-		w.fail(fault.Overflow, 0, p)
-	} else {
-		p.lend(m, w)
-	}
-	p.l.Ready(w.task)
-
+	m.armIdle()
 }
 
 // refill starts connections for requests that still wait.

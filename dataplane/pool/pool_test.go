@@ -268,3 +268,21 @@ func TestPool_WhenConnectionIsTooOld_ThenNotReused(t *testing.T) {
 		t.Error("not counted")
 	}
 }
+
+func TestPool_WhenAWaiterOverflows_ThenTheNextIsNotLeftWaiting(t *testing.T) {
+	r := newRig(t, func(c *snapshot.ClusterConfig, _ *hostset.Host) {
+		c.Breakers[0].MaxRequests, c.Breakers[0].MaxPending = 1, 5
+	})
+	a := r.get()
+	r.turn()
+	b, c := r.get(), r.get() // one more connection is allowed: it comes up while the only place under max_requests is taken
+	r.turn()
+	if b.k != fault.Overflow || c.k != fault.Overflow {
+		t.Errorf("faults %v and %v: a connection is idle and nobody would wake the waiters", b.k, c.k)
+	}
+	r.counts(1, 0, 1, 0)
+	r.k.now += 11 * sys.Second
+	r.turn()
+	r.counts(0, 0, 1, 0) // its idle timeout runs
+	a.m.Release(false)
+}

@@ -64,7 +64,11 @@ func (e *Entry) rewriteHost(f *Forward, c *Choice, h *httpmsg.Head, q *Query) {
 			setHost(f, h, q, h.A.Put(v))
 		}
 	case f.HostFormat != nil:
-		if v := h.A.Take(f.HostFormat.Append(h.A.Tail(), q.Rec)); v.Len > 0 {
+		b := h.A.Tail()
+		at := len(b)
+		b = f.HostFormat.Append(b, q.Rec)
+		oneLine(b[at:])
+		if v := h.A.Take(b); v.Len > 0 {
 			setHost(f, h, q, v)
 		}
 	case f.HostRegex != nil:
@@ -120,7 +124,7 @@ func (e *Entry) rewritePath(f *Forward, h *httpmsg.Head, q *Query) {
 	b := h.A.Tail()
 	switch {
 	case formatted.Len > 0:
-		b = append(b, h.A.Bytes(formatted)...)
+		b = appendTarget(b, h.A.Bytes(formatted))
 	case f.HasPrefixRewrite:
 		b = append(b, f.PrefixRewrite...)
 		b = append(b, path[e.Path.matched(path):]...)
@@ -191,6 +195,18 @@ func portColon(host []byte) int {
 	return bytes.LastIndexByte(host, ':')
 }
 
+// appendTarget adds a formatted path; what would end the target or the request line, which values of other headers may hold, is encoded.
+func appendTarget(b, v []byte) []byte {
+	for _, c := range v {
+		if c <= ' ' || c == 0x7f {
+			b = append(b, '%', "0123456789ABCDEF"[c>>4], "0123456789ABCDEF"[c&15])
+			continue
+		}
+		b = append(b, c)
+	}
+	return b
+}
+
 func (r *Redirect) appendPath(b, old []byte, q *Query) []byte {
 	path := pathOnly(old)
 	query := old[len(path):]
@@ -200,6 +216,7 @@ func (r *Redirect) appendPath(b, old []byte, q *Query) []byte {
 	if r.PathFormat != nil {
 		at := len(b)
 		if b = r.PathFormat.AppendHeader(b, q.Rec); len(b) > at {
+			oneLine(b[at:])
 			return append(b, query...)
 		}
 	}

@@ -93,7 +93,11 @@ func (o *HeaderOps) Apply(h *httpmsg.Head, rec *accesslog.Record) {
 		op := &o.Add[i]
 		p := pendingOp{op: op}
 		if op.Format != nil {
-			p.value = h.A.Take(op.Format.AppendHeader(h.A.Tail(), rec))
+			b := h.A.Tail()
+			at := len(b)
+			b = op.Format.AppendHeader(b, rec)
+			oneLine(b[at:])
+			p.value = h.A.Take(b)
 		} else {
 			p.value = h.A.PutString(op.Literal)
 		}
@@ -114,6 +118,16 @@ func (o *HeaderOps) Apply(h *httpmsg.Head, rec *accesslog.Record) {
 	for _, p := range todo {
 		if p.op.Action == AppendIfExistsOrAdd || p.op.Action == AddIfAbsent {
 			appendField(h, p.op.Key, p.value, p.op.Join)
+		}
+	}
+}
+
+// oneLine makes line ends and NUL blanks (RFC 9110 section 5.5). Header values were checked when they came in, but some operators print what a peer
+// sent by other means, such as the TLVs of the PROXY protocol.
+func oneLine(v []byte) {
+	for i, c := range v {
+		if c == '\r' || c == '\n' || c == 0 {
+			v[i] = ' '
 		}
 	}
 }

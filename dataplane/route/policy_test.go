@@ -256,3 +256,35 @@ func TestJoinRepeated_WhenHeadersRepeat_ThenOnlyEnvoysSingleLinesAreJoined(t *te
 		t.Error(s)
 	}
 }
+
+func TestApply_WhenAPeersValueHasLineEnds_ThenNoHeaderIsInjected(t *testing.T) {
+	f, err := accesslog.CompileHeader("%DYNAMIC_METADATA(ns:tlv)%")
+	if err != nil {
+		t.Fatal(err)
+	}
+	q := withRecord(query("GET", "h", "/"))
+	q.Rec.DynamicMeta = map[string]any{"ns": map[string]any{"tlv": "a\r\nx-evil: 1\x00"}} // a TLV of the PROXY protocol is any bytes
+	op := NewHeaderOp("x-tlv", false)
+	op.Format = f
+	(&HeaderOps{Add: []HeaderOp{op}}).Apply(q.Head, q.Rec)
+	i := q.Head.FindKey(op.Key, 0)
+	if i < 0 {
+		t.Fatal("no header")
+	}
+	if v := string(q.Head.Value(i)); v != "a  x-evil: 1 " {
+		t.Errorf("the value is %q", v)
+	}
+}
+
+func TestRewritePath_WhenTheFormattedValueHasBlanks_ThenTheRequestLineStaysWhole(t *testing.T) {
+	f, err := accesslog.CompileHeader("/p/%REQ(x-part)%")
+	if err != nil {
+		t.Fatal(err)
+	}
+	q := withRecord(query("GET", "h", "/old?a=b"))
+	q.Head.AddString(httpmsg.KeyOf("x-part"), "x HTTP/1.1")
+	(&Entry{}).rewritePath(&Forward{PathFormat: f}, q.Head, q)
+	if got := string(q.Head.Path()); got != "/p/x%20HTTP/1.1?a=b" {
+		t.Errorf("the target is %q", got)
+	}
+}
