@@ -53,7 +53,7 @@ type Task struct {
 func (t *Task) Init(r Runnable) { t.run = r }
 
 // Timer is a deadline of one Task: on expiry Fired turns true and the task is queued.
-type Timer struct{ e timer.Entry }
+type Timer struct{ e timer.Entry[Task] }
 
 // Init binds the timer to the task it wakes.
 func (t *Timer) Init(task *Task) { t.e.Owner = task }
@@ -101,8 +101,8 @@ type Loop struct {
 	free    []uint32
 	events  []sys.Event
 	queue   taskRing
-	wheel   timer.Wheel
-	expired []*timer.Entry
+	wheel   timer.Wheel[Task]
+	expired []*timer.Entry[Task]
 	scratch []byte
 	holder  Spiller
 	enc     []byte
@@ -280,7 +280,7 @@ func (l *Loop) Turn(block bool) {
 	l.messages()
 	l.expired = l.wheel.Advance(int64(l.now), l.expired[:0])
 	for _, x := range l.expired {
-		l.Ready(x.Owner.(*Task))
+		l.Ready(x.Owner)
 	}
 	l.runQueue()
 }

@@ -15,41 +15,41 @@ const (
 )
 
 // Entry is one timer. It belongs to one owner and one wheel; the zero value is disarmed.
-type Entry struct {
-	next, prev *Entry
+type Entry[T any] struct {
+	next, prev *Entry[T]
 	at         int64 // tick where it sits in the wheel
 	want       int64 // tick where it really fires; later than at when it was pushed back lazily
 	level      int8
 	slot       int8
 	armed      bool
 	fired      bool
-	// Owner is what the wheel's user finds on expiry; set once.
-	Owner any
+	// Owner is what the wheel's user finds on expiry; set once. A typed pointer: an interface would cost 8 bytes for every idle connection.
+	Owner *T
 }
 
 // Armed tells whether the entry waits in a wheel.
-func (e *Entry) Armed() bool { return e.armed }
+func (e *Entry[T]) Armed() bool { return e.armed }
 
 // Fired tells whether the entry expired since it was last armed or disarmed.
-func (e *Entry) Fired() bool { return e.fired }
+func (e *Entry[T]) Fired() bool { return e.fired }
 
 // Wheel is a set of armed entries.
-type Wheel struct {
+type Wheel[T any] struct {
 	now   int64 // ticks
-	heads [levels][slots]*Entry
+	heads [levels][slots]*Entry[T]
 	used  [levels]uint64
 	n     int
 }
 
 // Init sets the wheel's start time.
-func (w *Wheel) Init(nanos int64) { w.now = nanos / Tick }
+func (w *Wheel[T]) Init(nanos int64) { w.now = nanos / Tick }
 
 // Len is the number of armed entries.
-func (w *Wheel) Len() int { return w.n }
+func (w *Wheel[T]) Len() int { return w.n }
 
 // Arm sets e to fire at the given time, rounded up to a tick. An armed entry that moves later stays where it is and is put right when its old
 // slot comes up, so pushing an idle deadline back costs one store.
-func (w *Wheel) Arm(e *Entry, nanos int64) {
+func (w *Wheel[T]) Arm(e *Entry[T], nanos int64) {
 	t := (nanos + Tick - 1) / Tick
 	if t <= w.now {
 		t = w.now + 1
@@ -67,14 +67,14 @@ func (w *Wheel) Arm(e *Entry, nanos int64) {
 }
 
 // Disarm takes e out of the wheel; it will not fire.
-func (w *Wheel) Disarm(e *Entry) {
+func (w *Wheel[T]) Disarm(e *Entry[T]) {
 	e.fired = false
 	if e.armed {
 		w.unlink(e)
 	}
 }
 
-func (w *Wheel) link(e *Entry, t int64) {
+func (w *Wheel[T]) link(e *Entry[T], t int64) {
 	d := t - w.now
 	l := 0
 	for l < levels-1 && d >= 1<<(slotBits*(l+1)) {
@@ -95,7 +95,7 @@ func (w *Wheel) link(e *Entry, t int64) {
 	w.n++
 }
 
-func (w *Wheel) unlink(e *Entry) {
+func (w *Wheel[T]) unlink(e *Entry[T]) {
 	if e.prev != nil {
 		e.prev.next = e.next
 	} else {
@@ -112,7 +112,7 @@ func (w *Wheel) unlink(e *Entry) {
 }
 
 // Next returns the time of the earliest slot that holds anything, or -1. Nothing fires before it; something may only cascade then.
-func (w *Wheel) Next() int64 {
+func (w *Wheel[T]) Next() int64 {
 	if w.n == 0 {
 		return -1
 	}
@@ -141,7 +141,7 @@ func (w *Wheel) Next() int64 {
 }
 
 // Advance moves time to nanos and appends every expired entry to out. Entries that were pushed back are linked again.
-func (w *Wheel) Advance(nanos int64, out []*Entry) []*Entry {
+func (w *Wheel[T]) Advance(nanos int64, out []*Entry[T]) []*Entry[T] {
 	target := nanos / Tick
 	for w.now < target {
 		if w.n == 0 {
@@ -168,14 +168,14 @@ func (w *Wheel) Advance(nanos int64, out []*Entry) []*Entry {
 	return out
 }
 
-func (w *Wheel) take(l, s int) *Entry {
+func (w *Wheel[T]) take(l, s int) *Entry[T] {
 	h := w.heads[l][s]
 	w.heads[l][s] = nil
 	w.used[l] &^= 1 << s
 	return h
 }
 
-func (w *Wheel) cascade(l, s int) {
+func (w *Wheel[T]) cascade(l, s int) {
 	for e := w.take(l, s); e != nil; {
 		n := e.next
 		w.n--
@@ -185,7 +185,7 @@ func (w *Wheel) cascade(l, s int) {
 	}
 }
 
-func (w *Wheel) expire(s int, out []*Entry) []*Entry {
+func (w *Wheel[T]) expire(s int, out []*Entry[T]) []*Entry[T] {
 	for e := w.take(0, s); e != nil; {
 		n := e.next
 		e.next, e.prev, e.armed = nil, nil, false

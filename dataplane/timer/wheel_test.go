@@ -11,10 +11,10 @@ import (
 func TestWheel_WhenDrivenAtRandom_ThenFiresExactlyLikeANaiveList(t *testing.T) {
 	for seed := range uint64(50) {
 		r := rand.New(rand.NewPCG(seed, 1))
-		var w Wheel
+		var w Wheel[int]
 		now := int64(r.IntN(1 << 40))
 		w.Init(now)
-		es := make([]Entry, 40)
+		es := make([]Entry[int], 40)
 		due := make([]int64, len(es)) // tick, 0 = disarmed
 		for range 3000 {
 			switch i := r.IntN(len(es)); r.IntN(4) {
@@ -30,7 +30,7 @@ func TestWheel_WhenDrivenAtRandom_ThenFiresExactlyLikeANaiveList(t *testing.T) {
 				step := r.Int64N(int64(1) << (r.IntN(26) + 12))
 				before := now / Tick
 				now += step
-				got := map[*Entry]bool{}
+				got := map[*Entry[int]]bool{}
 				for _, e := range w.Advance(now, nil) {
 					got[e] = true
 				}
@@ -65,11 +65,11 @@ func TestWheel_WhenDrivenAtRandom_ThenFiresExactlyLikeANaiveList(t *testing.T) {
 }
 
 func TestWheel_WhenRearmed_ThenAllocatesNothing(t *testing.T) {
-	var w Wheel
+	var w Wheel[int]
 	w.Init(0)
-	var e Entry
+	var e Entry[int]
 	now := int64(0)
-	out := make([]*Entry, 0, 4)
+	out := make([]*Entry[int], 0, 4)
 	if n := testing.AllocsPerRun(1000, func() {
 		now += Tick
 		w.Arm(&e, now+5*Tick)
