@@ -241,12 +241,24 @@ func (x steering) Attach(key string, fds []int) { _, _ = x.s.Attach(key, fds) }
 func (x steering) Detach(key string)            { x.s.Detach(key) }
 func (x steering) Slot(w int) worker.LoadSlot   { return x.s.Slot(w) }
 
-// localIP is the node's address: what x-forwarded-for gets for a loopback peer.
+// localIP is the node's address: what x-forwarded-for gets for a loopback peer. As in Envoy it is the first address of an interface that is not
+// loopback and of the wanted family, else the loopback address.
 func localIP(v6 bool) netip.Addr {
+	addrs, _ := net.InterfaceAddrs() // on failure there are none, and the loopback address it is
+	for _, a := range addrs {
+		n, ok := a.(*net.IPNet)
+		if !ok {
+			continue
+		}
+		ip, ok := netip.AddrFromSlice(n.IP)
+		if ip = ip.Unmap(); ok && !ip.IsLoopback() && ip.Is4() != v6 {
+			return ip
+		}
+	}
 	if v6 {
 		return netip.IPv6Loopback()
 	}
-	return netip.MustParseAddr("127.0.0.1")
+	return netip.AddrFrom4([4]byte{127, 0, 0, 1})
 }
 
 // Version is what --version and /server_info print.
