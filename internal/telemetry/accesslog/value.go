@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"strconv"
 
+	"sidecar/dataplane/fault"
 	"sidecar/dataplane/httpmsg"
 	"sidecar/dataplane/sys"
 )
@@ -90,6 +91,9 @@ func (o *op) append(b []byte, r *Record, typed bool) ([]byte, kind) {
 	case opVCluster:
 		return str(b, r.VirtualCluster)
 	case opStreamID:
+		if r.StreamID == "" {
+			return o.bytes(b, r.RequestID, len(r.RequestID) > 0) // a stream of HTTP is known by its request id
+		}
 		return str(b, r.StreamID)
 	case opLogType:
 		return str(b, r.Type.String())
@@ -307,10 +311,18 @@ func (o *op) flags(b []byte, r *Record) ([]byte, kind) {
 	switch {
 	case r.Flags == 0:
 		return append(b, '-'), text
-	case o.code == opFlags:
-		return r.Flags.AppendShort(b), text
 	}
-	return r.Flags.AppendLong(b), text
+	form := fault.Flags.AppendLong
+	if o.code == opFlags {
+		form = fault.Flags.AppendShort
+	}
+	rest := r.Flags
+	if r.Protocol != "" && rest&fault.FlagURX != 0 && rest != fault.FlagURX {
+		// Envoy prints flags as it finds them: the router sees that no retry is left before it says what the last try ended with.
+		rest &^= fault.FlagURX
+		b = append(form(fault.FlagURX, b), ',')
+	}
+	return form(rest, b), text
 }
 
 // point is a time point of COMMON_DURATION in nanoseconds since Start, or Unset.
