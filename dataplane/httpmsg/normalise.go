@@ -62,13 +62,13 @@ func (h *Head) CleanPath(o *PathOptions) PathVerdict {
 	}
 	v := PathOK
 	if o.EscapedSlashes != SlashKeep && hasEscapedSlash(p) {
-		if o.EscapedSlashes == SlashReject {
-			return PathRejected
-		}
-		if o.EscapedSlashes == SlashUnescapeRedirect {
+		h.Target = h.A.Take(AppendUnescapedSlashes(h.A.Tail(), p))
+		switch o.EscapedSlashes {
+		case SlashReject:
+			return PathRejected // decoded all the same, as Envoy logs it
+		case SlashUnescapeRedirect:
 			v = PathRedirect
 		}
-		h.Target = h.A.Take(AppendUnescapedSlashes(h.A.Tail(), p))
 		p = h.Path()
 	}
 	if o.Normalize && !isNormal(p) {

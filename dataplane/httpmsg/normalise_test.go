@@ -44,8 +44,8 @@ func TestCleanPath_WhenSlashOptionsAreSet_ThenApplied(t *testing.T) {
 		v        PathVerdict
 	}{
 		{"/a%2fb", "/a%2fb", PathOptions{EscapedSlashes: SlashKeep}, PathOK},
-		{"/a%2fb", "/a%2fb", PathOptions{EscapedSlashes: SlashReject}, PathRejected},
-		{"/a%5Cb", "/a%5Cb", PathOptions{EscapedSlashes: SlashReject}, PathRejected},
+		{"/a%2fb", "/a/b", PathOptions{EscapedSlashes: SlashReject}, PathRejected},
+		{"/a%5Cb", "/a\\b", PathOptions{EscapedSlashes: SlashReject}, PathRejected},
 		{"/a?b=%2f", "/a?b=%2f", PathOptions{EscapedSlashes: SlashReject}, PathOK},
 		{"/a%2Fb%5cc?%2f", "/a/b\\c?%2f", PathOptions{EscapedSlashes: SlashUnescapeRedirect}, PathRedirect},
 		{"/a%2F..%2fb", "/b", PathOptions{EscapedSlashes: SlashUnescapeForward, Normalize: true}, PathOK},
