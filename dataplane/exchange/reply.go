@@ -90,7 +90,7 @@ func (x *Exchange) headFault(k fault.Kind) {
 		x.log(x.env.L.Now())
 		x.free()
 		s.x = nil
-		s.startLinger()
+		s.detach()
 		return
 	}
 	x.replyKind(k)
@@ -113,6 +113,7 @@ func (x *Exchange) requestFault(now sys.Nanos, k fault.Kind) {
 		s := x.s
 		x.free()
 		s.x = nil
+		s.c.CloseWrite() // nothing that could be said would be understood
 		s.startLinger()
 		return
 	}

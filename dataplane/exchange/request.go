@@ -551,5 +551,23 @@ func (x *Exchange) matchRoute() {
 		if f.MaxStream != route.Unset {
 			x.maxStream = f.MaxStream
 		}
+		if f.GrpcTimeoutMax != route.Unset {
+			x.grpcDuration(f)
+		}
 	}
+}
+
+// grpcDuration is max_stream_duration with grpc_timeout_header_max: the grpc-timeout header, capped and less the offset, limits the stream.
+func (x *Exchange) grpcDuration(f *route.Forward) {
+	d, ok := route.ParseGrpcTimeout(x.req.Get(httpmsg.IDGrpcTimeout))
+	if !ok {
+		return
+	}
+	if f.GrpcTimeoutMax > 0 && d > f.GrpcTimeoutMax {
+		d = f.GrpcTimeoutMax
+	}
+	if d > 0 && f.GrpcTimeoutOffset > 0 {
+		d = max(d-f.GrpcTimeoutOffset, 0)
+	}
+	x.maxStream = d
 }

@@ -84,6 +84,9 @@ func (x *Exchange) sendHead(now sys.Nanos, out *sender) {
 	version := httpmsg.HTTP11
 	if x.req.Version == httpmsg.HTTP10 {
 		version = httpmsg.HTTP10
+		if closing && x.has(xRespHead) {
+			s.fl |= fCloseNow
+		}
 	}
 	n := len(out.enc)
 	out.enc = http1.AppendResponseHead(out.enc, resp, version, &h.H1)

@@ -110,7 +110,7 @@ func (x *Exchange) tryAgain(now sys.Nanos, resp *httpmsg.Head) bool {
 		x.rec.Flags |= fault.FlagURX
 		return false
 	}
-	if !x.has(xReqEnd) && !x.has(xKeepBody) {
+	if !x.has(xReqEnd) && !x.has(xKeepBody) && x.req.Body != httpmsg.BodyNone {
 		return false // part of the request is gone
 	}
 	if !x.takeBudget() {

@@ -33,6 +33,7 @@ const (
 	fPeerGone                    // the client ended the connection
 	fBound                       // task and timer are initialised
 	fDrainIdle                   // close as soon as nothing is in flight
+	fCloseNow                    // close without delayed_close_timeout: HTTP/1.0 clients wait for it
 )
 
 // Server is the HTTP/1 server side of one downstream connection. It is small, because most of them are idle; everything about a request is in the
@@ -175,7 +176,7 @@ func (s *Server) readHead(now sys.Nanos) bool {
 		case conn.Blocked:
 			if s.st == sIdle && s.fl&fDrainIdle != 0 {
 				s.ch.hcm.Inc(stats.HCMDownstreamCxDrainClose)
-				s.startLinger()
+				s.detach()
 			}
 			return false
 		case conn.More:
@@ -234,25 +235,28 @@ func (s *Server) served(now sys.Nanos) {
 		s.free()
 		return
 	}
-	if s.fl&(fClose|fDrainIdle) != 0 {
+	if s.fl&fClose != 0 {
 		s.startLinger()
+		return
+	}
+	if s.fl&fDrainIdle != 0 {
+		s.detach() // the client was not told
 		return
 	}
 	s.st = sIdle
 	s.rearm(now)
 }
 
-// startLinger sends FIN behind the last response and waits for the client to close, at most delayed_close_timeout, so that no RST can overtake
-// what it has not read yet. Envoy sends FIN only at the end of that time; a client that waits for it is served faster like this.
+// startLinger waits for the client to close after the last response, at most delayed_close_timeout, so that no RST can overtake what it has not
+// read yet. As in Envoy there is no FIN before that time is over, unless the end of the connection is the end of the message.
 func (s *Server) startLinger() {
 	d := s.ch.h.DelayedClose
-	if d <= 0 {
+	if d <= 0 || s.fl&fCloseNow != 0 {
 		s.detach()
 		return
 	}
 	s.st, s.since = sLinger, s.ch.env.L.Now()
 	s.countBytes()
-	s.c.CloseWrite()
 	s.rearm(s.since)
 	s.ch.env.L.Ready(&s.task)
 }
@@ -404,7 +408,7 @@ func (s *Server) onTimer(now sys.Nanos) {
 		b.Inc(stats.HCMDownstreamCxMaxDurationReached)
 		s.fl |= fDrain
 		if s.st == sIdle {
-			s.startLinger()
+			s.detach()
 			return
 		}
 	}
@@ -449,11 +453,11 @@ func (s *Server) idleTimer(now sys.Nanos) {
 	case s.c.Readable():
 		return // bytes are here; the timer lost the race
 	case s.fl&fIdleDrain != 0 && now >= s.since+h.ConnIdle+h.DrainTimeout:
-		s.startLinger()
+		s.detach()
 	case s.fl&fIdleDrain == 0 && h.ConnIdle > 0 && now >= s.since+h.ConnIdle:
 		b.Inc(stats.HCMDownstreamCxIdleTimeout)
 		if s.fl&fUsed == 0 || h.DrainTimeout <= 0 {
-			s.startLinger()
+			s.detach()
 			return
 		}
 		s.fl |= fIdleDrain | fDrain

@@ -62,9 +62,9 @@ func (x *Exchange) allowUpgrade(e *route.Entry) bool {
 	x.fl |= xUpgrade | xTunnel
 	x.ch.hcm.Inc(stats.HCMDownstreamCxUpgradesTotal)
 	x.ch.hcm.Inc(stats.HCMDownstreamCxUpgradesActive)
-	if connect {
-		x.fl |= xReqEnd // no content; what follows belongs to the tunnel
-	}
+	// Such a request has no end before the answer: no route timeout, no service time, and a refusal is an early answer.
+	x.fl &^= xReqEnd
+	x.reqDone = 0
 	return true
 }
 
@@ -184,6 +184,7 @@ func (x *Exchange) copyBytes(now sys.Nanos, from, to *conn.Conn, count *uint64) 
 			to.CloseWrite()
 			return waits, true
 		default:
+			to.CloseWrite()
 			return waits, true
 		}
 	}
