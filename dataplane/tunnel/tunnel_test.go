@@ -9,6 +9,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -420,4 +421,42 @@ func TestTunnel_WhenPipesCannotBeHad_ThenBytesAreCopied(t *testing.T) {
 	s.Close()
 	readAll(t, c)
 	r.empty()
+}
+
+func TestTunnel_WhenBytesAreRelayed_ThenNothingIsAllocated(t *testing.T) {
+	for _, splice := range []bool{false, true} {
+		r := newRig(t, nil)
+		r.env.Splice = splice
+		accepted := make(chan *net.TCPConn, 1)
+		hold := make(chan struct{})
+		r.cluster("c", 1<<20, unlimited, r.backend(func(c *net.TCPConn) { accepted <- c; <-hold }))
+		r.start()
+		c := r.dial()
+		s := <-accepted
+		b, in := make([]byte, 256<<10), make([]byte, 256<<10)
+		round := func() {
+			if _, err := c.Write(b); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.ReadFull(s, in); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for range 20 {
+			round()
+		}
+		var m [2]runtime.MemStats
+		const rounds = 200
+		runtime.ReadMemStats(&m[0])
+		for range rounds {
+			round()
+		}
+		runtime.ReadMemStats(&m[1])
+		if n := m[1].Mallocs - m[0].Mallocs; n > rounds/10 { // of the whole process; the runtime has a few of its own
+			t.Errorf("splice %v: %d allocations in %d rounds", splice, n, rounds)
+		}
+		close(hold)
+		c.Close()
+		r.empty()
+	}
 }
