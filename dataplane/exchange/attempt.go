@@ -4,6 +4,7 @@ package exchange
 
 import (
 	"sidecar/dataplane/fault"
+	"sidecar/dataplane/filter"
 	"sidecar/dataplane/hostset"
 	"sidecar/dataplane/http1"
 	"sidecar/dataplane/httpmsg"
@@ -143,6 +144,7 @@ func (x *Exchange) chooseCluster(now sys.Nanos, f *route.Forward) bool {
 	if x.has(xReqEnd) && x.limits.Global > 0 {
 		x.routeAt = now + x.limits.Global // filters and internal redirects have taken their time before
 	}
+	x.tellDuration(f)
 	x.entry.FinalizeRequest(&x.choice, &x.req, &x.q)
 	x.authority = x.req.Authority
 	if !x.ch.h.Router.SuppressEnvoyHeaders {
@@ -207,12 +209,15 @@ func (x *Exchange) refused(snap *snapshot.Snapshot) bool {
 		if d := &row.Hosts.DropOverload[i]; d.Den > 0 && x.env.L.Rand()%uint64(d.Den) < uint64(d.Num) {
 			x.cl.Block.Inc(stats.ClusterUpstreamRqDropOverload)
 			x.replyKind(fault.DropOverload)
-			x.local.overloaded = true
+			x.local.headers = dropOverloadHeaders
 			return true
 		}
 	}
 	return false
 }
+
+// dropOverloadHeaders go with the answer to a request that drop_overloads refuses.
+var dropOverloadHeaders = []filter.Header{{Key: httpmsg.KeyOf("x-envoy-unconditional-drop-overload"), Value: "true"}}
 
 // pick runs the router up to a connection: action, host, pool.
 func (x *Exchange) pick(now sys.Nanos) {
@@ -242,7 +247,8 @@ func (x *Exchange) pick(now sys.Nanos) {
 		x.connectRaw(now)
 		return
 	}
-	switch x.cl.Pool(h, x.prio).Get(&x.w) {
+	p := x.cl.Pool(h, x.prio)
+	switch p.Get(&x.w) {
 	case pool.Ready:
 		m, _, _ := x.w.Take()
 		x.attach(m, now)
@@ -251,8 +257,17 @@ func (x *Exchange) pick(now sys.Nanos) {
 	default:
 		_, k, e := x.w.Take()
 		x.errno = e
+		if idle, _, _, _ := p.Counts(); k == fault.Overflow && idle == 0 {
+			x.unhost() // max_pending_requests: Envoy names the host only once a connection is there for the request
+		}
 		x.poolFailed(now, k)
 	}
+}
+
+// unhost takes back useHost for the log.
+func (x *Exchange) unhost() {
+	x.host = nil
+	x.rec.UpstreamHost, x.rec.UpstreamHostName, x.rec.HostMeta = sys.Addr{}, "", nil
 }
 
 func (x *Exchange) pickHost() *hostset.Host {
@@ -340,6 +355,7 @@ func (x *Exchange) poolAnswer(now sys.Nanos) bool {
 // poolFailed: no connection for this try. Nothing was sent, so another host is tried at once.
 func (x *Exchange) poolFailed(now sys.Nanos, k fault.Kind) {
 	if (k == fault.ConnectFailed || k == fault.ConnectTimeout) && x.connectAgain() {
+		x.logUnconnected(k)
 		if x.st != stPick {
 			x.to(stPick)
 		}
@@ -402,10 +418,15 @@ func (x *Exchange) attach(m *pool.Member, now sys.Nanos) {
 	if r.FirstUpTx < 0 {
 		r.FirstUpTx = x.since(now)
 	}
+	if d := x.limits.UpstreamStream(x.cl.Cfg.MaxStreamDuration); d > 0 {
+		x.upstreamMaxAt = now + d
+	}
 	x.requestFraming()
 	out := x.sender(m.C)
 	out.enc = http1.AppendRequestHead(out.enc, &x.req, &x.cl.Cfg.H1)
-	r.UpHeadOut += uint64(len(out.enc))
+	if x.ch.logsHeads {
+		r.UpHeadOut += sentBytes(out.enc)
+	}
 	r.LastUpTx = x.since(now)
 	if !x.has(xUpgrade) {
 		x.requestBody(now, &out)
@@ -429,6 +450,7 @@ func (x *Exchange) requestFraming() {
 // release gives the connection of the try back. reuse says that both messages were complete.
 func (x *Exchange) release(reuse bool) {
 	m := x.m
+	x.upstreamMaxAt = 0
 	if m == nil {
 		x.releaseRaw()
 		return

@@ -82,6 +82,7 @@ type chain struct {
 	refs int
 
 	logsLocal bool // a log format wants the upstream's local address
+	logsHeads bool // a log format wants DOWNSTREAM_HEADER_BYTES_* or UPSTREAM_HEADER_BYTES_*
 }
 
 func (e *Env) chainOf(l *snapshot.Listener, fc *snapshot.FilterChain) *chain {
@@ -94,7 +95,8 @@ func (e *Env) chainOf(l *snapshot.Listener, fc *snapshot.FilterChain) *chain {
 		}
 		ch.path.Normalize, ch.path.MergeSlashes, ch.path.EscapedSlashes = h.NormalizePath, h.MergeSlashes, h.EscapedSlashes
 		ch.path.StripFragment = !h.RejectFragment
-		ch.logsLocal = logsLocal(h.AccessLogs) || logsLocal(h.Router.UpstreamLogs)
+		ch.logsLocal = logsAny(h.AccessLogs, localOperators) || logsAny(h.Router.UpstreamLogs, localOperators)
+		ch.logsHeads = logsAny(h.AccessLogs, headOperators) || logsAny(h.Router.UpstreamLogs, headOperators)
 		e.chains[fc] = ch
 	}
 	ch.refs++

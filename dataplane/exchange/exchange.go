@@ -114,10 +114,12 @@ type Exchange struct {
 	retryAt    sys.Nanos // end of the back-off
 	routeAt    sys.Nanos // route timeout; 0 = none
 	perTryAt   sys.Nanos
-	wakeAt     sys.Nanos // earliest filter timer
-	logAt      sys.Nanos // next periodic access-log line
-	streamIdle sys.Nanos
-	maxStream  sys.Nanos
+	// upstreamMaxAt ends the try, response included; 0 = never.
+	upstreamMaxAt sys.Nanos
+	wakeAt        sys.Nanos // earliest filter timer
+	logAt         sys.Nanos // next periodic access-log line
+	streamIdle    sys.Nanos
+	maxStream     sys.Nanos
 
 	body     []byte // kept body: for retries and mirrors, or what a filter buffers
 	respBody []byte // response body that a filter buffers
@@ -162,7 +164,9 @@ func (x *Exchange) begin(s *Server, start, now sys.Nanos, headBytes int) {
 	x.rec.Start = e.L.Wall() - int64(now-start)
 	x.rec.LastDownRx = int64(now - start)
 	x.rec.Req = &x.req
-	x.rec.ReqHeadBytes = uint64(headBytes)
+	if x.ch.logsHeads && headBytes > 0 {
+		x.rec.ReqHeadBytes = receivedBytes(&x.req)
+	}
 	x.rec.Protocol = "HTTP/1.1"
 	x.rec.Type = accesslog.DownstreamEnd
 	x.rec.Runtime = e.Snap.Runtime
@@ -172,7 +176,7 @@ func (x *Exchange) begin(s *Server, start, now sys.Nanos, headBytes int) {
 	x.attempts, x.connTries, x.retries, x.redirects, x.budget = 0, 0, 0, 0, false
 	x.limits, x.hasHash = route.Timeouts{}, false
 	x.start, x.lastActive, x.reqDone, x.tryStart, x.retryAt = start, now, 0, 0, 0
-	x.routeAt, x.perTryAt, x.wakeAt = 0, 0, 0
+	x.routeAt, x.perTryAt, x.upstreamMaxAt, x.wakeAt = 0, 0, 0, 0
 	x.logAt = 0
 	if d := x.ch.h.LogFlushInterval; d > 0 {
 		x.logAt = now + d

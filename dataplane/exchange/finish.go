@@ -3,7 +3,10 @@
 package exchange
 
 import (
+	"bytes"
+
 	"sidecar/dataplane/fault"
+	"sidecar/dataplane/httpmsg"
 	"sidecar/dataplane/match"
 	"sidecar/dataplane/route"
 	"sidecar/dataplane/sys"
@@ -211,13 +214,39 @@ func (x *Exchange) chargeTime(now sys.Nanos) {
 // needsLocal tells whether a logger wants the upstream's local address, which costs a system call.
 func (x *Exchange) needsLocal() bool { return x.ch.logsLocal }
 
-// logsLocal looks through the formats of a connection manager once.
-func logsLocal(ls []*accesslog.Logger) bool {
+// The operators that cost something when they are used.
+var (
+	localOperators = []string{"UPSTREAM_LOCAL_ADDRESS", "UPSTREAM_LOCAL_ADDRESS_WITHOUT_PORT", "UPSTREAM_LOCAL_PORT"}
+	headOperators  = []string{"DOWNSTREAM_HEADER_BYTES_RECEIVED", "DOWNSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED", "DOWNSTREAM_HEADER_BYTES_SENT",
+		"DOWNSTREAM_DECOMPRESSED_HEADER_BYTES_SENT", "UPSTREAM_HEADER_BYTES_RECEIVED", "UPSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED",
+		"UPSTREAM_HEADER_BYTES_SENT", "UPSTREAM_DECOMPRESSED_HEADER_BYTES_SENT"}
+)
+
+// logsAny looks through the formats of loggers once.
+func logsAny(ls []*accesslog.Logger, ops []string) bool {
 	for _, l := range ls {
-		if l.Format != nil && (l.Format.Uses("UPSTREAM_LOCAL_ADDRESS") || l.Format.Uses("UPSTREAM_LOCAL_ADDRESS_WITHOUT_PORT") ||
-			l.Format.Uses("UPSTREAM_LOCAL_PORT")) {
-			return true
+		for _, op := range ops {
+			if l.Format != nil && l.Format.Uses(op) {
+				return true
+			}
 		}
 	}
 	return false
+}
+
+// receivedBytes is what Envoy counts of a head that was received: names and values of its fields, and the method and path or the status. Call it
+// before anything is changed.
+func receivedBytes(h *httpmsg.Head) (n uint64) {
+	for i := range h.List {
+		n += uint64(h.List[i].Name.Len) + uint64(h.List[i].Value.Len)
+	}
+	if h.Status > 0 {
+		return n + 3
+	}
+	return n + uint64(h.MethodName.Len) + uint64(h.Target.Len) + uint64(len("host"))*uint64(min(h.HostCount, 1)) + uint64(h.Authority.Len)
+}
+
+// sentBytes is what Envoy counts of a head that was sent: the field lines, without the first and the empty one.
+func sentBytes(head []byte) uint64 {
+	return uint64(max(len(head)-bytes.IndexByte(head, '\n')-len("\n\r\n"), 0))
 }

@@ -310,7 +310,9 @@ func (x *Exchange) responseHead(now sys.Nanos, out *sender) bool {
 		x.fl |= xMoreResp
 		return false
 	}
-	x.rec.UpHeadIn += uint64(n)
+	if x.ch.logsHeads {
+		x.rec.UpHeadIn += receivedBytes(&x.resp)
+	}
 	up.Discard(n)
 	x.lastActive = now
 	if x.resp.Status < 200 && !x.m.Dec.Tunnel() {

@@ -182,7 +182,9 @@ func (x *Exchange) upstreamReply(now sys.Nanos, k fault.Kind) {
 		}
 		l.body = x.reqA.Bytes(x.reqA.Take(b))
 	}
-	x.chargeCode(l.status, x.host != nil)
+	if k != fault.UpstreamMaxDuration { // not counted by Envoy
+		x.chargeCode(l.status, x.host != nil)
+	}
 }
 
 const resetPrefix = "upstream connect error or disconnect/reset before headers. "
@@ -206,10 +208,11 @@ func (x *Exchange) sendReply(now sys.Nanos) {
 		resp.AddString(l.headers[i].Key, l.headers[i].Value)
 	}
 	grpc := x.has(xGrpc)
+	x.rec.Code, x.rec.Resp = resp.Status, resp // mutations may use them
 	if l.mutate && x.entry != nil {
 		x.entry.FinalizeResponse(&x.choice, resp, &x.q)
 	}
-	x.rec.Code, x.rec.Resp = resp.Status, resp
+	x.rec.Code = resp.Status
 	x.mapReply(now)
 	body := l.body
 	if grpc {

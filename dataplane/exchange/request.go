@@ -3,6 +3,7 @@
 package exchange
 
 import (
+	"bytes"
 	"net/netip"
 
 	"sidecar/dataplane/fault"
@@ -41,6 +42,7 @@ func (x *Exchange) onHead(now sys.Nanos) {
 		s.c.Send(continue100, nil)
 		x.countCode(100)
 	}
+	route.JoinRepeated(req)
 	connect := req.Method == httpmsg.MethodConnect
 	x.fl |= x.grpcFlag()
 	switch {
@@ -135,7 +137,7 @@ var dropClass = func() (t [256]uint8) {
 	for _, id := range [...]httpmsg.ID{httpmsg.IDEnvoyRetriableCodes, httpmsg.IDEnvoyRetriableHeaders, httpmsg.IDEnvoyRetryOn,
 		httpmsg.IDEnvoyRetryGrpcOn, httpmsg.IDEnvoyMaxRetries, httpmsg.IDEnvoyUpstreamAltStatName, httpmsg.IDEnvoyUpstreamTimeout,
 		httpmsg.IDEnvoyPerTryTimeout, httpmsg.IDEnvoyTimeoutAlt, httpmsg.IDEnvoyExpectedTimeout, httpmsg.IDEnvoyIPTags,
-		httpmsg.IDEnvoyOriginalURL, httpmsg.IDEnvoyHedge} {
+		httpmsg.IDEnvoyOriginalURL, httpmsg.IDEnvoyHedge, httpmsg.IDEnvoyForceTrace} {
 		t[id] = dropExternal
 	}
 	for _, id := range [...]httpmsg.ID{httpmsg.IDEnvoyDecoratorOperation, httpmsg.IDEnvoyDownstreamServiceCluster,
@@ -149,10 +151,7 @@ var dropClass = func() (t [256]uint8) {
 // addresses settles who the client is (x-forwarded-for), and with that x-forwarded-proto, :scheme, and whether the request is internal.
 func (x *Exchange) addresses() {
 	h, req, info := x.ch.h, &x.req, x.s.info
-	xff, xffN, xfp, others := x.scanHead()
-	if xffN > 1 {
-		x.joinXFF(xff)
-	}
+	xff, xfp, others := x.scanHead()
 	remote, single := x.clientAddress(xff)
 	if h.UseRemoteAddr {
 		single = xff < 0
@@ -176,7 +175,7 @@ func (x *Exchange) addresses() {
 	}
 	x.setScheme()
 	internal := single && remote.IsValid() && x.isInternal(remote) || single && h.UseRemoteAddr && h.InternalUnix && info.Remote.IsUnix()
-	x.q.Secure = x.q.TLS || string(req.Get(httpmsg.IDForwardedProto)) == "https"
+	x.q.Secure = x.q.TLS || isHTTPS(req.Get(httpmsg.IDForwardedProto))
 	if remote.IsValid() && remote != info.Remote.IP.Addr() {
 		x.info.View(info, sys.AddrOf(netip.AddrPortFrom(remote, 0)))
 		x.rec.Conn = &x.info
@@ -201,9 +200,9 @@ func (x *Exchange) addresses() {
 	}
 }
 
-// scanHead looks once through the head for what addresses and trust depend on: the first x-forwarded-for field and how many there are, the last
-// x-forwarded-proto field, and the classes of internal fields. It removes what only this hop may set.
-func (x *Exchange) scanHead() (xff, xffN, xfp int, others uint8) {
+// scanHead looks once through the head for what addresses and trust depend on: the x-forwarded-for and x-forwarded-proto fields (joined before, so
+// there is one of each), and the classes of internal fields. It removes what only this hop may set.
+func (x *Exchange) scanHead() (xff, xfp int, others uint8) {
 	h, req := x.ch.h, &x.req
 	xff, xfp = -1, -1
 	for i := range req.List {
@@ -213,7 +212,7 @@ func (x *Exchange) scanHead() (xff, xffN, xfp int, others uint8) {
 		}
 		switch f.ID {
 		case httpmsg.IDForwardedFor:
-			if xffN++; xff < 0 {
+			if xff < 0 {
 				xff = i
 			}
 		case httpmsg.IDForwardedProto:
@@ -228,7 +227,7 @@ func (x *Exchange) scanHead() (xff, xffN, xfp int, others uint8) {
 			others |= dropClass[f.ID]
 		}
 	}
-	return xff, xffN, xfp, others
+	return xff, xfp, others
 }
 
 func (x *Exchange) dropInternal(edge bool) {
@@ -254,22 +253,6 @@ func isURL(v []byte) bool {
 
 // alwaysForwardOnly is ALWAYS_FORWARD_ONLY of forward_client_cert_details.
 const alwaysForwardOnly = 4
-
-// joinXFF makes one x-forwarded-for field of several, as Envoy's header map does.
-func (x *Exchange) joinXFF(first int) {
-	req := &x.req
-	b := x.reqA.Tail()
-	for i := first; i >= 0; i = req.Find(httpmsg.IDForwardedFor, i+1) {
-		if i != first {
-			b = append(b, ',')
-			b = append(b, req.Value(i)...)
-			req.List[i].Dead = true
-		} else {
-			b = append(b, req.Value(i)...)
-		}
-	}
-	req.List[first].Value = x.reqA.Take(b)
-}
 
 // clientAddress reads the trusted client address from x-forwarded-for; single tells that the field holds exactly one address.
 func (x *Exchange) clientAddress(xff int) (a netip.Addr, single bool) {
@@ -333,9 +316,9 @@ func (x *Exchange) setScheme() {
 		return
 	}
 	switch p := req.Get(httpmsg.IDForwardedProto); {
-	case string(p) == "http":
+	case len(p) == len("http") && bytes.EqualFold(p, schemeHTTP):
 		req.SetScheme("http")
-	case string(p) == "https":
+	case isHTTPS(p):
 		req.SetScheme("https")
 	case x.q.TLS:
 		req.SetScheme("https")
@@ -343,6 +326,11 @@ func (x *Exchange) setScheme() {
 		req.SetScheme("http")
 	}
 }
+
+var schemeHTTP, schemeHTTPS = []byte("http"), []byte("https")
+
+// isHTTPS tells whether x-forwarded-proto says https, in any case.
+func isHTTPS(p []byte) bool { return len(p) == len("https") && bytes.EqualFold(p, schemeHTTPS) }
 
 // isInternal: only internal_address_config counts.
 func (x *Exchange) isInternal(a netip.Addr) bool {

@@ -44,9 +44,9 @@ func (x *Exchange) onResponseHead(now sys.Nanos, out *sender) {
 	} else {
 		x.chargeCode(x.resp.Status, true)
 	}
+	x.rec.Code, x.rec.Resp = x.resp.Status, &x.resp // mutations may use them
 	x.routerHeaders(now)
 	x.rec.Code = x.resp.Status
-	x.rec.Resp = &x.resp
 	if len(x.filters) > 0 && !x.filterResponseHead(now) {
 		return
 	}
@@ -90,7 +90,9 @@ func (x *Exchange) sendHead(now sys.Nanos, out *sender) {
 	}
 	n := len(out.enc)
 	out.enc = http1.AppendResponseHead(out.enc, resp, version, &h.H1)
-	x.rec.RespHeadBytes = uint64(len(out.enc) - n)
+	if x.ch.logsHeads {
+		x.rec.RespHeadBytes = sentBytes(out.enc[n:])
+	}
 	x.rec.Code = resp.Status
 	x.rec.Resp = resp
 	x.fl |= xRespStarted

@@ -21,11 +21,30 @@ const (
 func (x *Exchange) upstreamFailed(now sys.Nanos, k fault.Kind) {
 	x.fault = k
 	x.rec.UpstreamFailure = x.failureReason(k)
-	x.release(false)
+	x.failTry(k)
 	if k != fault.NoHealthyUpstream && k != fault.RouteTimeout && x.retriableFault(k) && x.tryAgain(now, nil) {
 		return
 	}
 	x.upstreamReply(now, k)
+}
+
+// failTry gives up the try; upstream_log shows why, the request's own log only if no other try makes good for it.
+func (x *Exchange) failTry(k fault.Kind) {
+	if x.m == nil && k != fault.NoHealthyUpstream {
+		x.logUnconnected(k)
+	}
+	flags := x.rec.Flags
+	x.rec.Flags = k.Row().Flags
+	x.release(false)
+	x.rec.Flags = flags
+}
+
+// logUnconnected writes the upstream_log line of a try that never got a connection; the release of a connection writes that of any other.
+func (x *Exchange) logUnconnected(k fault.Kind) {
+	flags := x.rec.Flags
+	x.rec.Flags = k.Row().Flags
+	x.upstreamLog()
+	x.rec.Flags = flags
 }
 
 // upstreamFault ends a try for something found on the upstream connection, before or after the response began.
@@ -74,6 +93,8 @@ func startedDetails(k fault.Kind) string {
 		return "upstream_per_try_timeout"
 	case fault.StreamIdle:
 		return "stream_idle_timeout"
+	case fault.UpstreamMaxDuration:
+		return "upstream_max_stream_duration_reached"
 	}
 	return "upstream_reset_after_response_started{connection_termination}"
 }
@@ -95,7 +116,7 @@ func (x *Exchange) retriableFault(k fault.Kind) bool {
 			return true
 		}
 		return on&route.RetryResetBeforeRequest != 0 && !x.has(xHeadSent)
-	case fault.PerTryTimeout, fault.PerTryIdleTimeout:
+	case fault.PerTryTimeout, fault.PerTryIdleTimeout, fault.UpstreamMaxDuration:
 		return on&(route.Retry5xx|route.RetryGatewayError|route.RetryReset) != 0
 	}
 	return false
@@ -222,7 +243,9 @@ func (x *Exchange) retryResponse(now sys.Nanos) bool {
 		return false
 	}
 	x.host.RqError.Add(1)
+	x.rec.Code = x.resp.Status // for upstream_log
 	x.release(x.drainResponse())
+	x.rec.Code = 0
 	x.resp.Reset(&x.respA)
 	x.respA.Reset(arenaKeep)
 	x.fl &^= xRespHead

@@ -509,6 +509,7 @@ var (
 	keyLocation     = httpmsg.IDLocation.Key()
 	keyGrpcStatus   = httpmsg.IDGrpcStatus.Key()
 	keyGrpcMessage  = httpmsg.IDGrpcMessage.Key()
+	keyGrpcTimeout  = httpmsg.IDGrpcTimeout.Key()
 	keyExpect       = httpmsg.IDExpect.Key()
 	keyCL           = httpmsg.IDContentLength.Key()
 	keySetCookie    = httpmsg.IDSetCookie.Key()

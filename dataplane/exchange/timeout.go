@@ -4,6 +4,7 @@ package exchange
 
 import (
 	"sidecar/dataplane/fault"
+	"sidecar/dataplane/route"
 	"sidecar/dataplane/sys"
 	"sidecar/internal/telemetry/stats"
 )
@@ -28,7 +29,7 @@ func (x *Exchange) deadline() sys.Nanos {
 	if x.st == stBackoff {
 		at = earlier(at, x.retryAt)
 	}
-	return earlier(earlier(at, x.wakeAt), x.logAt)
+	return earlier(earlier(earlier(at, x.upstreamMaxAt), x.wakeAt), x.logAt)
 }
 
 // onDeadline acts on the first deadline that has passed.
@@ -47,6 +48,8 @@ func (x *Exchange) onDeadline(now sys.Nanos) {
 		x.routeTimeout(now)
 	case x.perTryAt > 0 && now >= x.perTryAt && x.st != stTunnel:
 		x.perTryTimeout(now)
+	case x.upstreamMaxAt > 0 && now >= x.upstreamMaxAt:
+		x.upstreamMaxDuration(now)
 	case x.streamIdle > 0 && now >= x.lastActive+x.streamIdle:
 		b.Inc(stats.HCMDownstreamRqIdleTimeout)
 		x.timeout(now, fault.StreamIdle)
@@ -67,6 +70,46 @@ func (x *Exchange) timeout(now sys.Nanos, k fault.Kind) {
 	if k == fault.StreamIdle && !x.has(xReqEnd) {
 		x.local.status = 408
 	}
+}
+
+// tellDuration tells a gRPC upstream by grpc-timeout how long the stream may take, on routes with max_stream_duration.
+func (x *Exchange) tellDuration(f *route.Forward) {
+	switch {
+	case !f.NewTimeouts || !x.has(xGrpc):
+	case x.maxStream > 0:
+		x.req.SetSpan(keyGrpcTimeout, x.reqA.Take(appendGrpcTimeout(x.reqA.Tail(), uint64(x.maxStream/sys.Millisecond))))
+	case x.ch.h.MaxStream > 0:
+		x.req.Remove(keyGrpcTimeout) // the route lifts the limit
+	}
+}
+
+// appendGrpcTimeout writes a grpc-timeout value: at most eight digits and a unit.
+func appendGrpcTimeout(b []byte, ms uint64) []byte {
+	const most = 99999999
+	n, unit := ms, 0
+	if n > most {
+		n, unit = n/1000, 1
+	}
+	for ; n > most; unit++ {
+		if unit == len("mSMH")-1 {
+			n = most
+			break
+		}
+		n /= 60
+	}
+	return append(appendUint(b, n), "mSMH"[unit])
+}
+
+// upstreamMaxDuration is the limit of one try, response included: the cluster's max_stream_duration or x-envoy-upstream-stream-duration-ms.
+func (x *Exchange) upstreamMaxDuration(now sys.Nanos) {
+	x.upstreamMaxAt = 0
+	x.cl.Block.Inc(stats.ClusterUpstreamRqMaxDurationReached)
+	if x.has(xRespStarted) || x.st == stTunnel {
+		x.resetStarted(now, fault.UpstreamMaxDuration)
+		return
+	}
+	x.w.Cancel()
+	x.upstreamFailed(now, fault.UpstreamMaxDuration)
 }
 
 // routeTimeout is the route's limit for all tries together.

@@ -126,7 +126,8 @@ const (
 	RouteTimeout    // route timeout
 	PerTryTimeout
 	PerTryIdleTimeout
-	PayloadTooLarge // request body over the buffer limit where it had to be buffered
+	UpstreamMaxDuration // max_stream_duration of the cluster
+	PayloadTooLarge     // request body over the buffer limit where it had to be buffered
 
 	// Connections.
 	ConnectFailed       // refused or unreachable
@@ -184,6 +185,7 @@ var rows = [numKinds]Row{
 	RouteTimeout:         {504, "upstream request timeout", FlagUT, "response_timeout", false},
 	PerTryTimeout:        {504, "upstream request timeout", FlagUT, "upstream_per_try_timeout", false},
 	PerTryIdleTimeout:    {504, "upstream request timeout", FlagSI, "upstream_per_try_idle_timeout", false},
+	UpstreamMaxDuration:  {504, "upstream max stream duration reached", FlagUMSDR, "upstream_max_stream_duration_reached", false},
 	PayloadTooLarge:      {413, "Payload Too Large", 0, "request_payload_too_large", true},
 
 	ConnectFailed:       {503, "upstream connect error or disconnect/reset before headers. reset reason: remote connection failure", FlagUF, "upstream_reset_before_response_started{remote_connection_failure}", false},

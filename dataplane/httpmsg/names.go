@@ -57,6 +57,8 @@ const (
 	IDEnvoyRetriableCodes
 	IDEnvoyRetriableHeaders
 	IDEnvoyHedge
+	IDEnvoyForceTrace
+	IDEnvoyStreamDuration
 	IDEnvoyUpstreamCanary
 	IDEnvoyIPTags
 	IDEnvoyImmediateHealthCheckFail
@@ -94,7 +96,8 @@ var names = [numIDs]string{
 	IDEnvoyUpstreamTimeout: "x-envoy-upstream-rq-timeout-ms", IDEnvoyPerTryTimeout: "x-envoy-upstream-rq-per-try-timeout-ms",
 	IDEnvoyTimeoutAlt: "x-envoy-upstream-rq-timeout-alt-response", IDEnvoyUpstreamServiceTime: "x-envoy-upstream-service-time",
 	IDEnvoyRetriableCodes: "x-envoy-retriable-status-codes", IDEnvoyRetriableHeaders: "x-envoy-retriable-header-names",
-	IDEnvoyHedge: "x-envoy-hedge-on-per-try-timeout", IDEnvoyUpstreamCanary: "x-envoy-upstream-canary", IDEnvoyIPTags: "x-envoy-ip-tags",
+	IDEnvoyHedge: "x-envoy-hedge-on-per-try-timeout", IDEnvoyForceTrace: "x-envoy-force-trace",
+	IDEnvoyStreamDuration: "x-envoy-upstream-stream-duration-ms", IDEnvoyUpstreamCanary: "x-envoy-upstream-canary", IDEnvoyIPTags: "x-envoy-ip-tags",
 	IDEnvoyImmediateHealthCheckFail: "x-envoy-immediate-health-check-fail", IDEnvoyDegraded: "x-envoy-degraded",
 	IDEnvoyUpstreamAltStatName:      "x-envoy-upstream-alt-stat-name",
 	IDEnvoyDownstreamServiceCluster: "x-envoy-downstream-service-cluster", IDEnvoyDownstreamServiceNode: "x-envoy-downstream-service-node",

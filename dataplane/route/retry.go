@@ -213,9 +213,21 @@ type Timeouts struct {
 	Global, PerTry, PerTryIdle sys.Nanos
 	// FromHeader tells that the caller asked for Global by header.
 	FromHeader bool
+	stream     sys.Nanos // x-envoy-upstream-stream-duration-ms
+	hasStream  bool
 }
 
-// Timeouts computes the limits of a request and removes x-envoy-upstream-rq-timeout-ms and -per-try-timeout-ms from the head. grpc-timeout
+// UpstreamStream is the longest time that one try may take, response included; 0 = none. def is the cluster's max_stream_duration, which
+// x-envoy-upstream-stream-duration-ms replaces.
+func (t *Timeouts) UpstreamStream(def sys.Nanos) sys.Nanos {
+	if t.hasStream {
+		return t.stream
+	}
+	return def
+}
+
+// Timeouts computes the limits of a request and removes x-envoy-upstream-rq-timeout-ms, -rq-per-try-timeout-ms and
+// -stream-duration-ms from the head. grpc-timeout
 // counts only for gRPC requests on routes with max_grpc_timeout.
 func (f *Forward) Timeouts(h *httpmsg.Head) Timeouts {
 	t := Timeouts{Global: max(f.Timeout, 0)}
@@ -234,6 +246,7 @@ func (f *Forward) Timeouts(h *httpmsg.Head) Timeouts {
 	if ms, ok := millis(h, httpmsg.IDEnvoyPerTryTimeout); ok {
 		t.PerTry = ms
 	}
+	t.stream, t.hasStream = millis(h, httpmsg.IDEnvoyStreamDuration)
 	if t.Global != 0 && t.PerTry >= t.Global {
 		t.PerTry = 0
 	}
