@@ -87,7 +87,7 @@ func New(l *loop.Loop, h Host, cfg *snapshot.Listener) *Listener {
 // those connections are told to close with their next response. With another SocketKey (anything beyond filter chains changed) it leaves the
 // draining to the caller.
 func (x *Listener) SetConfig(cfg *snapshot.Listener) (gone map[*snapshot.FilterChain]bool) {
-	old := x.Cfg
+	old, wasBlock, wasPer := x.Cfg, x.block, x.perW
 	x.Cfg = cfg
 	if cfg.Scope != nil {
 		x.block = cfg.Scope.Block(x.L.Worker() + 1)
@@ -96,6 +96,9 @@ func (x *Listener) SetConfig(cfg *snapshot.Listener) (gone map[*snapshot.FilterC
 	if x.L.Worker() < len(cfg.WorkerScopes) {
 		x.perW = cfg.WorkerScopes[x.L.Worker()].Block(x.L.Worker() + 1)
 	}
+	n := int64(x.Members.Len())
+	carry(wasBlock, x.block, stats.ListenerDownstreamCxActive, n)
+	carry(wasPer, x.perW, stats.ListenerWorkerDownstreamCxActive, n)
 	if old == nil || old == cfg || old.SocketKey != cfg.SocketKey {
 		return nil
 	}
@@ -116,6 +119,20 @@ func (x *Listener) SetConfig(cfg *snapshot.Listener) (gone map[*snapshot.FilterC
 		}
 	})
 	return gone
+}
+
+// carry moves what live connections count for from one block to another: with another address or stat_prefix a listener has other statistics, and it
+// is those that the connections leave.
+func carry(from, to *stats.Block, id int, n int64) {
+	if from == to || n == 0 {
+		return
+	}
+	if from != nil {
+		from.Add(id, -n)
+	}
+	if to != nil {
+		to.Add(id, n)
+	}
 }
 
 // SetSockets makes fds the listening descriptors: known ids stay registered, new ones are added, others are emptied (accept until nothing waits) and

@@ -273,6 +273,9 @@ func (c *Cluster) Pool(h *hostset.Host, prio int) *pool.Pool {
 			c.byHost[prio] = map[*hostset.Host]*pool.Pool{}
 		}
 		c.byHost[prio][h] = p
+		if c.retired {
+			p.Drain() // a request that began before goes on with this cluster, but nothing looks after its idle connections
+		}
 	}
 	if prio == 0 {
 		c.lastHost, c.lastPool = h, p
