@@ -39,8 +39,7 @@ func (x *Exchange) replyKind(k fault.Kind) {
 	if row.Body != "" {
 		x.local.body = kindBodies[k]
 	}
-	switch k {
-	case fault.MissingHost, fault.PathNormalization, fault.UpgradeFailed:
+	if k == fault.UpgradeFailed {
 		x.early()
 	}
 	x.to(stReply)
@@ -72,12 +71,11 @@ func (x *Exchange) codecFault(k fault.Kind) {
 	x.req.Version = httpmsg.HTTP11
 	if k != fault.LowVersion {
 		x.ch.hcm.Inc(stats.HCMDownstreamCxProtocolError)
-		x.fl |= xEarly // Envoy counts these as protocol errors only
 	}
+	x.early() // nothing tells where such a request ends
 	x.headFault(k)
 	if k == fault.LowVersion {
 		x.local.flags |= fault.FlagDPE
-		x.early()
 	}
 }
 
@@ -118,7 +116,7 @@ func (x *Exchange) requestFault(now sys.Nanos, k fault.Kind) {
 		return
 	}
 	x.leaveUpstream()
-	x.fl |= xEarly
+	x.early()
 	x.replyKind(k)
 }
 
