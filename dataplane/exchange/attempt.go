@@ -296,7 +296,7 @@ func (x *Exchange) originalDst() sys.Addr {
 	if x.row.Type != snapshot.ClusterOriginalDst {
 		return sys.Addr{}
 	}
-	a := x.s.info.Local
+	a := x.s.info.OriginalDst()
 	if o == nil {
 		return a
 	}
@@ -418,6 +418,7 @@ func (x *Exchange) attach(m *pool.Member, now sys.Nanos) {
 	if r.FirstUpTx < 0 {
 		r.FirstUpTx = x.since(now)
 	}
+	x.upMaxAt = x.s.after(now, x.row.MaxStreamDuration)
 	if d := x.limits.UpstreamStream(x.cl.Cfg.MaxStreamDuration); d > 0 {
 		x.upstreamMaxAt = now + d
 	}

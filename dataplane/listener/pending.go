@@ -135,7 +135,10 @@ func (p *pending) originalDst() {
 	}
 	dst, e := p.l.L.K.OriginalDst(p.c.FD(), local.IP.Addr().Is6())
 	if e != 0 || dst == local {
-		return // TPROXY and direct connections: the socket's own address is the destination
+		if p.l.Cfg.Transparent {
+			p.info.Own().RequestedDst = local // TPROXY: the socket's own address is the destination
+		}
+		return // a direct connection
 	}
 	p.setLocal(dst)
 	p.info.Own().RequestedDst = dst

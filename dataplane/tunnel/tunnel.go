@@ -246,7 +246,7 @@ func (t *Tunnel) pick() *hostset.Host {
 	t.cl = t.env.Up.Get(row)
 	q := lb.Query{Rand: t.env.L.Rand(), Tried: t.tried[:min(int(t.attempts), maxTried)], AvoidTried: true}
 	q.Hash, q.HasHash = t.hash()
-	h := t.cl.Pick(&q, t.info.Local)
+	h := t.cl.Pick(&q, t.info.OriginalDst())
 	switch {
 	case h == nil:
 		t.cl.Block.Inc(stats.ClusterUpstreamCxNoneHealthy)

@@ -68,6 +68,15 @@ func (c *ConnInfo) Own() *ConnExtra {
 	return c.extra
 }
 
+// OriginalDst is where the client meant to go, when that is known: a destination that a listener filter restored, or the address of a transparent
+// socket. The address of an ordinary listener is none; connecting there would lead the proxy to itself.
+func (c *ConnInfo) OriginalDst() sys.Addr {
+	if c.Local == c.DirectLocal && c.Extra().RequestedDst.IsZero() {
+		return sys.Addr{}
+	}
+	return c.Local
+}
+
 // DirectRemote is the address of the socket's peer.
 func (c *ConnInfo) DirectRemote() sys.Addr {
 	if c.direct != nil {

@@ -50,15 +50,8 @@ func (s *state) chains(c *registry.Ctx, l *listenerv3.Listener) {
 		s.fail(c.Errorf("filter_chains", "no filter chains specified"))
 		return
 	}
-	names := map[string]bool{}
 	for i, fc := range l.GetFilterChains() {
 		at := registry.Path(fmt.Sprintf("filter_chains[%d]", i))
-		if n := fc.GetName(); n != "" {
-			if names[n] {
-				s.fail(c.Errorf(at.Field("name"), "duplicate filter chain name '%s'", n))
-			}
-			names[n] = true
-		}
 		x.Chains = append(x.Chains, s.chain(c.At(at), fc, i))
 	}
 	if fc := l.GetDefaultFilterChain(); fc != nil {
@@ -76,9 +69,10 @@ func (s *state) chains(c *registry.Ctx, l *listenerv3.Listener) {
 	}
 }
 
+// needsTLS names a chain that asks for what only the TLS inspector knows; one that asks for raw_buffer does not.
 func needsTLS(x *snapshot.Listener) string {
 	for _, c := range x.Chains {
-		if c.Match.Transport != "" || len(c.Match.ServerNames) > 0 {
+		if m := &c.Match; m.Transport == "tls" || m.Transport == "" && (len(m.ServerNames) > 0 || len(m.ALPN) > 0) {
 			return c.Name
 		}
 	}
