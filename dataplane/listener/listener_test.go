@@ -13,6 +13,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -679,5 +680,14 @@ func TestDrain_WhenStillSniffing_ThenOnlyDrainNowCloses(t *testing.T) {
 	r.turns()
 	if !r.closed(c) || r.active != 0 {
 		t.Error("open after DrainNow")
+	}
+}
+
+func TestSizes_WhenConnectionsIdle_ThenWithinTheBudget(t *testing.T) {
+	if n := unsafe.Sizeof(accesslog.ConnInfo{}); n > 96 {
+		t.Errorf("ConnInfo has %d bytes, budget 96: it lives as long as its connection", n)
+	}
+	if n := unsafe.Sizeof(pending{}); n > 200 {
+		t.Errorf("pending has %d bytes, budget 200", n)
 	}
 }
