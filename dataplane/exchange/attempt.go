@@ -418,7 +418,6 @@ func (x *Exchange) attach(m *pool.Member, now sys.Nanos) {
 	if r.FirstUpTx < 0 {
 		r.FirstUpTx = x.since(now)
 	}
-	x.upMaxAt = x.s.after(now, x.row.MaxStreamDuration)
 	if d := x.limits.UpstreamStream(x.cl.Cfg.MaxStreamDuration); d > 0 {
 		x.upstreamMaxAt = now + d
 	}
@@ -464,7 +463,7 @@ func (x *Exchange) release(reuse bool) {
 	case reuse:
 		m.Release(true)
 	case x.has(xReqSent | xRespEnd):
-		m.ReleaseDone()
+		m.ReleaseDone(x.has(xTillClose))
 	case m.C.PeerClosed():
 		m.ReleaseBroken()
 	default:

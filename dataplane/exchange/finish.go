@@ -147,16 +147,10 @@ func (x *Exchange) chargeCode(status uint16, hasHost bool) {
 		return
 	}
 	x.fl |= xCounted
-	b := x.cl.Block
-	b.Code(stats.ClusterCodes, status)
-	if x.has(xInternal) {
-		b.Code(stats.ClusterCodesInternal, status)
-	} else {
-		b.Code(stats.ClusterCodesExternal, status)
-	}
+	x.countUpstream(status)
 	if hasHost {
 		if x.host.Canary {
-			b.Code(stats.ClusterCodesCanary, status)
+			x.cl.Block.Code(stats.ClusterCodesCanary, status)
 		}
 		if status >= 500 {
 			x.host.RqError.Add(1)
@@ -177,6 +171,17 @@ func (x *Exchange) chargeCode(status uint16, hasHost bool) {
 			vb.Code(stats.VirtualClusterCodes, status)
 		}
 	}
+}
+
+// countUpstream counts a status for the cluster, by where the request came from.
+func (x *Exchange) countUpstream(status uint16) {
+	b := x.cl.Block
+	b.Code(stats.ClusterCodes, status)
+	if x.has(xInternal) {
+		b.Code(stats.ClusterCodesInternal, status)
+		return
+	}
+	b.Code(stats.ClusterCodesExternal, status)
 }
 
 // virtualCluster is the first virtual cluster that the request belongs to, nil when there is none.

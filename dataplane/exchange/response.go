@@ -12,12 +12,16 @@ import (
 
 // informational handles a 1xx head: swallowed, unless proxy_100_continue is set.
 func (x *Exchange) informational(out *sender) {
+	if x.resp.Status == 100 && x.ch.h.Router.DynamicStats {
+		x.countUpstream(100)
+	}
 	if !x.ch.h.Proxy100Continue || x.req.Version != httpmsg.HTTP11 || x.has(xRespStarted) {
 		return
 	}
 	http1.StripHopByHop(&x.resp, true)
 	x.resp.Body = httpmsg.BodyNone
 	out.enc = http1.AppendResponseHead(out.enc, &x.resp, httpmsg.HTTP11, &x.ch.h.H1)
+	x.countCode(x.resp.Status)
 }
 
 // onResponseHead handles the final head of a try: retry, router headers, filters, and out it goes.
@@ -84,9 +88,9 @@ func (x *Exchange) sendHead(now sys.Nanos, out *sender) {
 	version := httpmsg.HTTP11
 	if x.req.Version == httpmsg.HTTP10 {
 		version = httpmsg.HTTP10
-		if closing && x.has(xRespHead) {
-			s.fl |= fCloseNow
-		}
+	}
+	if !x.req.KeepAlive && x.has(xRespHead|xReqEnd) {
+		s.fl |= fCloseNow // the client has said so itself and knows what comes
 	}
 	n := len(out.enc)
 	out.enc = http1.AppendResponseHead(out.enc, resp, version, &h.H1)

@@ -199,9 +199,14 @@ func (p *Pool) lend(m *Member, w *Waiter) {
 func (m *Member) Release(reuse bool) { m.release(reuse, byUs) }
 
 // ReleaseDone ends the loan after a complete exchange on a connection that cannot be used again: it does not count as closed with a request.
-func (m *Member) ReleaseDone() {
-	m.draining, m.over = true, true
-	m.release(true, byUs)
+// ended tells that the peer ended the connection to end its message.
+func (m *Member) ReleaseDone(ended bool) {
+	m.draining = true
+	by := byUs
+	if ended {
+		by = byPeer
+	}
+	m.release(true, by)
 }
 
 // ReleaseBroken ends the loan of a connection that the peer has ended.
