@@ -4,7 +4,6 @@ package fleet
 
 import (
 	"fmt"
-	"os"
 	"sort"
 
 	"sidecar/dataplane/snapshot"
@@ -28,10 +27,9 @@ type socketSet struct {
 	id        uint64
 	shared    bool
 	listening bool
-	quiet     bool        // takes no new connections: about to be closed
-	path      string      // of the socket file, else ""
-	file      os.FileInfo // the file as it was made
-	steer     string      // key at the steering program; empty = not attached
+	quiet     bool           // takes no new connections: about to be closed
+	file      sys.SocketFile // of a Unix socket with a path
+	steer     string         // key at the steering program; empty = not attached
 	// names are the listeners of the present plan that use the set.
 	names map[string]bool
 	// claims are the prepared listeners that are not published yet. Keyed by pointer: two versions of one listener may claim one set, and one of
@@ -136,9 +134,6 @@ func (f *Fleet) bind(k setKey, a *snapshot.ListenAddr) (*socketSet, error) {
 		n = 1
 	}
 	addr := a.Addr
-	if p := k.addr.Path; p != "" && p[0] != '@' {
-		s.path = p
-	}
 	for range n {
 		fd, err := sys.Bind(addr, &a.Opts)
 		if err != nil {
@@ -146,9 +141,7 @@ func (f *Fleet) bind(k setKey, a *snapshot.ListenAddr) (*socketSet, error) {
 			return nil, err
 		}
 		s.fds = append(s.fds, fd)
-		if s.path != "" {
-			s.file, _ = os.Stat(s.path)
-		}
+		s.file = sys.SocketFileOf(addr)
 		if addr.IP.IsValid() && addr.IP.Port() == 0 {
 			addr = sys.BoundAddr(fd, addr) // the first socket picks the port, the others join
 		}
@@ -310,13 +303,8 @@ func (f *Fleet) closeRetired() {
 }
 
 func (s *socketSet) closeFDs() {
-	if s.file != nil {
-		// Another set, or another process, may have put its own file there in the meantime.
-		if now, err := os.Stat(s.path); err == nil && os.SameFile(now, s.file) {
-			_ = os.Remove(s.path)
-		}
-		s.file = nil
-	}
+	s.file.Remove()
+	s.file = sys.SocketFile{}
 	for _, fd := range s.fds {
 		sys.CloseFD(fd)
 	}

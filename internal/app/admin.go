@@ -142,7 +142,7 @@ func (a *App) sources() admin.Sources {
 		HealthCheck:    a.setHealth, Quit: a.Quit, ReopenLogs: a.reopenLogs,
 	}
 	if a.layers.hasAdmin() {
-		s.RuntimeModify = func(m map[string]string) error { a.ctl.SetRuntime(m); return nil }
+		s.RuntimeModify = a.modifyRuntime
 	}
 	return s
 }

@@ -156,12 +156,13 @@ func configError(w io.Writer, opt *Options, err error) int {
 // build makes everything without opening anything that validate mode must not open. The App is returned also with an error, for its close.
 func build(opt *Options, boot *bootstrap.Config, stderr io.Writer) (*App, error) {
 	a := &App{opt: opt, boot: boot, shared: &worker.Shared{}, started: time.Now(), quit: make(chan struct{}),
-		live: make(chan struct{}), layers: newRuntimeLayers(boot)}
+		live: make(chan struct{})}
 	a.state.Store(int32(controller.PreInitializing))
 	if err := a.openLog(stderr); err != nil {
 		return a, err
 	}
 	a.reg = stats.NewRegistry(opt.Concurrency)
+	a.layers = newRuntimeLayers(boot, a.reg)
 	a.resolver = resolve.New(resolve.Config{})
 	a.files = export.NewFiles(export.Config{Workers: opt.Concurrency, Stats: a.reg, FlushInterval: opt.FileFlush, DryRun: opt.Mode == Validate})
 	a.server = a.reg.Scope("server.", stats.ServerDef).Control()

@@ -57,15 +57,17 @@ type memory struct {
 	unmapped  int64 // of the heap, given back to the system
 	free      int64 // of the heap, kept for reuse
 	total     int64 // everything the Go runtime has mapped
+	threads   int64 // allocation caches of threads
 	resident  int64 // resident set
 }
 
 func readMemory() memory {
 	s := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}, {Name: "/memory/classes/heap/free:bytes"},
-		{Name: "/memory/classes/heap/released:bytes"}, {Name: "/memory/classes/heap/unused:bytes"}, {Name: "/memory/classes/total:bytes"}}
+		{Name: "/memory/classes/heap/released:bytes"}, {Name: "/memory/classes/heap/unused:bytes"}, {Name: "/memory/classes/total:bytes"},
+		{Name: "/memory/classes/metadata/mcache/inuse:bytes"}}
 	metrics.Read(s) // does not stop the world, unlike ReadMemStats
 	v := func(i int) int64 { return int64(s[i].Value.Uint64()) }
-	m := memory{allocated: v(0), free: v(1), unmapped: v(2), total: v(4)}
+	m := memory{allocated: v(0), free: v(1), unmapped: v(2), total: v(4), threads: v(5)}
 	m.heap = m.allocated + m.free + v(3)
 	m.resident = residentBytes()
 	return m

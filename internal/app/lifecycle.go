@@ -26,6 +26,8 @@ const (
 	drainPoll = 10 * time.Millisecond
 	// callTimeout bounds a question to the workers.
 	callTimeout = time.Second
+	// actTimeout bounds how long an admin action waits for the workers to have taken it up, so that its answer can be relied upon.
+	actTimeout = 100 * time.Millisecond
 )
 
 // run serves until told to end and returns the exit code.
@@ -154,6 +156,7 @@ func (a *App) setHealth(fail bool) {
 	a.failed.Store(fail)
 	a.shared.CloseAll.Store(fail)
 	a.fleet.Call(func(w *worker.Worker) { w.SetFailHealth(fail) })
+	a.fleet.Connections(actTimeout) // an answer means that the call before it was made
 	a.stateGauges()
 }
 
@@ -174,6 +177,7 @@ func (a *App) drainListeners(graceful, skipExit, inboundOnly bool) {
 	d.mu.Unlock()
 	if !begun {
 		a.fleet.Sequence(worker.DrainSequence{InboundOnly: inboundOnly, Length: sys.Nanos(a.opt.DrainTime), Immediate: a.opt.DrainImmediate})
+		a.fleet.Connections(actTimeout)
 	}
 	switch {
 	case skipExit:

@@ -9,12 +9,14 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"sidecar/dataplane/match"
 	"sidecar/dataplane/sys"
 	"sidecar/internal/admin"
+	"sidecar/internal/telemetry/stats"
 	"sidecar/xds/bootstrap"
 )
 
@@ -70,10 +72,11 @@ func cgroupMemory() int64 {
 // runtimeLayers is the layered runtime: static layers in order, the admin layer with what /runtime_modify set.
 type runtimeLayers struct {
 	layers []bootstrap.RuntimeLayer
+	stats  *stats.Block
 }
 
-func newRuntimeLayers(b *bootstrap.Config) *runtimeLayers {
-	return &runtimeLayers{layers: b.Runtime}
+func newRuntimeLayers(b *bootstrap.Config, reg *stats.Registry) *runtimeLayers {
+	return &runtimeLayers{layers: b.Runtime, stats: reg.Scope("runtime.", stats.RuntimeDef).Control()}
 }
 
 // build makes one generation of final values; admin is what /runtime_modify set.
@@ -88,6 +91,7 @@ func (r *runtimeLayers) build(admin map[string]string) *match.Runtime {
 		}
 		flattenRuntime("", l.Static, vals)
 	}
+	r.count(len(vals), len(admin))
 	return match.NewRuntime(vals)
 }
 
@@ -121,6 +125,27 @@ func (r *runtimeLayers) entries(set map[string]string) (names []string, out []ad
 		}
 	}
 	return names, out
+}
+
+// modifyRuntime is /runtime_modify: it answers when the workers have the new values, or after a moment.
+func (a *App) modifyRuntime(set map[string]string) error {
+	var before uint64
+	a.ctl.Call(callTimeout, func() { before = a.ctl.Epoch() })
+	a.ctl.SetRuntime(set)
+	for end := time.Now().Add(actTimeout); a.fleet.Adopted() <= before && time.Now().Before(end); {
+		time.Sleep(200 * time.Microsecond)
+	}
+	return nil
+}
+
+// count updates the runtime's statistics after a generation of values was made.
+func (r *runtimeLayers) count(keys, overrides int) {
+	b := r.stats
+	b.Inc(stats.RuntimeLoadSuccess)
+	b.Inc(stats.RuntimeOverrideDirNotExists) // there are no disk layers
+	b.Set(stats.RuntimeNumKeys, int64(keys))
+	b.Set(stats.RuntimeNumLayers, int64(len(r.layers)))
+	b.Set(stats.RuntimeAdminOverridesActive, int64(min(overrides, 1)))
 }
 
 // flattenRuntime turns nested structs into dotted keys; a struct with numerator is a FractionalPercent.

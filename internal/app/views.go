@@ -108,7 +108,7 @@ func realAddress(want *corev3.Address, bound []sys.Addr) *corev3.Address {
 func memoryInfo() *adminv3.Memory {
 	m := readMemory()
 	return &adminv3.Memory{Allocated: uint64(m.allocated), HeapSize: uint64(m.heap), PageheapUnmapped: uint64(m.unmapped), PageheapFree: uint64(m.free),
-		TotalPhysicalBytes: uint64(m.resident)}
+		TotalThreadCache: uint64(m.threads), TotalPhysicalBytes: uint64(m.resident)}
 }
 
 // runtimeEntries is /runtime: every key with its value in each layer.

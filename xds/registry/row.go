@@ -257,7 +257,7 @@ func (t *Table[C]) Compile(c *Ctx, field Path, name string, cfg *anypb.Any) (C, 
 		return zero, c.Errorf(field, "%w", t.unknown(name, url))
 	}
 	m := row.Message.ProtoReflect().New().Interface()
-	if err := wrapped.DecodeInto(m); err != nil {
+	if err := wrapped.DecodeStrict(m, c.Unknown); err != nil {
 		return zero, c.Errorf(field, "%w", err)
 	}
 	sub := c.At(field)

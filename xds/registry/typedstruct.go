@@ -74,8 +74,15 @@ func firstString(f map[string]*structpb.Value, keys ...string) string {
 	return ""
 }
 
-// DecodeInto decodes the content into m. Unknown fields of a Struct are dropped, as Envoy does for TypedStruct.
-func (c Content) DecodeInto(m proto.Message) error {
+// DecodeInto decodes the content into m. Unknown fields of a Struct are dropped, as Envoy does for TypedStruct in dynamic resources.
+func (c Content) DecodeInto(m proto.Message) error { return c.decode(m, UnknownIgnore) }
+
+// DecodeStrict is DecodeInto, but with UnknownRefuse an unknown field of a Struct is an error: Envoy's rule for static resources.
+func (c Content) DecodeStrict(m proto.Message, unknown UnknownFields) error {
+	return c.decode(m, unknown)
+}
+
+func (c Content) decode(m proto.Message, unknown UnknownFields) error {
 	if !c.json {
 		if err := proto.Unmarshal(c.bytes, m); err != nil {
 			return fmt.Errorf("malformed %s: %s", m.ProtoReflect().Descriptor().FullName(), protoReason(err))
@@ -89,7 +96,7 @@ func (c Content) DecodeInto(m proto.Message) error {
 	if err != nil {
 		return fmt.Errorf("malformed TypedStruct value: %s", protoReason(err))
 	}
-	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(text, m); err != nil {
+	if err := (protojson.UnmarshalOptions{DiscardUnknown: unknown != UnknownRefuse}).Unmarshal(text, m); err != nil {
 		return fmt.Errorf("TypedStruct value does not fit %s: %s", m.ProtoReflect().Descriptor().FullName(), protoReason(err))
 	}
 	return nil

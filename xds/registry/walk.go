@@ -171,6 +171,9 @@ func (w *walker) descend(fd protoreflect.FieldDescriptor, v protoreflect.Value, 
 		p = &here
 	}
 	if p.shape == shapeLeaf {
+		if negative(fd, v) {
+			w.add(name, ClassRefused, "invalid duration: expected a positive duration")
+		}
 		return
 	}
 	scopes := pushName(w.cur.scopes, name)
@@ -194,6 +197,16 @@ func (w *walker) descend(fd protoreflect.FieldDescriptor, v protoreflect.Value, 
 		w.message(v.Message(), p.child, scopes)
 	}
 	w.steps = w.steps[:top]
+}
+
+// negative tells whether a field is a google.protobuf.Duration below zero, which no field of Envoy's API may hold.
+func negative(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+	if fd.Message() == nil || fd.IsList() || fd.IsMap() || fd.Message().FullName() != "google.protobuf.Duration" {
+		return false
+	}
+	d := fd.Message().Fields()
+	m := v.Message()
+	return m.Get(d.ByName("seconds")).Int() < 0 || m.Get(d.ByName("nanos")).Int() < 0
 }
 
 // override finds the support of a field in the dotted keys of enclosing tables, the outermost first: the row knows best.

@@ -69,7 +69,7 @@ func TestCompile_WhenConfigIsWrong_ThenItIsRefusedWithPathAndReason(t *testing.T
 		{"line end", one(forward + `,"request_headers_to_add":[{"header":{"key":"a","value":"x\ny"}}]`), "header.value: value does not match"},
 		{"same domain twice", vhosts(`{"name":"a","domains":["x","X"]}`), "virtual_hosts[0].domains[1]: Only unique values for domains are permitted. Duplicate entry of domain x in route r"},
 		{"same wildcard", vhosts(`{"name":"a","domains":["*.x"]},{"name":"b","domains":["*.X"]}`), "virtual_hosts[1].domains[0]: Only unique values for domains are permitted. Duplicate entry of domain *.x in route r"},
-		{"two stars", vhosts(`{"name":"a","domains":["*"]},{"name":"b","domains":["*"]}`), "Only a single wildcard domain is permitted in route r"},
+		{"two stars", vhosts(`{"name":"a","domains":["*"]},{"name":"b","domains":["*"]}`), `Only a single wildcard domain ("*") is permitted in route r`},
 		{"no domains", vhosts(`{"name":"a"}`), "virtual_hosts[0].domains: value must contain at least 1 item(s)"},
 		{"bad regex", one(`"match":{"safe_regex":{"regex":"(a"}},"route":{"cluster":"b1"}`), "routes[0].match.safe_regex.regex: missing ): (a"},
 		{"bad header regex", one(`"match":{"prefix":"/","headers":[{"name":"a","string_match":{"safe_regex":{"regex":"(a"}}}]},"route":{"cluster":"b1"}`), "match.headers[0].string_match.safe_regex.regex: missing ): (a"},

@@ -98,7 +98,7 @@ func (s *state) domain(c *registry.Ctx, i int, d string, seen map[string]bool) {
 	}
 	at := registry.Path("").Index("domains", i)
 	if d == "*" {
-		s.fail(c.Errorf(at, "Only a single wildcard domain is permitted in route %s", s.t.Name))
+		s.fail(c.Errorf(at, "Only a single wildcard domain (\"*\") is permitted in route %s", s.t.Name))
 		return
 	}
 	s.fail(c.Errorf(at, "Only unique values for domains are permitted. Duplicate entry of domain %s in route %s", low, s.t.Name))
