@@ -181,12 +181,16 @@ func build(opt *Options, boot *bootstrap.Config, stderr io.Writer) (*App, error)
 	case opt.IgnoreUnknownDynamic:
 		unknown = registry.UnknownIgnore
 	}
+	static := registry.UnknownRefuse
+	if opt.AllowUnknownStatic {
+		static = registry.UnknownIgnore
+	}
 	comp, err := a.compilers()
 	if err != nil {
 		return a, err
 	}
 	a.ctl = controller.New(controller.Config{Bootstrap: boot, Plane: plane, Stats: a.reg, Compile: comp, Workers: opt.Concurrency, Resolver: dnsResolver{a.resolver},
-		Seed: uint64(time.Now().UnixNano()), Log: a.log.Log, Unknown: unknown, ExplicitWildcard: opt.ExplicitWildcard,
+		Seed: uint64(time.Now().UnixNano()), Log: a.log.Log, Unknown: unknown, UnknownStatic: static, ExplicitWildcard: opt.ExplicitWildcard,
 		OnState: a.setState})
 	return a, errors.Join(a.planAdmin(), a.ctl.Static())
 }

@@ -55,7 +55,7 @@ type memory struct {
 	allocated int64 // live and not yet collected objects
 	heap      int64 // mapped for the heap
 	unmapped  int64 // of the heap, given back to the system
-	free      int64 // of the heap, kept for reuse
+	free      int64 // of the heap, free or not yet used, kept for reuse
 	total     int64 // everything the Go runtime has mapped
 	threads   int64 // allocation caches of threads
 	resident  int64 // resident set
@@ -67,8 +67,8 @@ func readMemory() memory {
 		{Name: "/memory/classes/metadata/mcache/inuse:bytes"}}
 	metrics.Read(s) // does not stop the world, unlike ReadMemStats
 	v := func(i int) int64 { return int64(s[i].Value.Uint64()) }
-	m := memory{allocated: v(0), free: v(1), unmapped: v(2), total: v(4), threads: v(5)}
-	m.heap = m.allocated + m.free + v(3)
+	m := memory{allocated: v(0), free: v(1) + v(3), unmapped: v(2), total: v(4), threads: v(5)}
+	m.heap = m.allocated + m.free
 	m.resident = residentBytes()
 	return m
 }

@@ -66,6 +66,8 @@ type Config struct {
 	Log       Logger
 	// Unknown says what unknown fields in dynamic resources mean.
 	Unknown registry.UnknownFields
+	// UnknownStatic is the same for static ones, where the bootstrap loader cannot see them: inside a TypedStruct.
+	UnknownStatic registry.UnknownFields
 	// ExplicitWildcard subscribes with "*".
 	ExplicitWildcard bool
 	// OnState is told when the init state changes.
@@ -463,7 +465,7 @@ func (c *Controller) forget(t resource.Type, name string) {
 
 func (c *Controller) unknown(static bool) registry.UnknownFields {
 	if static {
-		return registry.UnknownWarn // the bootstrap loader has refused or warned already
+		return c.cfg.UnknownStatic
 	}
 	return c.cfg.Unknown
 }
