@@ -2,7 +2,10 @@
 
 package conn
 
-import "sidecar/dataplane/snapshot"
+import (
+	"sidecar/dataplane/snapshot"
+	"sidecar/internal/telemetry/accesslog"
+)
 
 // DrainMode says how insistently a downstream connection is asked to go.
 type DrainMode uint8
@@ -34,6 +37,8 @@ type Member struct {
 	list       *Members
 	H          Handler
 	Start      int64 // Unix nanoseconds of the accept
+	// Info is what the listener logs when the member leaves; nil logs nothing.
+	Info *accesslog.ConnInfo
 }
 
 // Members is the live connections of one listener on one worker. OnLeave is called for every member that leaves.
@@ -77,7 +82,7 @@ func (m *Member) Leave() {
 
 // Swap puts n in m's place (the sniffing stage hands over to the protocol).
 func (m *Member) Swap(n *Member) {
-	n.next, n.prev, n.list, n.Start = m.next, m.prev, m.list, m.Start
+	n.next, n.prev, n.list, n.Start, n.Info = m.next, m.prev, m.list, m.Start, m.Info
 	if n.prev != nil {
 		n.prev.next = n
 	} else if n.list != nil {

@@ -6,6 +6,7 @@ package listener
 
 import (
 	"sidecar/dataplane/conn"
+	"sidecar/dataplane/fault"
 	"sidecar/dataplane/loop"
 	"sidecar/dataplane/snapshot"
 	"sidecar/dataplane/sys"
@@ -295,18 +296,13 @@ func (s *socket) rest() {
 }
 
 func (x *Listener) accepted(s *socket, fd sys.FD, remote sys.Addr) {
-	x.block.Inc(stats.ListenerDownstreamCxTotal)
 	if !x.admit() {
 		x.L.K.Close(fd)
 		return
 	}
-	x.enter()
-	if x.perW != nil {
-		x.perW.Inc(stats.ListenerWorkerDownstreamCxTotal)
-	}
 	c, e := conn.Adopt(x.L, fd, x.Cfg.BufferLimit, nil)
 	if e != 0 {
-		x.gone(x.L.Wall())
+		x.host.Released(x.Cfg)
 		return
 	}
 	local := s.local
@@ -365,10 +361,11 @@ func (x *Listener) admit() bool {
 	return true
 }
 
-// active is the listener's connections over all workers.
+// active is the listener's connections over all workers, those that are being sniffed included.
 func (x *Listener) active() int64 {
 	n, _ := x.Cfg.Scope.Value(stats.ListenerDownstreamCxActive)
-	return n
+	m, _ := x.Cfg.Scope.Value(stats.ListenerDownstreamPreCxActive)
+	return n + m
 }
 
 // begin runs the listener filters or goes straight to the chain.
@@ -380,22 +377,42 @@ func (x *Listener) begin(c *conn.Conn, info *accesslog.ConnInfo) {
 		p.timer.Init(&p.task)
 	}
 	p.home, p.l, p.c, p.info, p.next, p.hops, p.counted = x, x, c, info, 0, 0, false
-	p.member = conn.Member{H: p, Start: info.Start}
+	p.member = conn.Member{H: p, Start: info.Start, Info: info}
 	x.Members.Join(&p.member)
 	c.SetOwner(&p.task)
 	p.start()
 }
 
-// enter counts an admitted connection as active.
+// enter counts a connection whose protocol starts: as in Envoy, one that its listener filters or its addresses end before never counts.
 func (x *Listener) enter() {
+	x.block.Inc(stats.ListenerDownstreamCxTotal)
 	x.block.Inc(stats.ListenerDownstreamCxActive)
 	if x.perW != nil {
+		x.perW.Inc(stats.ListenerWorkerDownstreamCxTotal)
 		x.perW.Inc(stats.ListenerWorkerDownstreamCxActive)
 	}
 }
 
 // left is called when a connection of this listener is over.
-func (x *Listener) left(m *conn.Member) { x.gone(m.Start) }
+func (x *Listener) left(m *conn.Member) {
+	if m.Info != nil && len(x.Cfg.AccessLogs) > 0 {
+		x.log(m.Info, 0, "")
+	}
+	if _, sniffing := m.H.(*pending); sniffing {
+		x.host.Released(x.Cfg)
+		return
+	}
+	x.gone(m.Start)
+}
+
+// log writes the listener's own access log.
+func (x *Listener) log(info *accesslog.ConnInfo, f fault.Flags, details string) {
+	var r accesslog.Record
+	r.Reset()
+	r.Conn, r.Start, r.End = info, info.Start, x.L.Wall()-info.Start
+	r.Flags, r.Details = f, details
+	x.host.Log(x.Cfg.AccessLogs, &r)
+}
 
 func (x *Listener) gone(start int64) {
 	x.block.Dec(stats.ListenerDownstreamCxActive)

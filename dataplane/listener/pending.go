@@ -103,7 +103,6 @@ func (p *pending) run() bool {
 			}
 			return false
 		case inspect.Reject:
-			p.l.block.Inc(stats.ListenerDownstreamListenerFilterError)
 			p.close()
 			return true
 		}
@@ -154,7 +153,7 @@ func (p *pending) setLocal(a sys.Addr) {
 func (p *pending) proxyProtocol(f *snapshot.ListenerFilter) inspect.Verdict {
 	b := f.Scope.Block(p.l.L.Worker() + 1)
 	h, v := inspect.ProxyHeader(p.c.In(), true, true)
-	v2 := h.Version == 2
+	v2 := len(p.c.In()) > 0 && p.c.In()[0] == '\r'
 	switch v {
 	case inspect.NeedMore:
 		return v
@@ -164,8 +163,10 @@ func (p *pending) proxyProtocol(f *snapshot.ListenerFilter) inspect.Verdict {
 			return inspect.Match
 		}
 		b.Inc(stats.ProxyProtocolNotFoundDisallowed)
+		countError(f, p.l.L.Worker()+1)
 		return inspect.Reject
 	case inspect.Reject:
+		countError(f, p.l.L.Worker()+1)
 		b.Inc(pick(v2, stats.ProxyProtocolVersionsV2Error, stats.ProxyProtocolVersionsV1Error))
 		return v
 	}
@@ -183,7 +184,15 @@ func (p *pending) proxyProtocol(f *snapshot.ListenerFilter) inspect.Verdict {
 	}
 	p.tlvs(f, h.TLVs)
 	p.c.Discard(h.Len)
+	p.c.BytesIn -= uint64(h.Len) // not bytes of the connection that was proxied
 	return inspect.Match
+}
+
+// countError counts under Envoy's older name, which has no prefix.
+func countError(f *snapshot.ListenerFilter, shard int) {
+	if f.ErrScope != nil {
+		f.ErrScope.Block(shard).Inc(stats.ProxyProtoErrorTotal)
+	}
 }
 
 func pick(first bool, a, b int) int {
@@ -308,6 +317,7 @@ func (p *pending) handOver() {
 	}
 	p.info.ConnSide = x.side(fc, p.info.ConnSide)
 	x.L.Cancel(&p.task)
+	x.enter()
 	x.host.Serve(p.c, x, fc, p.info, &p.member) // p.c stays until it returns: a panic inside closes it through Poison
 	p.free()
 }
@@ -334,21 +344,19 @@ func (p *pending) uncount() {
 func (p *pending) moveTo(to *Listener) {
 	p.uncount()
 	p.l.L.Disarm(&p.timer)
+	info := p.member.Info
+	p.member.Info = nil // the listener that ends up with it logs it
 	p.member.Leave()
+	p.member.Info = info
 	p.l = to
 	p.next = 0
 	p.hops++
 	p.info.ConnSide = to.side(nil, p.info.ConnSide)
-	to.block.Inc(stats.ListenerDownstreamCxTotal)
-	if to.perW != nil {
-		to.perW.Inc(stats.ListenerWorkerDownstreamCxTotal)
-	}
 	if !to.admit() {
 		p.c.Close()
 		p.free()
 		return
 	}
-	to.enter()
 	to.Members.Join(&p.member)
 	p.c.SetLimit(to.Cfg.BufferLimit)
 	p.start()
@@ -361,16 +369,14 @@ func (p *pending) noChain(fc *snapshot.FilterChain) {
 		x.block.Inc(stats.ListenerNoFilterChainMatch)
 	}
 	if len(x.Cfg.AccessLogs) > 0 {
-		var r accesslog.Record
-		r.Reset()
-		r.Conn, r.Start, r.End = p.info, p.info.Start, x.L.Wall()-p.info.Start
-		r.Type = accesslog.TCPConnectionEnd
+		var f fault.Flags
+		details := ""
 		if fc == nil {
-			r.Flags = fault.FlagNR
-			r.Details = "filter_chain_not_found"
+			f, details = fault.FlagNR, "filter_chain_not_found"
 		}
-		x.host.Log(x.Cfg.AccessLogs, &r)
+		x.log(p.info, f, details)
 	}
+	p.member.Info = nil
 	p.close()
 }
 

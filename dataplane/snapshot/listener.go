@@ -89,6 +89,7 @@ type ListenerFilter struct {
 	// tls_inspector
 	InitialRead int
 	Scope       *stats.Scope
+	ErrScope    *stats.Scope // stats.ProxyProtoErrorDef, without prefix; proxy_protocol only
 }
 
 // TLVRule stores one PROXY v2 TLV as dynamic metadata.

@@ -587,6 +587,9 @@ func (t *Tunnel) logAs(typ accesslog.Type) {
 	}
 	r := &t.rec
 	r.Type = typ
+	if r.StreamID == "" {
+		r.StreamID = uuid(t.env.L.Rand(), t.env.L.Rand())
+	}
 	r.End = t.since()
 	r.BytesIn, r.BytesOut = t.downUp.bytes, t.upDown.bytes
 	r.DownWireIn, r.DownWireOut = t.down.BytesIn, t.down.BytesOut
@@ -594,6 +597,28 @@ func (t *Tunnel) logAs(typ accesslog.Type) {
 		r.UpBytesIn, r.UpBytesOut = t.up.C.BytesIn, t.up.C.BytesOut
 	}
 	t.env.Logs.Log(t.cfg.AccessLogs, r)
+}
+
+// uuid is %STREAM_ID% of a TCP connection: a random UUID (RFC 9562 version 4).
+func uuid(hi, lo uint64) string {
+	var b [36]byte
+	hi = hi&^0xf000 | 0x4000
+	lo = lo&^(3<<62) | 2<<62
+	const hex = "0123456789abcdef"
+	at := 0
+	for i := range 32 {
+		if i == 8 || i == 12 || i == 16 || i == 20 {
+			b[at] = '-'
+			at++
+		}
+		v := hi
+		if i >= 16 {
+			v = lo
+		}
+		b[at] = hex[v>>(60-4*(i%16))&15]
+		at++
+	}
+	return string(b[:])
 }
 
 // failureTexts keeps the texts of connect errors, so that a failed connect does not allocate.

@@ -52,7 +52,8 @@ func proxyProtocol(c *registry.Ctx, p *ppv3.ProxyProtocol) (snapshot.ListenerFil
 		prefix += p.GetStatPrefix() + "."
 	}
 	out := snapshot.ListenerFilter{Kind: snapshot.FilterProxyProtocol, AllowRequestsWithoutProxy: p.GetAllowRequestsWithoutProxyProtocol(),
-		StatPrefix: p.GetStatPrefix(), Scope: env.Stats.Scope(prefix, stats.ProxyProtocolDef)}
+		StatPrefix: p.GetStatPrefix(), Scope: env.Stats.Scope(prefix, stats.ProxyProtocolDef),
+		ErrScope: env.Stats.Scope("", stats.ProxyProtoErrorDef)}
 	for _, v := range p.GetDisallowedVersions() {
 		out.DisallowV1 = out.DisallowV1 || v == corev3.ProxyProtocolConfig_V1
 		out.DisallowV2 = out.DisallowV2 || v == corev3.ProxyProtocolConfig_V2
