@@ -28,9 +28,12 @@ const maxTried = 16
 // their cluster. False means that the request was answered.
 func (x *Exchange) act(now sys.Nanos) bool {
 	b := x.ch.hcm
-	b.Inc(stats.HCMRqTotal)
 	e := x.entry
-	if !x.allowUpgrade(e) {
+	allowed := x.allowUpgrade(e)
+	if allowed || e == nil {
+		b.Inc(stats.HCMRqTotal) // an upgrade that is not enabled does not get to Envoy's router
+	}
+	if !allowed {
 		return false
 	}
 	if x.local.tls {
@@ -210,6 +213,7 @@ func (x *Exchange) refused(snap *snapshot.Snapshot) bool {
 			x.cl.Block.Inc(stats.ClusterUpstreamRqDropOverload)
 			x.replyKind(fault.DropOverload)
 			x.local.headers = dropOverloadHeaders
+			x.chargeCode(x.local.status, false)
 			return true
 		}
 	}
@@ -464,7 +468,7 @@ func (x *Exchange) release(reuse bool) {
 		m.Release(true)
 	case x.has(xReqSent | xRespEnd):
 		m.ReleaseDone(x.has(xTillClose))
-	case m.C.PeerClosed():
+	case m.C.PeerClosed() && !x.has(xPeerFirst):
 		m.ReleaseBroken()
 	default:
 		m.Release(false)

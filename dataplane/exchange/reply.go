@@ -69,9 +69,7 @@ var kindBodies = func() (t [256][]byte) {
 func (x *Exchange) codecFault(k fault.Kind) {
 	x.rec.Req = nil // Envoy logs such a request without method, path and authority
 	x.req.Version = httpmsg.HTTP11
-	if k != fault.LowVersion {
-		x.ch.hcm.Inc(stats.HCMDownstreamCxProtocolError)
-	}
+	x.ch.hcm.Inc(stats.HCMDownstreamCxProtocolError)
 	x.early() // nothing tells where such a request ends
 	x.headFault(k)
 	if k == fault.LowVersion {

@@ -30,7 +30,7 @@ func (x *Exchange) onHead(now sys.Nanos) {
 		s.fl |= fClose
 	}
 	if n := h.MaxRequestsPerConn; n > 0 && s.requests >= n {
-		s.fl |= fClose
+		s.fl |= fClose | fCloseNow
 		b.Inc(stats.HCMDownstreamCxMaxRequestsReached)
 	}
 	if req.Body == httpmsg.BodyNone {

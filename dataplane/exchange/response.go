@@ -12,7 +12,7 @@ import (
 
 // informational handles a 1xx head: swallowed, unless proxy_100_continue is set.
 func (x *Exchange) informational(out *sender) {
-	if x.resp.Status == 100 && x.ch.h.Router.DynamicStats {
+	if (x.resp.Status == 100 || x.ch.h.Proxy100Continue) && x.ch.h.Router.DynamicStats {
 		x.countUpstream(100)
 	}
 	if !x.ch.h.Proxy100Continue || x.req.Version != httpmsg.HTTP11 || x.has(xRespStarted) {

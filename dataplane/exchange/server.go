@@ -26,14 +26,15 @@ const (
 )
 
 const (
-	fDrain     uint8 = 1 << iota // say Connection: close with the next response
-	fClose                       // the response in flight said so: close after it
-	fIdleDrain                   // idle_timeout has passed; drain_timeout runs
-	fUsed                        // a request was served
-	fPeerGone                    // the client ended the connection
-	fBound                       // task and timer are initialised
-	fDrainIdle                   // close as soon as nothing is in flight
-	fCloseNow                    // close without delayed_close_timeout: HTTP/1.0 clients wait for it
+	fDrain     uint16 = 1 << iota // say Connection: close with the next response
+	fClose                        // the response in flight said so: close after it
+	fIdleDrain                    // idle_timeout has passed; drain_timeout runs
+	fUsed                         // a request was served
+	fPeerGone                     // the client ended the connection
+	fBound                        // task and timer are initialised
+	fDrainIdle                    // close as soon as nothing is in flight
+	fHTTP                         // counted as an HTTP/1 connection: bytes have come
+	fCloseNow                     // close without delayed_close_timeout: HTTP/1.0 clients wait for it
 )
 
 // Server is the HTTP/1 server side of one downstream connection. It is small, because most of them are idle; everything about a request is in the
@@ -53,7 +54,7 @@ type Server struct {
 	since    sys.Nanos // idle: since when; head: when its first byte came; linger: when it began
 	requests uint32
 	st       serverState
-	fl       uint8
+	fl       uint16
 }
 
 // NewServer starts serving HTTP/1 on c, which the Server owns from now on. initial are bytes that a listener filter has read but not consumed. info
@@ -73,8 +74,6 @@ func NewServer(env *Env, c *conn.Conn, l *snapshot.Listener, fc *snapshot.Filter
 	b := s.ch.hcm
 	b.Inc(stats.HCMDownstreamCxTotal)
 	b.Inc(stats.HCMDownstreamCxActive)
-	b.Inc(stats.HCMDownstreamCxHTTP1Total)
-	b.Inc(stats.HCMDownstreamCxHTTP1Active)
 	c.Unread(initial)
 	c.SetOwner(&s.task)
 	s.rearm(s.since)
@@ -185,6 +184,11 @@ func (s *Server) readHead(now sys.Nanos) bool {
 		}
 	}
 	e := s.ch.env
+	if s.fl&fHTTP == 0 {
+		s.fl |= fHTTP
+		s.ch.hcm.Inc(stats.HCMDownstreamCxHTTP1Total)
+		s.ch.hcm.Inc(stats.HCMDownstreamCxHTTP1Active)
+	}
 	x := e.exchanges.Get()
 	x.prepare()
 	n, st, k := s.dec.Head(c.In(), &x.req)
@@ -329,7 +333,9 @@ func (s *Server) leave() {
 		b.Inc(stats.HCMDownstreamCxDestroyLocal)
 	}
 	b.Dec(stats.HCMDownstreamCxActive)
-	b.Dec(stats.HCMDownstreamCxHTTP1Active)
+	if s.fl&fHTTP != 0 {
+		b.Dec(stats.HCMDownstreamCxHTTP1Active)
+	}
 	b.Record(stats.HCMDownstreamCxLengthMs, clockMillis(sys.Nanos(ch.env.L.Wall()-s.Place.Start)))
 	s.Place.Leave()
 }
@@ -386,7 +392,7 @@ func earlier(a, b sys.Nanos) sys.Nanos {
 // maxAge is when max_connection_duration is over; once it has passed the connection drains and the deadline is gone.
 func (s *Server) maxAge() sys.Nanos {
 	d := s.ch.h.MaxConnDuration
-	if d <= 0 || s.fl&fDrain != 0 {
+	if d <= 0 || s.fl&(fDrain|fClose) != 0 || s.st == sLinger {
 		return 0
 	}
 	l := s.ch.env.L
@@ -406,9 +412,9 @@ func (s *Server) onTimer(now sys.Nanos) {
 	h, b := s.ch.h, s.ch.hcm
 	if at := s.maxAge(); at > 0 && now >= at {
 		b.Inc(stats.HCMDownstreamCxMaxDurationReached)
-		s.fl |= fDrain
+		s.fl |= fClose
 		if s.st == sIdle {
-			s.detach()
+			s.startLinger()
 			return
 		}
 	}
@@ -453,7 +459,7 @@ func (s *Server) idleTimer(now sys.Nanos) {
 	case s.c.Readable():
 		return // bytes are here; the timer lost the race
 	case s.fl&fIdleDrain != 0 && now >= s.since+h.ConnIdle+h.DrainTimeout:
-		s.detach()
+		s.startLinger()
 	case s.fl&fIdleDrain == 0 && h.ConnIdle > 0 && now >= s.since+h.ConnIdle:
 		b.Inc(stats.HCMDownstreamCxIdleTimeout)
 		if s.fl&fUsed == 0 || h.DrainTimeout <= 0 {

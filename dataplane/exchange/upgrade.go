@@ -256,6 +256,14 @@ func (x *Exchange) endTunnel(now sys.Nanos) {
 		x.rec.Details = fault.DownstreamGone.Row().Details
 		s.fl |= fPeerGone
 	}
+	b := x.ch.hcm
+	x.early() // Envoy never regards the request as complete
+	if s.fl&fPeerGone != 0 {
+		b.Inc(stats.HCMDownstreamCxDestroyActiveRq)
+		b.Inc(stats.HCMDownstreamCxDestroyRemoteActiveRq)
+	} else {
+		b.Inc(stats.HCMDownstreamRqTxReset)
+	}
 	x.chargeTime(now)
 	x.release(false)
 	x.to(stDone)
