@@ -51,7 +51,7 @@ func TestLoad_WhenIstioRendersIt_ThenItLoadsAndWhatWaitsIsNamed(t *testing.T) {
 	for _, w := range c.Warnings {
 		warned = append(warned, w.String())
 	}
-	want := []string{"admin.profile_path: ", "application_log_config: ", "bootstrap_extensions[0]: envoy.bootstrap.internal_listener waits for a later issue",
+	want := []string{"admin.profile_path: ", "bootstrap_extensions[0]: envoy.bootstrap.internal_listener waits for a later issue",
 		"deferred_stat_options: "}
 	for _, w := range want {
 		if !strings.Contains(strings.Join(warned, "\n"), w) {

@@ -20,7 +20,7 @@ var Messages = registry.Messages{
 		"stats_eviction_interval":          registry.Warn("unused stats are not evicted"),
 		"overload_manager":                 registry.Supported,
 		"deferred_stat_options":            registry.Warn("stats are always created when first used"),
-		"application_log_config":           registry.Warn("the application log keeps its own format"),
+		"application_log_config":           registry.Supported,
 		"watchdog":                         registry.Warn("the watchdog has its own limits"),
 		"watchdogs":                        registry.Warn("the watchdog has its own limits"),
 		"bootstrap_extensions":             registry.Whole.Note("each extension is looked up by its type"),
@@ -112,6 +112,7 @@ var Messages = registry.Messages{
 		"socket_options":           registry.Refuse("the admin socket takes no options"),
 		"ignore_global_conn_limit": registry.Warn("admin connections never count"),
 	},
+	"envoy.config.bootstrap.v3.Bootstrap.ApplicationLogConfig": {"log_format": registry.Whole},
 	"envoy.config.metrics.v3.StatsConfig": {
 		"stats_tags": registry.Whole, "use_all_default_tags": registry.Whole, "stats_matcher": registry.Whole,
 		"histogram_bucket_settings": registry.Whole,
