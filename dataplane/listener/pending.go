@@ -170,6 +170,7 @@ func (p *pending) proxyProtocol(f *snapshot.ListenerFilter) inspect.Verdict {
 		b.Inc(pick(v2, stats.ProxyProtocolVersionsV2Error, stats.ProxyProtocolVersionsV1Error))
 		return v
 	}
+	b.Inc(pick(v2, stats.ProxyProtocolVersionsV2Found, stats.ProxyProtocolVersionsV1Found)) // also when it is disallowed
 	if v2 && f.DisallowV2 || !v2 && f.DisallowV1 {
 		b.Inc(pick(v2, stats.ProxyProtocolVersionsV2Disallowed, stats.ProxyProtocolVersionsV1Disallowed))
 		if f.AllowRequestsWithoutProxy {
@@ -177,7 +178,6 @@ func (p *pending) proxyProtocol(f *snapshot.ListenerFilter) inspect.Verdict {
 		}
 		return inspect.Reject
 	}
-	b.Inc(pick(v2, stats.ProxyProtocolVersionsV2Found, stats.ProxyProtocolVersionsV1Found))
 	if h.Src.IsValid() {
 		p.info.SetRemote(sys.AddrOf(h.Src))
 		p.setLocal(sys.AddrOf(h.Dst))
