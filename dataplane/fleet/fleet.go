@@ -241,7 +241,7 @@ func (f *Fleet) StopListeners(inboundOnly bool) (stopped int) {
 	}
 	hit := map[string]bool{}
 	for _, l := range f.plan.Snap.Listeners {
-		if !inboundOnly && !f.stopped[l.Direction] || l.Direction == snapshot.Inbound {
+		if !f.stopped[l.Direction] && (!inboundOnly || l.Direction == snapshot.Inbound) {
 			hit[l.Name] = true
 		}
 	}
