@@ -466,7 +466,7 @@ func (x *Exchange) release(reuse bool) {
 	switch {
 	case reuse:
 		m.Release(true)
-	case x.has(xReqSent | xRespEnd):
+	case x.has(xReqSent|xRespEnd) && !x.has(xUpgrade):
 		m.ReleaseDone(x.has(xTillClose))
 	case m.C.PeerClosed() && !x.has(xPeerFirst):
 		m.ReleaseBroken()
@@ -480,6 +480,6 @@ func (x *Exchange) upstreamDone(now sys.Nanos) {
 	if !x.resp.KeepAlive && !x.has(xTillClose) {
 		x.cl.Block.Inc(stats.ClusterUpstreamCxCloseNotify)
 	}
-	x.release(x.has(xReqSent|xRespEnd) && x.resp.KeepAlive && !(x.has(xUpgrade) && x.req.Body != httpmsg.BodyNone))
+	x.release(x.has(xReqSent|xRespEnd) && x.resp.KeepAlive && !x.has(xUpgrade)) // a refused upgrade is not complete for Envoy
 	x.chargeTime(now)
 }

@@ -13,7 +13,7 @@ import (
 // informational handles a 1xx head: swallowed, unless proxy_100_continue is set.
 func (x *Exchange) informational(out *sender) {
 	if (x.resp.Status == 100 || x.ch.h.Proxy100Continue) && x.ch.h.Router.DynamicStats {
-		x.countUpstream(100)
+		x.countUpstream(x.resp.Status)
 	}
 	if !x.ch.h.Proxy100Continue || x.req.Version != httpmsg.HTTP11 || x.has(xRespStarted) {
 		return
@@ -43,7 +43,7 @@ func (x *Exchange) onResponseHead(now sys.Nanos, out *sender) {
 		return
 	}
 	x.rec.Details = "via_upstream"
-	if x.has(xUpgrade) && x.req.Method != httpmsg.MethodConnect {
+	if x.has(xUpgrade) && x.req.Method != httpmsg.MethodConnect && x.resp.Status/100 == 2 {
 		x.rec.Details = "websocket_handshake_unsuccessful"
 	} else {
 		x.chargeCode(x.resp.Status, true)
