@@ -103,28 +103,3 @@ func TestMerge_WhenNullInSource_ThenKeyIsDeleted(t *testing.T) {
 		t.Errorf("merge = %v", dst)
 	}
 }
-
-func TestEarlyFIN_WhenAnythingElseDiffers_ThenItIsNoExcuse(t *testing.T) {
-	const closing = "HTTP/1.1 400 Bad Request\nconnection: close\ndate: <date>\nbody \"no\"\n"
-	tests := []struct {
-		name, want, got string
-		equal           bool
-	}{
-		{"the delayed close", closing + "end open\n", closing + "end fin\n", true},
-		{"second answer closes", "HTTP/1.1 200 OK\n" + closing + "end open\n", "HTTP/1.1 200 OK\n" + closing + "end fin\n", true},
-		{"reset", closing + "end open\n", closing + "end rst\n", false},
-		{"ours stays open", closing + "end fin\n", closing + "end open\n", false},
-		{"no connection: close", "HTTP/1.1 200 OK\nend open\n", "HTTP/1.1 200 OK\nend fin\n", false},
-		{"only an earlier answer closes", closing + "HTTP/1.1 200 OK\nend open\n", closing + "HTTP/1.1 200 OK\nend fin\n", false},
-		{"another answer", closing + "end open\n", "HTTP/1.1 403 Forbidden\nconnection: close\nend fin\n", false},
-		{"the text in a body", "HTTP/1.1 200 OK\nbody \"connection: close\"\nend open\n", "HTTP/1.1 200 OK\nbody \"connection: close\"\nend fin\n", false},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			d := Diff(&Result{Sections: []Section{{"conn c", tt.want}}}, &Result{Sections: []Section{{"conn c", tt.got}}}, nil, nil)
-			if (d == "") != tt.equal {
-				t.Errorf("diff %q, want equal %v", d, tt.equal)
-			}
-		})
-	}
-}

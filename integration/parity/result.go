@@ -182,32 +182,10 @@ func diffSection(w *strings.Builder, name string, want, got *Result, ignore []st
 		return
 	}
 	a, b := trimmed(expect), trimmed(got.Get(name))
-	if a == b || word == "conn" && !own && earlyFIN(a, b) {
+	if a == b {
 		return
 	}
 	fmt.Fprintf(w, "--- %s (- expected, + got)\n%s", name, lineDiff(a, b))
-}
-
-// earlyFIN reports whether two transcripts of a client connection differ in nothing but this: the last response said "connection: close", and
-// want was still open while got had its FIN. Envoy holds the FIN back for its delayed close, so its recordings of such connections say "open";
-// sidecar sends it at once (docs/differences.md, "FIN after an answer"). It excuses no other end: not an RST, not an end without that field
-// in the last response, not a connection that sidecar keeps and Envoy ends.
-func earlyFIN(want, got string) bool {
-	before, ok := strings.CutSuffix(want, "\nend open\n")
-	if !ok || before+"\nend fin\n" != got {
-		return false
-	}
-	closing := false
-	for _, line := range strings.Split(before, "\n") {
-		// Bodies and trailers have a mark of their own in front: only heads hold such lines.
-		switch {
-		case strings.HasPrefix(line, "HTTP/1."):
-			closing = false
-		case strings.EqualFold(line, "connection: close"):
-			closing = true
-		}
-	}
-	return closing
 }
 
 // lineDiff is a longest-common-subsequence diff; inputs are short.
