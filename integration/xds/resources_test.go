@@ -127,3 +127,14 @@ func badAssignment(name string) *endpointv3.ClusterLoadAssignment {
 func sourceRange(ip string) []*corev3.CidrRange {
 	return []*corev3.CidrRange{{AddressPrefix: ip, PrefixLen: wrapperspb.UInt32(32)}}
 }
+
+// grpcSource is a stream of its own to the control plane.
+func grpcSource(delta bool) *corev3.ConfigSource {
+	api := corev3.ApiConfigSource_GRPC
+	if delta {
+		api = corev3.ApiConfigSource_DELTA_GRPC
+	}
+	return &corev3.ConfigSource{ResourceApiVersion: corev3.ApiVersion_V3, InitialFetchTimeout: durationpb.New(0), ConfigSourceSpecifier: &corev3.ConfigSource_ApiConfigSource{
+		ApiConfigSource: &corev3.ApiConfigSource{ApiType: api, TransportApiVersion: corev3.ApiVersion_V3, SetNodeOnFirstMessageOnly: true,
+			GrpcServices: []*corev3.GrpcService{{TargetSpecifier: &corev3.GrpcService_EnvoyGrpc_{EnvoyGrpc: &corev3.GrpcService_EnvoyGrpc{ClusterName: "ctl"}}}}}}}
+}

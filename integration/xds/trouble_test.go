@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/protobuf/encoding/protojson"
 
@@ -115,6 +116,28 @@ func TestPerType_WhenThereIsNoADS_ThenEachTypeHasItsStream(t *testing.T) {
 		p2.acked(p2.push(ldsURL, "1", of(inlineListener("l", lp, "a"))))
 		x.live()
 		newClient(t, lp).answers(t, 200, "A")
+		// EDS and RDS from sources of their own.
+		e := edsCluster("e", 0)
+		e.EdsClusterConfig.EdsConfig = grpcSource(delta)
+		h := hcm("own")
+		h.RouteSpecifier = &hcmv3.HttpConnectionManager_Rds{Rds: &hcmv3.Rds{RouteConfigName: "own", ConfigSource: grpcSource(delta)}}
+		lp2 := port(t)
+		n := p.push(cdsURL, "2", of(staticCluster("a", a.port), e))
+		p3 := s.accept()
+		if !strings.Contains(p3.conv.Method, "EndpointDiscoveryService") {
+			t.Fatalf("third stream is %s", p3.conv.Method)
+		}
+		p3.asked(edsURL, "e")
+		p3.acked(p3.push(edsURL, "1", of(assignment("e", a.port))))
+		p.acked(n)
+		p2.acked(p2.push(ldsURL, "2", of(inlineListener("l", lp, "a"), listenerWith("own", lp2, h))))
+		p4 := s.accept()
+		if !strings.Contains(p4.conv.Method, "RouteDiscoveryService") {
+			t.Fatalf("fourth stream is %s", p4.conv.Method)
+		}
+		p4.asked(rdsURL, "own")
+		p4.acked(p4.push(rdsURL, "1", of(routes("own", "e"))))
+		newClient(t, lp2).answers(t, 200, "A")
 		x.wants(map[string]int64{"cluster_manager.cds.control_plane.connected_state": 1, "listener_manager.lds.control_plane.connected_state": 1})
 	})
 }
