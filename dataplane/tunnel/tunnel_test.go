@@ -255,6 +255,8 @@ func TestTunnel_WhenWeighted_ThenClustersShareByWeight(t *testing.T) {
 		c.Close()
 	}
 	r.empty()
+	mu.Lock()
+	defer mu.Unlock()
 	if count["a"]+count["b"] != n || count["z"] != 0 || count["a"] < n/8 || count["a"] > n*3/8 {
 		t.Errorf("%v of %d connections, want 1:3:0", count, n)
 	}
@@ -335,7 +337,9 @@ func TestTunnel_WhenBulkGoesBothWays_ThenEveryByteArrivesOnce(t *testing.T) {
 					s.Close()
 				}
 				r.empty()
-				if used := r.env.pipes.n > 0; used != splice {
+				used := false
+				r.call(func() { used = r.env.pipes.n > 0 })
+				if used != splice {
 					t.Errorf("pipes in use: %v", used)
 				}
 			})
@@ -350,10 +354,11 @@ func TestTunnel_WhenTheReaderStalls_ThenMemoryIsBoundedByTheLimits(t *testing.T)
 		const limit = 64 << 10
 		r.lis.BufferLimit = limit
 		stall := make(chan struct{})
-		var total int64
+		total := make(chan int64, 1)
 		r.cluster("c", limit, unlimited, r.backend(func(c *net.TCPConn) {
 			<-stall
-			total, _ = io.Copy(io.Discard, c)
+			n, _ := io.Copy(io.Discard, c)
+			total <- n
 		}))
 		r.start()
 		c := r.dial()
@@ -377,8 +382,8 @@ func TestTunnel_WhenTheReaderStalls_ThenMemoryIsBoundedByTheLimits(t *testing.T)
 		close(stall)
 		readAll(t, c)
 		r.empty()
-		if total != sent {
-			t.Errorf("splice %v: %d of %d bytes arrived", splice, total, sent)
+		if n := <-total; n != sent {
+			t.Errorf("splice %v: %d of %d bytes arrived", splice, n, sent)
 		}
 	}
 }
