@@ -205,6 +205,7 @@ func (x *Exchange) refused(snap *snapshot.Snapshot) bool {
 			x.cl.Block.Inc(stats.ClusterUpstreamRqMaintenanceMode)
 			x.replyKind(fault.MaintenanceMode)
 			x.local.overloaded = true
+			x.chargeCode(x.local.status, false)
 			return true
 		}
 	}

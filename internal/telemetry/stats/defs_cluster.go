@@ -104,6 +104,7 @@ const (
 	ClusterCodesExternal
 	ClusterCodesInternal
 	ClusterCodesCanary
+	ClusterCodesRetry
 )
 
 // ClusterDef is what workers count for one cluster, under "cluster.NAME.". ClusterConfigDef has the rest of Envoy's list.
@@ -200,7 +201,7 @@ var ClusterDef = &Def{Name: "cluster", Stats: []Stat{
 	{Name: "upstream_cx_length_ms", Kind: Histogram, Unit: Milliseconds},
 	{Name: "upstream_rq_per_cx", Kind: Histogram},
 	{Name: "upstream_rq_time", Kind: Histogram, Unit: Milliseconds, Lazy: true},
-}, Codes: []string{"upstream_rq_", "external.upstream_rq_", "internal.upstream_rq_", "canary.upstream_rq_"}}
+}, Codes: []string{"upstream_rq_", "external.upstream_rq_", "internal.upstream_rq_", "canary.upstream_rq_", "retry.upstream_rq_"}}
 
 // The ids of ClusterConfigDef.
 const (
