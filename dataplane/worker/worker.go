@@ -130,15 +130,8 @@ func (w *Worker) adopt(p *Plan) {
 	seen := make(map[string]bool, len(p.Snap.Listeners))
 	for _, cfg := range p.Snap.Listeners {
 		seen[cfg.Name] = true
-		l := w.listeners[cfg.Name]
-		if l == nil {
-			l = listener.New(w.Loop, w, cfg)
-			w.listeners[cfg.Name] = l
-		} else if l.Cfg != cfg {
-			w.reconfigure(l, cfg)
-		}
-		w.sockets(l, p.Sockets[cfg.Name])
 	}
+	// Removals first: a new listener may take over the very sockets of one that is gone.
 	for name, l := range w.listeners {
 		if seen[name] {
 			continue
@@ -148,6 +141,16 @@ func (w *Worker) adopt(p *Plan) {
 		if l.Members.Len() > 0 {
 			w.end(l, chainsOf(l), false)
 		}
+	}
+	for _, cfg := range p.Snap.Listeners {
+		l := w.listeners[cfg.Name]
+		if l == nil {
+			l = listener.New(w.Loop, w, cfg)
+			w.listeners[cfg.Name] = l
+		} else if l.Cfg != cfg {
+			w.reconfigure(l, cfg)
+		}
+		w.sockets(l, p.Sockets[cfg.Name])
 	}
 	w.forgetLeft()
 	w.index()
