@@ -94,41 +94,54 @@ const (
 	restEvery = 30 * time.Second
 )
 
-// resting remembers when memory was given back last.
+// resting decides when to give memory back. Safe for concurrent use.
 type resting struct {
 	mu       sync.Mutex
-	at       time.Time
-	resident int64
+	at       time.Time // of the last rest; zero before the first
+	resident int64     // after it
 	epoch    uint64
-	quiet    int // flushes since the configuration changed last
+	quiet    int // flushes since the configuration changed last; -1 = rested since
 }
 
 // rest gives back what compiling a configuration needed: garbage, and resident pages of code that ran once.
 func (a *App) rest() {
-	r := &a.resting
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	settleMemory()
-	r.at, r.resident = time.Now(), residentBytes()
+	a.resting.rested(time.Now(), residentBytes())
 }
 
-// tired rests again after configuration changes that made the process grow, once they have ended for two flushes.
-func (a *App) tired(resident int64) {
-	r := &a.resting
+func (r *resting) rested(now time.Time, resident int64) {
 	r.mu.Lock()
-	epoch := a.fleet.Adopted()
-	if epoch != r.epoch {
-		r.epoch, r.quiet = epoch, 0
-	} else if r.quiet >= 0 {
-		r.quiet++
-	}
-	due := r.quiet >= 2 && !r.at.IsZero()
-	if due {
-		r.quiet = -1 // until the next change
-		due = resident > r.resident+restGrowth && time.Since(r.at) >= restEvery
-	}
+	r.at, r.resident = now, resident
 	r.mu.Unlock()
-	if due {
+}
+
+// tired rests again after configuration changes that made the process grow.
+func (a *App) tired(resident int64) {
+	if a.resting.due(time.Now(), a.fleet.Adopted(), resident) {
 		go a.rest()
 	}
+}
+
+// due is asked at each flush: the first rest was made, the configuration has been quiet for two flushes, the process has grown, and the last rest is
+// long ago. It says yes once for each time the configuration changed.
+func (r *resting) due(now time.Time, epoch uint64, resident int64) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case epoch != r.epoch:
+		r.epoch, r.quiet = epoch, 0
+		return false
+	case r.quiet < 0 || r.at.IsZero():
+		return false
+	}
+	r.quiet++
+	if r.quiet < 2 {
+		return false
+	}
+	grown := resident > r.resident+restGrowth
+	if grown && now.Sub(r.at) < restEvery {
+		return false
+	}
+	r.quiet = -1
+	return grown
 }
