@@ -101,8 +101,9 @@ func (h *shadow) begin(x *Exchange, cl *upstream.Cluster, m *route.Mirror, now s
 	h.respA.Reset(arenaKeep)
 	h.resp.Reset(&h.respA)
 	h.req.CopyHead(&x.req, &h.a)
-	if !m.KeepHost {
-		h.shadowHost()
+	m.Finalize(&h.req, &x.rec)
+	if s := x.table.AsyncClient; s != nil {
+		s.Block(x.env.Shard).Inc(stats.AsyncClientRqTotal)
 	}
 	h.req.SetString(keyInternal, "true")
 	if ip := x.env.LocalIP; ip.IsValid() {
@@ -129,18 +130,6 @@ func (h *shadow) begin(x *Exchange, cl *upstream.Cluster, m *route.Mirror, now s
 	h.pick(x, now)
 }
 
-// shadowHost puts -shadow behind the host name.
-func (h *shadow) shadowHost() {
-	host := h.req.Host()
-	i := httpmsg.PortStart(host)
-	if i < 0 {
-		i = len(host)
-	}
-	b := append(h.a.Tail(), host[:i]...)
-	b = append(b, "-shadow"...)
-	h.req.Authority = h.a.Take(append(b, host[i:]...))
-}
-
 func (h *shadow) pick(x *Exchange, now sys.Nanos) {
 	h.q = lb.Query{Rand: h.env.L.Rand(), Hash: x.hash, HasHash: x.hasHash, Now: now}
 	host := h.cl.Pick(&h.q, x.rec.Conn.Local)
@@ -163,6 +152,7 @@ func (h *shadow) send(m *pool.Member) {
 	m.Dec.BeginResponse(h.req.Method, false)
 	b := http1.AppendRequestHead(h.env.L.Enc(), &h.req, &h.cl.Cfg.H1)
 	m.C.Send(b, h.body)
+	m.CountBytes() // the answer may never come
 	h.env.L.SetEnc(b)
 }
 

@@ -176,7 +176,7 @@ func (m *Member) close(by closer) {
 	p := m.pool
 	active := m.st == mBusy && !m.over
 	p.unlink(m)
-	m.countBytes()
+	m.CountBytes()
 	b := p.block
 	b.Inc(stats.ClusterUpstreamCxDestroy)
 	switch {
@@ -200,6 +200,9 @@ func (m *Member) close(by closer) {
 	b.Record(stats.ClusterUpstreamRqPerCx, uint64(m.requests))
 	p.host.CxActive.Add(-1)
 	p.cfg.Limits.Connections[p.prio].Add(-1)
+	if p.connections() == 0 {
+		p.cfg.Limits.Pools[p.prio].Add(-1)
+	}
 	p.l.Disarm(&m.timer)
 	p.l.Cancel(&m.task)
 	m.C.Close()
@@ -207,7 +210,9 @@ func (m *Member) close(by closer) {
 	p.slab.Put(m)
 }
 
-func (m *Member) countBytes() {
+// CountBytes adds what went over the wire since the last call to the cluster's counters. It is called when a loan ends; call it in between where a
+// request may take long.
+func (m *Member) CountBytes() {
 	c := m.C
 	if d := c.BytesIn - m.inSeen; d > 0 {
 		m.pool.block.Add(stats.ClusterUpstreamCxRxBytesTotal, int64(d))

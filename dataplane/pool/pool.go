@@ -126,6 +126,9 @@ func (p *Pool) Host() *hostset.Host { return p.host }
 // Empty tells whether the pool has no connection and nobody waits.
 func (p *Pool) Empty() bool { return p.idle.n+p.connecting.n+p.busy.n+p.waiting == 0 }
 
+// connections is how many connections there are. Limits.Pools counts the pools that have any.
+func (p *Pool) connections() int { return p.idle.n + p.connecting.n + p.busy.n }
+
 // Counts returns how many connections are in each state and how many requests wait.
 func (p *Pool) Counts() (idle, connecting, busy, waiting int) {
 	return p.idle.n, p.connecting.n, p.busy.n, p.waiting
@@ -223,7 +226,7 @@ func (m *Member) release(reuse bool, by closer) {
 		p.refill()
 		return
 	}
-	m.countBytes()
+	m.CountBytes()
 	p.unlink(m)
 	p.makeIdle(m)
 }
@@ -322,6 +325,9 @@ func (p *Pool) dial() sys.Errno {
 	m.inSeen, m.outSeen, m.requests, m.draining, m.over = 0, 0, 0, false, false
 	m.Dec.InitResponse(&p.cfg.H1)
 	p.link(&p.connecting, m, mConnecting)
+	if p.connections() == 1 {
+		p.cfg.Limits.Pools[p.prio].Add(1)
+	}
 	p.countConnect()
 	p.block.Inc(stats.ClusterUpstreamCxActive)
 	p.host.CxActive.Add(1)

@@ -66,6 +66,9 @@ func (v *VirtualHost) VirtualCluster(h *httpmsg.Head) *VirtualCluster {
 
 // ReleaseScopes gives back the stats scopes of a table that is out of use. Control side, once.
 func (t *Table) ReleaseScopes() {
+	if t.AsyncClient != nil {
+		t.AsyncClient.Release()
+	}
 	for _, vh := range t.VHosts {
 		if vh.Scope != nil {
 			vh.Scope.Release()

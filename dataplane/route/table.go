@@ -5,6 +5,7 @@ package route
 import (
 	"sidecar/dataplane/httpmsg"
 	"sidecar/dataplane/match"
+	"sidecar/internal/telemetry/stats"
 )
 
 // Table is one compiled RouteConfiguration. Immutable once Freeze has run.
@@ -26,6 +27,7 @@ type Table struct {
 	Metadata             map[string]any
 	VHosts               []*VirtualHost
 	Mirrors              []Mirror
+	AsyncClient          *stats.Scope // stats.AsyncClientDef, counts mirrored requests; nil when nothing is mirrored
 
 	internalOnly []httpmsg.Key
 	exact        map[string]*VirtualHost // lower-case domain

@@ -102,7 +102,7 @@ type Breaker struct {
 	MaxConnectionsPerHost                                         uint32 // per_host_thresholds; 0 = none
 }
 
-// Usage counts what is in use against one cluster's breakers, over all workers. Atomic; index 0 default, 1 high priority.
+// Usage counts what is in use against one cluster's breakers, over all workers; Pools are those with a connection. Atomic; index 0 default, 1 high priority.
 type Usage struct {
-	Connections, Pending, Requests, Retries [2]atomic.Int64
+	Connections, Pending, Requests, Retries, Pools [2]atomic.Int64
 }

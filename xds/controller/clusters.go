@@ -166,7 +166,7 @@ func (c *Controller) addCluster(f *feed, d *resource.Decoded, raw *ads.Raw, vers
 			return err
 		}
 	}
-	v := &clusterVersion{received: receivedOf(d, raw, version), plan: plan, scopes: c.mgr.cluster(plan.Config.StatName, plan.EDS != nil)}
+	v := &clusterVersion{received: receivedOf(d, raw, version), plan: plan, scopes: c.mgr.cluster(plan.Config, plan.EDS != nil)}
 	plan.Config.AddedViaAPI = !static
 	s := c.clusters[d.Name]
 	if s == nil {
@@ -276,6 +276,7 @@ func (c *Controller) warm(s *clusterState, v *clusterVersion, in hostset.Input) 
 	c.tally(s, -1)
 	old := s.serving
 	s.serving, s.warming, s.active = v, nil, row
+	v.scopes.serve(v.plan.Config)
 	c.tally(s, 1)
 	c.dirty.clusters[row.Ref] = true
 	c.membership(v, nil, row.Hosts) // a new version counts its members anew

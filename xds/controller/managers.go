@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"sidecar/dataplane/match"
+	"sidecar/dataplane/snapshot"
 	"sidecar/internal/telemetry/stats"
 	"sidecar/xds/resource"
 )
@@ -22,6 +23,7 @@ type managers struct {
 
 func (m *managers) init(reg *stats.Registry) {
 	m.reg = reg
+	reg.Scope("http.async-client.", stats.AsyncClientDef) // listed even when nothing is mirrored
 	m.cm = reg.Scope("cluster_manager.", stats.ClusterManagerDef).Control()
 	m.lm = reg.Scope("listener_manager.", stats.ListenerManagerDef).Control()
 }
@@ -108,15 +110,29 @@ func (s *subscription) release() {
 type clusterScopes struct {
 	conf *stats.Scope // stats.ClusterConfigDef
 	eds  *stats.Scope // stats.ClusterEDSDef; nil for other types
+	left *stats.Scope // stats.ClusterRemainingDef; nil without track_remaining
 }
 
-func (m *managers) cluster(statName string, eds bool) clusterScopes {
-	prefix := "cluster." + statName + "."
+func (m *managers) cluster(cfg *snapshot.ClusterConfig, eds bool) clusterScopes {
+	prefix := "cluster." + cfg.StatName + "."
 	s := clusterScopes{conf: m.reg.Scope(prefix, stats.ClusterConfigDef)}
 	if eds {
 		s.eds = m.reg.Scope(prefix, stats.ClusterEDSDef)
 	}
+	if cfg.TrackRemaining {
+		s.left = m.reg.Scope(prefix, stats.ClusterRemainingDef)
+	}
 	return s
+}
+
+// serve makes the circuit breakers of cfg the ones that are shown.
+func (s *clusterScopes) serve(cfg *snapshot.ClusterConfig) {
+	if cfg.Traffic != nil {
+		cfg.Traffic.SetSource(cfg.BreakerOpen)
+	}
+	if s.left != nil {
+		s.left.SetSource(cfg.BreakerRemaining)
+	}
 }
 
 func (s *clusterScopes) inc(id int) { s.conf.Control().Inc(id) }
@@ -155,6 +171,9 @@ func (s *clusterScopes) release() {
 	s.conf.Release()
 	if s.eds != nil {
 		s.eds.Release()
+	}
+	if s.left != nil {
+		s.left.Release()
 	}
 }
 

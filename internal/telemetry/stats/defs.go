@@ -16,6 +16,7 @@ func Defs() []*Def {
 		ClusterMaglevDef,
 		H1Def,
 		HCMDef,
+		AsyncClientDef,
 		HCMTracingDef,
 		HCMListenerDef,
 		VirtualClusterDef,

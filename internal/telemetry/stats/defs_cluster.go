@@ -288,12 +288,12 @@ const (
 // ClusterRemainingDef is made for clusters with track_remaining, under "cluster.NAME.".
 var ClusterRemainingDef = &Def{Name: "cluster remaining", Stats: []Stat{
 	{Name: "circuit_breakers.default.remaining_cx", Kind: Gauge},
-	{Name: "circuit_breakers.default.remaining_cx_pools", Kind: Gauge},
+	{Name: "circuit_breakers.default.remaining_cx_pools", Kind: Gauge, Wide: true},
 	{Name: "circuit_breakers.default.remaining_pending", Kind: Gauge},
 	{Name: "circuit_breakers.default.remaining_retries", Kind: Gauge},
 	{Name: "circuit_breakers.default.remaining_rq", Kind: Gauge},
 	{Name: "circuit_breakers.high.remaining_cx", Kind: Gauge},
-	{Name: "circuit_breakers.high.remaining_cx_pools", Kind: Gauge},
+	{Name: "circuit_breakers.high.remaining_cx_pools", Kind: Gauge, Wide: true},
 	{Name: "circuit_breakers.high.remaining_pending", Kind: Gauge},
 	{Name: "circuit_breakers.high.remaining_retries", Kind: Gauge},
 	{Name: "circuit_breakers.high.remaining_rq", Kind: Gauge},

@@ -172,6 +172,38 @@ var HCMDef = &Def{Name: "http", Stats: []Stat{
 	{Name: "downstream_rq_time", Kind: Histogram, Unit: Milliseconds},
 }}
 
+// The ids of AsyncClientDef.
+const (
+	AsyncClientNoCluster = iota
+	AsyncClientNoRoute
+	AsyncClientPassthroughInternalRedirectBadLocation
+	AsyncClientPassthroughInternalRedirectNoRoute
+	AsyncClientPassthroughInternalRedirectPredicate
+	AsyncClientPassthroughInternalRedirectTooManyRedirects
+	AsyncClientPassthroughInternalRedirectUnsafeScheme
+	AsyncClientRqDirectResponse
+	AsyncClientRqOverloadLocalReply
+	AsyncClientRqRedirect
+	AsyncClientRqResetAfterDownstreamResponseStarted
+	AsyncClientRqTotal
+)
+
+// AsyncClientDef is what the router counts of requests that the proxy makes itself (mirrored ones), under "http.async-client.".
+var AsyncClientDef = &Def{Name: "async client", Stats: []Stat{
+	{Name: "no_cluster", Kind: Counter},
+	{Name: "no_route", Kind: Counter},
+	{Name: "passthrough_internal_redirect_bad_location", Kind: Counter},
+	{Name: "passthrough_internal_redirect_no_route", Kind: Counter},
+	{Name: "passthrough_internal_redirect_predicate", Kind: Counter},
+	{Name: "passthrough_internal_redirect_too_many_redirects", Kind: Counter},
+	{Name: "passthrough_internal_redirect_unsafe_scheme", Kind: Counter},
+	{Name: "rq_direct_response", Kind: Counter},
+	{Name: "rq_overload_local_reply", Kind: Counter},
+	{Name: "rq_redirect", Kind: Counter},
+	{Name: "rq_reset_after_downstream_response_started", Kind: Counter},
+	{Name: "rq_total", Kind: Counter},
+}}
+
 // The ids of HCMTracingDef.
 const (
 	HCMTracingClientEnabled = iota

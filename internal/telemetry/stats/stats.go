@@ -46,6 +46,8 @@ type Stat struct {
 	Hidden bool
 	// Lazy stats are made by Envoy when they are first counted: they are listed only once used.
 	Lazy bool
+	// Wide gauges use all 64 bits: one that would be below zero is a great number, not 0.
+	Wide bool
 	// FromCodes, when not 0, makes the value the number of all responses that Block.Code counted in set FromCodes-1; nobody writes it.
 	FromCodes int
 }
@@ -146,6 +148,7 @@ type Scope struct {
 	blocks []atomic.Pointer[Block]
 	texts  sync.Map // stat id -> string
 	merged sync.Map // stat id -> *histMerged, as of the last Flush
+	source atomic.Pointer[func(id int) (int64, bool)]
 	allow  atomic.Pointer[allowSet]
 }
 
@@ -186,11 +189,20 @@ func (s *Scope) Text(id int) string {
 	return ""
 }
 
+// SetSource makes gauges that fn knows be computed when they are read; nobody writes them. fn may be called by any goroutine, and stays until it
+// is replaced.
+func (s *Scope) SetSource(fn func(id int) (v int64, ok bool)) { s.source.Store(&fn) }
+
 // Value sums a counter or gauge over all shards; used tells whether it was ever written (Envoy's usedonly).
 func (s *Scope) Value(id int) (v int64, used bool) {
 	if set := s.Def.Stats[id].FromCodes; set > 0 {
 		v = s.CodeTotal(set - 1)
 		return v, v > 0
+	}
+	if fn := s.source.Load(); fn != nil {
+		if v, ok := (*fn)(id); ok {
+			return v, v != 0 || s.Touched()
+		}
 	}
 	for i := range s.blocks {
 		if b := s.blocks[i].Load(); b != nil {

@@ -130,7 +130,7 @@ func (v *View) scope(out []Metric, s *Scope, q *Query) []Metric {
 			}
 			m.Used = used
 			m.Value = uint64(n)
-			if n < 0 && !strings.HasSuffix(st.Name, "version") {
+			if n < 0 && !st.Wide && !strings.HasSuffix(st.Name, "version") {
 				m.Value = 0 // a gauge read while one shard had given back what another had not yet taken
 			}
 		}

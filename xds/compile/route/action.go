@@ -15,6 +15,7 @@ import (
 	"sidecar/dataplane/route"
 	"sidecar/dataplane/sys"
 	"sidecar/internal/telemetry/accesslog"
+	"sidecar/internal/telemetry/stats"
 	"sidecar/xds/compile/matcher"
 	"sidecar/xds/registry"
 )
@@ -222,6 +223,9 @@ func (s *state) mirrors(c *registry.Ctx, list []*routev3.RouteAction_RequestMirr
 			s.fail(err)
 		}
 		out = append(out, m)
+	}
+	if len(out) > 0 && s.t.AsyncClient == nil && s.ctx.Stats != nil {
+		s.t.AsyncClient = s.ctx.Stats.Scope("http.async-client.", stats.AsyncClientDef)
 	}
 	return out
 }
