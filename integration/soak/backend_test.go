@@ -188,6 +188,10 @@ func reset(c net.Conn) {
 
 // body reads and checks the request's body; false when it broke off.
 func (b *backend) body(req *http.Request, p *plan, rnd *rand.Rand) bool {
+	if p.Vandal {
+		_, err := io.Copy(io.Discard, req.Body)
+		return err == nil
+	}
 	if req.Body == http.NoBody && p.Body > 0 {
 		b.failf("request %d came without its body", p.ID)
 		return false
@@ -356,7 +360,7 @@ func (b *backend) tunnel(c net.Conn, r io.Reader, p *plan) {
 			return // with bytes unread this is a RST: the proxy passes on what it got before
 		}
 		c.(*net.TCPConn).CloseWrite() // the proxy ends the tunnel; everything must reach the client although it still sends
-		io.Copy(io.Discard, c)
+		<-got
 	default:
 		c.(*net.TCPConn).CloseWrite()
 		<-got

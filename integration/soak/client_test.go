@@ -32,6 +32,7 @@ const (
 	leaves    // closes after a random number of bytes sent or received
 	resets    // the same, with RST
 	halfClose // sends FIN after its requests
+	forgives  // stays, and accepts any end of the connection
 )
 
 // httpConn is the script of one downstream connection.
@@ -91,7 +92,9 @@ func (r *run) httpClient(rnd *rand.Rand, name string) {
 func (h *httpConn) serve(port int) {
 	c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 	if err != nil {
-		h.failf("connect: %v", err)
+		if h.leave != forgives {
+			h.failf("connect: %v", err)
+		}
 		return
 	}
 	h.c = c.(*net.TCPConn)
@@ -224,7 +227,7 @@ func (h *httpConn) read() {
 		}
 		h.run.answered.Add(1)
 		if resp.Close {
-			if !p.Last && p.Act != actEarly && h.leave == stays && !(p.dirty() && (p.Body > 0 || p.Chunked)) { // an error before the body was there
+			if !p.Last && p.Act != actEarly && h.leave == stays && !h.run.churn && !(p.dirty() && (p.Body > 0 || p.Chunked)) { // an error before the body was there
 				h.failf("the connection is closed after a clean request: %s: %d %v", p.encode(), resp.StatusCode, resp.Header)
 			}
 			if n, err := br.Read(make([]byte, 1)); n > 0 || err != io.EOF && !gone(err) {

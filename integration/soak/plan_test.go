@@ -3,6 +3,7 @@
 package soak
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
@@ -44,6 +45,7 @@ type plan struct {
 	Fails    int    `json:",omitempty"` // the first tries fail
 	FailBy   string `json:",omitempty"` // "503", before or refuse
 	Aborts   bool   `json:",omitempty"` // the client may go away: the backend forgives an incomplete body
+	Vandal   bool   `json:",omitempty"` // the body may be anything
 	WS       bool   `json:",omitempty"`
 	Up, Down int    `json:",omitempty"` // tunnels: bytes each way
 	Order    string `json:",omitempty"` // tunnels: who ends first
@@ -104,11 +106,28 @@ func (c *checker) Write(p []byte) (int, error) {
 	content(want, c.id, c.n)
 	for i := range p {
 		if p[i] != want[i] {
-			return i, fmt.Errorf("byte %d of stream %d is %#x, want %#x", c.n+i, c.id, p[i], want[i])
+			return i, fmt.Errorf("byte %d of stream %d: got %q%s, want %q", c.n+i, c.id, p[i:min(len(p), i+48)], c.find(p[i:]), want[i:min(len(p), i+16)])
 		}
 	}
 	c.n += len(p)
 	return len(p), nil
+}
+
+// find tells where wrong bytes are from: another place of the stream, or a stream with a number nearby.
+func (c *checker) find(p []byte) string {
+	if len(p) < 16 {
+		return ""
+	}
+	all := make([]byte, 5<<20)
+	for d := range 200 {
+		for _, id := range []uint64{c.id - uint64(d), c.id + uint64(d)} {
+			content(all, id, 0)
+			if at := bytes.Index(all, p[:16]); at >= 0 {
+				return fmt.Sprintf(" (byte %d of stream %d)", at, id)
+			}
+		}
+	}
+	return " (of no stream nearby)"
 }
 
 // source reads a stream.

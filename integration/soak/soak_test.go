@@ -27,6 +27,9 @@ const maxRSS = 256 << 20
 // maxPipes bounds the ends of the pipes that two workers keep for splicing.
 const maxPipes = 2 * 2 * 16
 
+// otherSlack is how many eBPF objects and files may come with the configuration's changes: the steering of one listener stays for the next.
+const otherSlack = 6
+
 // run is one soak: the process, its backends, and what was seen.
 type run struct {
 	t        *testing.T
@@ -38,6 +41,8 @@ type run struct {
 	http     int
 	small    int
 	tcp      int
+	extra    int  // of the listener that comes and goes
+	churn    bool // the configuration changes all the time
 	cmd      *exec.Cmd
 	exited   chan struct{}
 	stopping atomic.Bool
@@ -82,7 +87,7 @@ func (r *run) requestID(id uint64, rid string) {
 // listen takes a port of the range.
 func (r *run) listen() net.Listener {
 	for range r.ports[1] - r.ports[0] {
-		ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", r.next))
+		ln, err := net.Listen("tcp", fmt.Sprintf(":%d", r.next)) // 127.0.0.2 is another host of the same backend
 		if r.next++; r.next > r.ports[1] {
 			r.next = r.ports[0]
 		}
@@ -115,13 +120,17 @@ func number(t *testing.T, name, def string) int {
 	return n
 }
 
-func TestSoak_WhenPeersAreRandom_ThenEveryByteIsRightAndNothingIsHeld(t *testing.T) {
-	d, err := time.ParseDuration(env("SOAK", "4s"))
+func TestSoak_WhenPeersAreRandom_ThenEveryByteIsRightAndNothingIsHeld(t *testing.T) { soak(t, false) }
+
+func TestSoak_WhenTheConfigurationChangesAllTheTime_ThenTheSame(t *testing.T) { soak(t, true) }
+
+func soak(t *testing.T, churn bool) {
+	d, err := time.ParseDuration(env("SOAK", "1500ms"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	seed := uint64(number(t, "SOAK_SEED", strconv.Itoa(int(time.Now().UnixNano()%1e6))))
-	r := &run{t: t, seed: seed, dir: t.TempDir(), backends: map[string]*backend{}, requests: map[string]uint64{}, counts: map[string]map[string]int{}}
+	r := &run{t: t, seed: seed, churn: churn, dir: t.TempDir(), backends: map[string]*backend{}, requests: map[string]uint64{}, counts: map[string]map[string]int{}}
 	if _, err := fmt.Sscanf(env("SOAK_PORTS", "29000-29499"), "%d-%d", &r.ports[0], &r.ports[1]); err != nil {
 		t.Fatal(err)
 	}
@@ -137,7 +146,8 @@ func TestSoak_WhenPeersAreRandom_ThenEveryByteIsRightAndNothingIsHeld(t *testing
 	r.traffic(d)
 	r.settle(before)
 	r.finish()
-	t.Logf("seed %d: %d requests, answers %v, tunnels %v", seed, r.ids.Load(), r.counts["answers"], r.counts["tunnels"])
+	t.Logf("seed %d: %d requests, answers %v, tunnels %v, vandals %v, versions %v", seed, r.ids.Load(), r.counts["answers"], r.counts["tunnels"], r.counts["vandals"],
+		r.counts["versions"])
 }
 
 // start makes the backends and the process.
@@ -154,7 +164,7 @@ func (r *run) start() {
 	}
 	r.backends["mirror"].mirror = true
 	r.backends["tcp"] = newBackend(r, "tcp", serveTCP)
-	r.admin, r.http, r.small, r.tcp = r.port(), r.port(), r.port(), r.port()
+	r.admin, r.http, r.small, r.tcp, r.extra = r.port(), r.port(), r.port(), r.port(), r.port()
 	file := filepath.Join(r.dir, "bootstrap.yaml")
 	if err := os.WriteFile(file, []byte(r.bootstrap()), 0o644); err != nil {
 		r.t.Fatal(err)
@@ -227,19 +237,27 @@ func (r *run) stats() map[string]int64 {
 }
 
 // process is what the kernel says of the process.
-type process struct{ fds, pipes, threads, rss int }
+type process struct {
+	sockets, pipes, sum, threads, rss int
+	others                            map[string]int // what else is open
+}
 
-func (r *run) process() (p process) {
-	pid := r.cmd.Process.Pid
-	fds, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+func (r *run) process() process {
+	p := process{others: map[string]int{}}
+	dir := fmt.Sprintf("/proc/%d", r.cmd.Process.Pid)
+	fds, _ := os.ReadDir(dir + "/fd")
 	for _, fd := range fds {
-		if to, _ := os.Readlink(fmt.Sprintf("/proc/%d/fd/%s", pid, fd.Name())); strings.HasPrefix(to, "pipe:") {
+		switch to, _ := os.Readlink(filepath.Join(dir, "fd", fd.Name())); {
+		case strings.HasPrefix(to, "socket:"):
+			p.sockets++
+		case strings.HasPrefix(to, "pipe:"):
 			p.pipes++
-		} else {
-			p.fds++
+		default:
+			p.others[filepath.Base(to)]++
+			p.sum++
 		}
 	}
-	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	b, _ := os.ReadFile(dir + "/status")
 	for _, line := range strings.Split(string(b), "\n") {
 		fmt.Sscanf(line, "Threads: %d", &p.threads)
 		fmt.Sscanf(line, "VmRSS: %d kB", &p.rss)
@@ -271,16 +289,28 @@ func (r *run) traffic(d time.Duration) {
 			rnd := rand.New(rand.NewPCG(r.seed, uint64(i)))
 			for n := 0; time.Now().Before(end) && r.failures.Load() == 0; n++ {
 				name := fmt.Sprintf("client %d.%d", i, n)
-				switch rnd.IntN(10) {
+				switch rnd.IntN(11) {
+				case 10:
+					r.vandal(rnd, name)
 				case 0:
 					r.tunnelClient(rnd, name, true)
 				case 1, 2:
 					r.tunnelClient(rnd, name, false)
+				case 3:
+					if r.churn {
+						r.passer(rnd, name)
+						continue
+					}
+					r.httpClient(rnd, name)
 				default:
 					r.httpClient(rnd, name)
 				}
 			}
 		}()
+	}
+	if r.churn {
+		wg.Add(1)
+		go func() { defer wg.Done(); r.change(rand.New(rand.NewPCG(r.seed, 999)), end) }()
 	}
 	wg.Wait()
 }
@@ -326,11 +356,15 @@ func (r *run) held(before process) (why []string) {
 	if up != open {
 		why = append(why, fmt.Sprintf("upstream_cx_active is %d, the backends have %d connections", up, open))
 	}
-	if p := r.process(); p.fds > before.fds+int(up)+1 { // one for the admin request
-		why = append(why, fmt.Sprintf("%d descriptors, %d before, %d idle upstream connections: %v", p.fds, before.fds, up, r.sockets()))
+	p := r.process()
+	if p.sockets > before.sockets+int(up) {
+		why = append(why, fmt.Sprintf("%d sockets, %d before, %d idle upstream connections: %v", p.sockets, before.sockets, up, r.sockets()))
 	}
-	if p := r.process(); p.pipes > maxPipes {
+	if p.pipes > maxPipes {
 		why = append(why, fmt.Sprintf("%d pipe ends", p.pipes))
+	}
+	if p.sum > before.sum+otherSlack {
+		why = append(why, fmt.Sprintf("other descriptors: %v, before %v", p.others, before.others))
 	}
 	sort.Strings(why)
 	return why
@@ -402,5 +436,5 @@ func (r *run) finish() {
 	if i := strings.Index(log, "panic"); i >= 0 {
 		r.failf("the log has a panic:\n%s", log[i:min(len(log), i+3000)])
 	}
-	r.t.Logf("RSS %d MiB, %d threads, %d descriptors", p.rss>>20, p.threads, p.fds)
+	r.t.Logf("RSS %d MiB, %d threads, %d sockets, other descriptors %v", p.rss>>20, p.threads, p.sockets, p.others)
 }
