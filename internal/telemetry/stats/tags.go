@@ -141,9 +141,9 @@ func compileTag(src string) (*regexp.Regexp, error) {
 	return re, nil
 }
 
-// Extract returns the name without its tags, and the tags in rule order followed by the fixed ones.
+// Extract returns the name without its tags, the fixed tags and then those of the rules, in rule order, as Envoy.
 func (t *Tags) Extract(name string) (string, []Tag) {
-	var tags []Tag
+	tags := slices.Clone(t.fixed)
 	var cuts [][2]int
 	for i := range t.rules {
 		r := &t.rules[i]
@@ -176,7 +176,6 @@ func (t *Tags) Extract(name string) (string, []Tag) {
 		tags = append(tags, Tag{r.name, name[val[0]:val[1]]})
 		cuts = append(cuts, cut)
 	}
-	tags = append(tags, t.fixed...)
 	if len(cuts) == 0 {
 		return name, tags
 	}

@@ -52,7 +52,7 @@ func TestCompile_WhenTagsAreGiven_ThenTheyAreCutOutOfNames(t *testing.T) {
 		t.Fatal(err)
 	}
 	name, got := tags.Extract("cluster.xds-grpc;.upstream_cx_total")
-	if name != "cluster.upstream_cx_total" || len(got) != 3 || got[0] != (stats.Tag{Name: "cluster_name", Value: "xds-grpc"}) {
+	if name != "cluster.upstream_cx_total" || len(got) != 3 || got[2] != (stats.Tag{Name: "cluster_name", Value: "xds-grpc"}) {
 		t.Errorf("%s %v", name, got)
 	}
 }
