@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -303,7 +304,7 @@ func clusterText(b []byte, c *adminv3.ClusterStatus) []byte {
 	}
 	for _, h := range c.GetHostStatuses() {
 		at := addressText(h.GetAddress())
-		for _, st := range h.GetStats() {
+		for _, st := range sortedMetrics(h.GetStats()) {
 			line(at, st.GetName(), strconv.FormatUint(st.GetValue(), 10))
 		}
 		line(at, "hostname", h.GetHostname())
@@ -351,3 +352,10 @@ func healthFlags(h *adminv3.HostHealthStatus) string {
 }
 
 var errMask = errors.New("mask does not fit")
+
+// sortedMetrics is list by name: the text form of /clusters is sorted, the JSON form is not.
+func sortedMetrics(list []*adminv3.SimpleMetric) []*adminv3.SimpleMetric {
+	out := slices.Clone(list)
+	slices.SortFunc(out, func(a, b *adminv3.SimpleMetric) int { return strings.Compare(a.GetName(), b.GetName()) })
+	return out
+}

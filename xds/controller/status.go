@@ -6,6 +6,7 @@ import (
 	adminv3 "github.com/envoyproxy/go-control-plane/envoy/admin/v3"
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
@@ -80,9 +81,33 @@ func staticAssignment(a *anypb.Any) *anypb.Any {
 	if a == nil || proto.Unmarshal(a.GetValue(), cl) != nil || cl.GetLoadAssignment() == nil {
 		return nil
 	}
+	for _, l := range cl.GetLoadAssignment().GetEndpoints() {
+		asHosts(l)
+	}
 	out, err := anypb.New(cl.GetLoadAssignment())
 	if err != nil {
 		return nil
 	}
 	return out
+}
+
+// asHosts fills in what a locality's hosts have when the configuration says nothing: Envoy dumps its hosts here, not its configuration.
+func asHosts(l *endpointv3.LocalityLbEndpoints) {
+	if l.Locality == nil {
+		l.Locality = &corev3.Locality{}
+	}
+	if l.LoadBalancingWeight == nil {
+		l.LoadBalancingWeight = wrapperspb.UInt32(0)
+	}
+	for _, e := range l.GetLbEndpoints() {
+		if e.HealthStatus == corev3.HealthStatus_UNKNOWN {
+			e.HealthStatus = corev3.HealthStatus_HEALTHY
+		}
+		if e.LoadBalancingWeight == nil {
+			e.LoadBalancingWeight = wrapperspb.UInt32(1)
+		}
+		if h := e.GetEndpoint(); h != nil && h.HealthCheckConfig == nil {
+			h.HealthCheckConfig = &endpointv3.Endpoint_HealthCheckConfig{}
+		}
+	}
 }

@@ -62,10 +62,9 @@ func (s *state) chains(c *registry.Ctx, l *listenerv3.Listener) {
 		s.fail(c.Errorf("filter_chains", "%w", err))
 	}
 	x.Match = idx
-	if needs := needsTLS(x); needs != "" && !hasFilter(x, snapshot.FilterTLSInspector) {
-		// Envoy adds the inspector by itself when a chain asks for TLS facts.
-		x.Filters = append(x.Filters, snapshot.ListenerFilter{Kind: snapshot.FilterTLSInspector, Name: "envoy.filters.listener.tls_inspector",
-			Scope: s.env.Stats.Scope("tls_inspector.", tlsInspectorDef)})
+	if chain := needsTLS(x); chain != "" && !hasFilter(x, snapshot.FilterTLSInspector) && !hasFilter(x, snapshot.FilterHTTPInspector) {
+		// Envoy 1.40 does not add the inspector by itself any more, and says nothing.
+		c.Warnf("listener_filters", "filter chain %q asks for facts of TLS, which only envoy.filters.listener.tls_inspector finds out", chain)
 	}
 }
 
