@@ -64,6 +64,7 @@ type churn struct {
 	nacks     int
 	mirror    int // which backend the probe cluster has
 	every     int // one update of so many is invalid
+	envoy     bool
 }
 
 // wideBackend listens on all loopback addresses, so that every endpoint can have an address of its own.
@@ -239,7 +240,12 @@ func (c *churn) step(i int) {
 		cl := edsCluster(name, 0)
 		cl.ConnectTimeout = durationpb.New(time.Second + time.Duration(turn)*time.Millisecond)
 		c.clusters[name] = cl
-		c.send(cdsURL, c.full(cdsURL, of(cl)), "", nil)
+		c.send(cdsURL, c.full(cdsURL, of(cl)), "", func() {
+			if c.envoy { // it would warm for ever
+				c.version++
+				c.p.push(edsURL, strconv.Itoa(c.version), of(c.assignment(turn*7%churnClusters, 1)))
+			}
+		})
 	case 3: // a cluster comes, the one before it goes
 		name, old := fmt.Sprintf("extra%d", turn), fmt.Sprintf("extra%d", turn-1)
 		cl := edsCluster(name, 0)
@@ -493,7 +499,7 @@ func TestChurn_WhenEverythingChangesUnderLoad_ThenNothingFails(t *testing.T) {
 
 func churnRun(t *testing.T, delta bool) {
 	envoy := os.Getenv("XDS_CHURN_ENVOY") != ""
-	c := &churn{t: t}
+	c := &churn{t: t, envoy: envoy}
 	c.begin(delta, envoy)
 	pause := 2 * time.Millisecond
 	if d, err := time.ParseDuration(os.Getenv("XDS_CHURN_PAUSE")); err == nil {
