@@ -26,11 +26,11 @@ func (c *ClusterConfig) BreakerOpen(id int) (v int64, ok bool) {
 		case stats.ClusterCircuitBreakersDefaultCxPoolOpen - stats.ClusterCircuitBreakersDefaultCxOpen:
 			open = b.MaxPools != math.MaxUint32 && u.Pools[p].Load() >= int64(b.MaxPools)
 		case stats.ClusterCircuitBreakersDefaultRqOpen - stats.ClusterCircuitBreakersDefaultCxOpen:
-			open = u.Requests[p].Load() >= int64(b.MaxRequests)
+			open = atLimit(u.Requests[p].Load(), int64(b.MaxRequests))
 		case stats.ClusterCircuitBreakersDefaultRqPendingOpen - stats.ClusterCircuitBreakersDefaultCxOpen:
-			open = u.Pending[p].Load() >= int64(b.MaxPending)
+			open = atLimit(u.Pending[p].Load(), int64(b.MaxPending))
 		case stats.ClusterCircuitBreakersDefaultRqRetryOpen - stats.ClusterCircuitBreakersDefaultCxOpen:
-			open = u.Retries[p].Load() >= c.retryLimit(p)
+			open = atLimit(u.Retries[p].Load(), c.retryLimit(p))
 		default:
 			continue
 		}
@@ -41,6 +41,10 @@ func (c *ClusterConfig) BreakerOpen(id int) (v int64, ok bool) {
 	}
 	return 0, false
 }
+
+// atLimit tells whether a breaker is used up. Nothing ever passes one with a limit of 0, which therefore never opens: Envoy's gauge moves when
+// something passes. (A limit of 0 connections lets the first one pass.)
+func atLimit(use, limit int64) bool { return limit > 0 && use >= limit }
 
 // BreakerRemaining reads the gauges of stats.ClusterRemainingDef (track_remaining) in the same way: how much every breaker still lets pass, 0 for
 // a priority that does not track it.

@@ -45,6 +45,9 @@ func TestBreakers_WhenUsageMoves_ThenGaugesFollow(t *testing.T) {
 	want(left, stats.ClusterRemainingCircuitBreakersHighRemainingRq, 0) // not tracked
 	c.Limits.Retries[1].Add(1)
 	want(c.Traffic, stats.ClusterCircuitBreakersHighRqRetryOpen, 1)
+	c.Breakers[1].MinRetryConcurrency = 0
+	want(c.Traffic, stats.ClusterCircuitBreakersHighRqRetryOpen, 0) // nothing ever passes
+	c.Breakers[1].MinRetryConcurrency = 1
 	c.Limits.Requests[1].Add(4) // half of them may be retries
 	want(c.Traffic, stats.ClusterCircuitBreakersHighRqRetryOpen, 0)
 }
