@@ -19,10 +19,13 @@ import (
 	"time"
 )
 
-// binary is the program under test, built once.
-var binary string
+// binary is the program under test: $SIDECAR_BIN (for one with the race detector), or built once.
+var binary = os.Getenv("SIDECAR_BIN")
 
 func TestMain(m *testing.M) {
+	if binary != "" {
+		os.Exit(m.Run())
+	}
 	dir, err := os.MkdirTemp("", "lifecycle")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -149,3 +149,17 @@ func TestSIGTERM_WhenARemovedListenerStillDrains_ThenItsConnectionsCountToo(t *t
 	c.c.Close()
 	d.exits(0, 0, 2*time.Second)
 }
+
+func TestListenerReplacement_WhenMoreThanChainsChange_ThenOldConnectionsDrain(t *testing.T) {
+	t.Parallel()
+	b := newBackend(t, false)
+	d := startDynamic(t, []string{cluster("b", b.addr)}, []string{httpListener("l", "b", "", "")}, "--drain-time-s", "1", "--drain-strategy", "immediate")
+	told, idle := d.dial("l"), d.dial("l")
+	told.want("hello", false)
+	idle.want("hello", false)
+	d.replace(httpListener("l", "b", "traffic_direction: INBOUND,", ""))
+	told.want("hello", true)
+	idle.eof()
+	d.refresh()
+	d.dial("l").want("hello", false)
+}

@@ -182,7 +182,7 @@ func TestNewTags_WhenRegexHasLookAhead_ThenOnlyTheKnownFormIsTaken(t *testing.T)
 		t.Fatal(err)
 	}
 	n, tg := tags.Extract("listener.0.0.0.0_15006.http.10.0.0.1_80.downstream_rq_total")
-	if n != "listener.0.0.0.0_15006.http.downstream_rq_total" || len(tg) != 2 || tg[0].Value != "10.0.0.1_80" || tg[1].Name != "fix" {
+	if n != "listener.0.0.0.0_15006.http.downstream_rq_total" || len(tg) != 2 || tg[1].Value != "10.0.0.1_80" || tg[0].Name != "fix" {
 		t.Errorf("%s %v", n, tg)
 	}
 	for _, bad := range []string{"a(?=b)(c)", "(?!x)(y)", "nogroup", "((", "(?<=a)(b)"} {
