@@ -243,6 +243,118 @@ func TestChange_WhenThereAre10000Clusters_ThenOneCostsLessThanAMillisecond(t *te
 	}
 }
 
+func TestChange_WhenAFullStateIsSentAgain_ThenOnlyTheChangedClusterIsDecoded(t *testing.T) {
+	r := newRig(t, ads.SotW)
+	const n = 10_000
+	var cds, eds []proto.Message
+	for i := range n {
+		name := fmt.Sprintf("cluster-%05d", i)
+		cds = append(cds, edsCluster(name, time.Second))
+		eds = append(eds, assignmentOf(name, i*2, 2))
+	}
+	r.push(resource.Cluster, cds)
+	r.push(resource.Endpoints, eds)
+	r.push(resource.Listener, nil)
+	best := time.Hour
+	for i := range 10 {
+		cds[n/2] = edsCluster("cluster-05000", time.Second+time.Duration(i+1))
+		resp := ads.Response{TypeURL: resource.Cluster.URL(), Nonce: "x", Version: fmt.Sprint(i)}
+		for _, m := range cds {
+			resp.Resources = append(resp.Resources, raw(m))
+		}
+		was := r.c.mgr.cm.Load(stats.ClusterManagerClusterModified)
+		began := time.Now()
+		r.event(resp)
+		best = min(best, time.Since(began))
+		if got := r.c.mgr.cm.Load(stats.ClusterManagerClusterModified) - was; got != 1 {
+			t.Fatalf("%d clusters modified", got)
+		}
+	}
+	t.Logf("one of %d changed, all sent: %s in the controller", n, best)
+	if best > 100*time.Millisecond {
+		t.Errorf("costs %s", best)
+	}
+}
+
+func TestRuntime_WhenTheAdminLayerChanges_ThenTheNextSnapshotHasIt(t *testing.T) {
+	r := newRig(t, ads.Delta)
+	set := func(v map[string]string) {
+		r.c.SetRuntime(v)
+		(<-r.c.events)()
+		r.c.settleEvent()
+	}
+	was := r.p.last.Epoch
+	set(map[string]string{"a.b": "1", "c": "2"})
+	if r.p.last.Epoch == was || fmt.Sprint(r.c.AdminRuntime()) != "map[a.b:1 c:2]" {
+		t.Errorf("epoch %d, layer %v", r.p.last.Epoch, r.c.AdminRuntime())
+	}
+	before := r.p.last.Runtime
+	set(map[string]string{"a.b": ""})
+	if r.p.last.Runtime == before || fmt.Sprint(r.c.AdminRuntime()) != "map[c:2]" {
+		t.Errorf("layer %v after the removal", r.c.AdminRuntime())
+	}
+}
+
+func TestRoute_WhenItsClusterWarms_ThenTheOldTableServesUntilThen(t *testing.T) {
+	r := newRig(t, ads.Delta)
+	r.push(resource.Cluster, []proto.Message{edsCluster("a", time.Second)})
+	r.push(resource.Endpoints, []proto.Message{assignmentOf("a", 1, 1)})
+	r.push(resource.Listener, []proto.Message{listenerOf("l", 10000, "r", "")})
+	r.push(resource.RouteConfiguration, []proto.Message{routesTo("r", "a")})
+	if r.c.state != Live {
+		t.Fatalf("state %v", r.c.state)
+	}
+	target := func() string { return r.p.last.Table(r.c.routes["r"].ref).Clusters[0].Name }
+	r.push(resource.Cluster, []proto.Message{edsCluster("b", time.Second)}, "a")
+	if e := r.push(resource.RouteConfiguration, []proto.Message{routesTo("r", "b")}); e != "" || r.w.sent[0].Nack {
+		t.Fatal("the route is answered at once")
+	}
+	if target() != "a" || r.p.last.Cluster(r.c.in.Known("a")) == nil {
+		t.Fatal("the old table and its removed cluster serve until the new cluster is warm")
+	}
+	// A listener with its own routes waits in the same way.
+	r.push(resource.Listener, []proto.Message{listenerOf("m", 10001, "", "b")})
+	if len(r.p.last.Listeners) != 1 {
+		t.Error("the listener does not wait")
+	}
+	r.push(resource.Endpoints, []proto.Message{assignmentOf("b", 2, 1)})
+	if target() != "b" || len(r.p.last.Listeners) != 2 {
+		t.Error("not switched when warm")
+	}
+	if r.c.in.Known("a") != nil || r.c.clusters["a"] != nil {
+		t.Error("the removed cluster stays although nothing points at it")
+	}
+	// The control plane gives up a cluster that never warmed: what waits goes on.
+	r.push(resource.Cluster, []proto.Message{edsCluster("c", time.Second)})
+	r.push(resource.RouteConfiguration, []proto.Message{routesTo("r", "c")})
+	if target() != "b" {
+		t.Fatal("switched to a cluster that warms")
+	}
+	r.push(resource.Cluster, nil, "c")
+	if target() != "c" {
+		t.Error("waits for a cluster that is gone")
+	}
+}
+
+func TestAssignment_WhenAWarmingVersionIsReplaced_ThenTheServingOneKeepsIts(t *testing.T) {
+	r := newRig(t, ads.Delta)
+	r.push(resource.Cluster, []proto.Message{edsCluster("a", time.Second)})
+	r.push(resource.Endpoints, []proto.Message{assignmentOf("a", 1, 1)})
+	r.push(resource.Listener, nil)
+	for i := range 2 { // two versions that wait for another assignment, one after the other
+		c := edsCluster("a", time.Duration(i+2)*time.Second)
+		c.EdsClusterConfig.ServiceName = fmt.Sprintf("other%d", i)
+		r.push(resource.Cluster, []proto.Message{c})
+	}
+	r.push(resource.Endpoints, []proto.Message{assignmentOf("a", 1, 5)})
+	if n := r.p.last.Cluster(r.c.in.Known("a")).Hosts.Total; n != 5 {
+		t.Errorf("the serving version has %d hosts, its assignment 5", n)
+	}
+	if names, _ := r.f.session.Subscriptions(resource.Endpoints.URL()); fmt.Sprint(names) != "[a other1]" {
+		t.Errorf("subscribed to %v", names)
+	}
+}
+
 func TestEndpoints_WhenOneOf100000Changes_ThenTheOthersStay(t *testing.T) {
 	r := newRig(t, ads.Delta)
 	const n = 100_000
