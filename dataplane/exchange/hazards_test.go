@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"sidecar/dataplane/conn"
 	"sidecar/dataplane/route"
 	"sidecar/dataplane/snapshot"
 	"sidecar/dataplane/sys"
@@ -272,6 +273,31 @@ func TestRetry_WhenItsClusterWasReplacedMeanwhile_ThenNoConnectionStaysBehind(t 
 	}
 	if n := r.clusterStat(stats.ClusterUpstreamCxActive); n != 0 {
 		t.Errorf("%d idle connections of a cluster that is gone", n)
+	}
+	r.check()
+}
+
+func TestInformational_WhenTheUpstreamSendsThemWithoutEnd_ThenNoMemoryIsKept(t *testing.T) {
+	r := newRig(t, 1)
+	c := r.dial()
+	c.write("GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+	r.turn()
+	up := r.ups[0].accept()
+	r.turn()
+	flood := strings.Repeat("HTTP/1.1 103 Early Hints\r\nlink: "+strings.Repeat("x", 900)+"\r\n\r\n", 20)
+	for range 50 {
+		up.write(flood)
+		r.turn()
+	}
+	r.left.Each(func(m *conn.Member) {
+		if n := m.H.(*Server).x.respA.Len(); n > arenaKeep {
+			t.Errorf("%d bytes are kept", n)
+		}
+	})
+	up.write("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+	r.turn()
+	if got, _ := c.read(); !strings.HasPrefix(got, "HTTP/1.1 200 OK\r\n") || !strings.HasSuffix(got, "\r\n\r\nok") {
+		t.Errorf("got %q", got)
 	}
 	r.check()
 }

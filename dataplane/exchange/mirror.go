@@ -206,6 +206,7 @@ func (h *shadow) read() loop.Step {
 				moved += minHead
 				if st == http1.Done {
 					h.resp.Reset(&h.respA)
+					h.respA.Reset(arenaKeep)
 				}
 				continue
 			}

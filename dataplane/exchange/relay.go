@@ -318,6 +318,7 @@ func (x *Exchange) responseHead(now sys.Nanos, out *sender) bool {
 	if x.resp.Status < 200 && !x.m.Dec.Tunnel() {
 		x.informational(out)
 		x.resp.Reset(&x.respA)
+		x.respA.Reset(arenaKeep) // there is no limit to the number of these
 		return false
 	}
 	x.fl |= xRespHead
