@@ -237,6 +237,10 @@ func (x *Exchange) run(now sys.Nanos) outcome {
 			x.pick(now)
 		case stWaitPool:
 			if !x.poolAnswer(now) {
+				if k := x.badBody(); k != fault.None {
+					x.requestFault(now, k)
+					continue
+				}
 				return waits
 			}
 		case stRelay:

@@ -73,15 +73,17 @@ func (x *Exchange) log(now sys.Nanos) {
 }
 
 func (x *Exchange) countCode(code uint16) {
+	b, l := x.ch.hcm, x.ch.lis
+	b.Inc(stats.HCMDownstreamRqCompleted)
+	if l != nil {
+		l.Inc(stats.HCMListenerDownstreamRqCompleted)
+	}
 	c := int(code / 100)
 	if c < 1 || c > 5 {
-		return
+		return // 600 and above complete a request and have no class
 	}
-	b := x.ch.hcm
-	b.Inc(stats.HCMDownstreamRqCompleted)
 	b.Inc(stats.HCMDownstreamRq1xx + c - 1)
-	if l := x.ch.lis; l != nil {
-		l.Inc(stats.HCMListenerDownstreamRqCompleted)
+	if l != nil {
 		l.Inc(stats.HCMListenerDownstreamRq1xx + c - 1)
 	}
 }

@@ -71,6 +71,9 @@ func (x *Exchange) codecFault(k fault.Kind) {
 	x.req.Version = httpmsg.HTTP11
 	x.ch.hcm.Inc(stats.HCMDownstreamCxProtocolError)
 	x.early() // nothing tells where such a request ends
+	if sc := x.ch.h.H1Scope; k == fault.UnexpectedUnderscore && sc != nil {
+		sc.Block(x.env.Shard).Inc(stats.H1RequestsRejectedWithUnderscoresInHeaders)
+	}
 	x.headFault(k)
 	if k == fault.LowVersion {
 		x.local.flags |= fault.FlagDPE

@@ -559,3 +559,27 @@ func (x *Exchange) grpcDuration(f *route.Forward) {
 	}
 	x.maxStream = d
 }
+
+// badBody looks, while the request waits for a connection, whether the chunked body that is here already is malformed: such a request is refused
+// before any of it is sent. Nothing is consumed; relay reads the same bytes again.
+func (x *Exchange) badBody() fault.Kind {
+	in := x.s.c.In()
+	if len(in) == 0 || x.req.Body != httpmsg.BodyChunked || x.has(xReqEnd) || x.has(xPrebuf) || x.has(xUpgrade) {
+		return fault.None
+	}
+	d := x.s.dec
+	defer x.respTr.Reset(&x.respA) // it takes the trailers meanwhile; there is no response yet
+	mark := x.respA.Len()
+	defer func() { x.respA.Truncate(mark) }()
+	for got := 0; len(in) > 0; {
+		n, data, end, k := d.Body(in, &x.respTr)
+		if got += len(data); k != fault.None {
+			x.rec.BytesIn += uint64(got)
+		}
+		if end || n == 0 || k != fault.None {
+			return k
+		}
+		in = in[n:]
+	}
+	return fault.None
+}

@@ -247,6 +247,9 @@ func (t *Tunnel) pick() *hostset.Host {
 	q := lb.Query{Rand: t.env.L.Rand(), Tried: t.tried[:min(int(t.attempts), maxTried)], AvoidTried: true}
 	q.Hash, q.HasHash = t.hash()
 	h := t.cl.Pick(&q, t.info.OriginalDst())
+	if q.InPanic {
+		t.cl.Block.Inc(stats.ClusterLbHealthyPanic)
+	}
 	switch {
 	case h == nil:
 		t.cl.Block.Inc(stats.ClusterUpstreamCxNoneHealthy)

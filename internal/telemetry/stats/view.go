@@ -210,6 +210,7 @@ func (v *View) codes(out []Metric, s *Scope, q *Query) []Metric {
 			}
 			add(s.Prefix+prefix+strconv.Itoa(class)+"xx", sum)
 		}
+		add(s.Prefix+prefix+"unknown", byCode[0])
 		if !slices.ContainsFunc(s.Def.Stats, func(st Stat) bool { return st.FromCodes == set+1 }) {
 			add(s.Prefix+prefix+"completed", total)
 		}
