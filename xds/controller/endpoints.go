@@ -115,7 +115,7 @@ func (c *Controller) applyEndpoints(f *feed, d ads.Deliver) []ads.Rejection {
 		for _, l := range c.reject(resource.Endpoints, name, version, raw, err) {
 			rej = append(rej, ads.Rejection{Name: raw.Name, Text: l})
 		}
-		sv.each(func(_ *clusterState, v *clusterVersion) { v.scopes.rejected() })
+		sv.each(func(_ *clusterState, v *clusterVersion) { v.scopes.rejected(f.delta) })
 	}
 	return rej
 }

@@ -24,7 +24,7 @@ type feed struct {
 	key      string
 	session  *ads.Session
 	run      transport.Runner
-	out      []ads.Action
+	delta    bool
 	started  bool
 	flushing bool
 	warming  int         // clusters of this feed that warm
@@ -93,6 +93,7 @@ func (f *feed) open(t resource.Type, src *bootstrap.Source) error {
 	if api.Delta {
 		cfg.Variant = ads.Delta
 	}
+	f.delta = api.Delta
 	cfg.NodeInEvery = api.NodeInEvery
 	var targets []*transport.Target
 	for _, s := range api.Services {
@@ -245,7 +246,7 @@ func (f *feed) deliver(d ads.Deliver) {
 	}
 	if sub := c.mgr.of(t); sub != nil {
 		if bad {
-			sub.rejected()
+			sub.rejected(f.delta)
 		} else {
 			sub.accepted(d.Version, time.Since(began))
 		}

@@ -70,9 +70,13 @@ func (s *subscription) failed() {
 	s.attempt()
 }
 
-func (s *subscription) rejected() {
+// rejected counts a refused response; in delta Envoy counts two attempts for it.
+func (s *subscription) rejected(delta bool) {
 	s.inc(stats.SubscriptionUpdateRejected)
 	s.attempt()
+	if delta {
+		s.attempt()
+	}
 }
 
 func (s *subscription) timedOut() {
@@ -142,9 +146,13 @@ func (s *clusterScopes) failed() {
 	s.inc(stats.ClusterConfigUpdateAttempt)
 }
 
-func (s *clusterScopes) rejected() {
-	if s.eds != nil {
-		s.eds.Control().Inc(stats.ClusterEDSUpdateRejected)
+func (s *clusterScopes) rejected(delta bool) {
+	if s.eds == nil {
+		return
+	}
+	s.eds.Control().Inc(stats.ClusterEDSUpdateRejected)
+	s.inc(stats.ClusterConfigUpdateAttempt)
+	if delta {
 		s.inc(stats.ClusterConfigUpdateAttempt)
 	}
 }

@@ -114,7 +114,7 @@ func (c *Controller) applyRoutes(f *feed, d ads.Deliver) []ads.Rejection {
 			rej = append(rej, ads.Rejection{Name: raw.Name, Text: l})
 		}
 		if r != nil {
-			r.counts.rejected()
+			r.counts.rejected(f.delta)
 		}
 	}
 	return rej
