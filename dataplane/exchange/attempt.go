@@ -329,7 +329,7 @@ func (x *Exchange) useHost(h *hostset.Host) {
 		x.tried = append(x.tried, h)
 	}
 	x.rec.UpstreamHost, x.rec.UpstreamHostName, x.rec.HostMeta = h.Addr, h.Hostname, h.Metadata
-	x.rec.UpstreamConnID = 0
+	x.rec.UpstreamConnID, x.rec.UpstreamDetectedClose = 0, "Normal" // as Envoy, which learns of no other kind before it logs
 	if len(x.rec.Tried) < maxTried {
 		x.rec.Tried = append(x.rec.Tried, accesslog.Attempt{Host: h.Addr, Name: h.Hostname})
 	}

@@ -226,6 +226,7 @@ func (x *Exchange) sendReply(now sys.Nanos) {
 	if len(x.filters) > 0 {
 		x.filterLocalHead(now)
 	}
+	x.rec.LocalReplyBody = nil // only the reply's own formats see it, not the log
 	out := x.sender(x.s.c)
 	x.sendHead(now, &out)
 	if len(body) > 0 {
