@@ -119,8 +119,15 @@ func TestSIGTERM_WhenASecondSignalComes_ThenTheProcessEndsNow(t *testing.T) {
 	<-b.seen
 	p.signal(syscall.SIGTERM)
 	p.until("the listener is closed", func() bool { return p.refused("l") })
+	time.Sleep(200 * time.Millisecond)
+	if p.ended() {
+		t.Fatal("ended with a request in flight")
+	}
 	p.signal(syscall.SIGTERM)
 	p.exits(0, 0, time.Second)
+	if !strings.Contains(p.log.String(), "second signal") {
+		t.Error("the second signal was not told")
+	}
 }
 
 // The connections complete their handshake and send their request while the process is stopped: they wait in the kernel's accept queue when the
