@@ -49,12 +49,12 @@ var Messages = registry.Messages{
 		"transport_socket_matcher":                  registry.Later(tlsText),
 		"metadata":                                  registry.Whole,
 		"upstream_connection_options":               registry.Supported,
-		"close_connections_on_host_health_failure":  registry.Supported,
+		"close_connections_on_host_health_failure":  registry.Only("false"),
 		"ignore_health_on_host_removal":             registry.Supported.Note("hosts are always removed at once: there are no active health checks"),
 		"filters":                                   registry.Later("network filters of clusters"),
 		"lrs_server":                                registry.Refuse("load reports (LRS) are not supported"),
 		"lrs_report_endpoint_metrics":               registry.Refuse("load reports (LRS) are not supported"),
-		"track_timeout_budgets":                     registry.Supported,
+		"track_timeout_budgets":                     registry.Warn("timeout budgets are not counted yet"),
 		"upstream_config":                           registry.Refuse("custom connection pools are not supported"),
 		"track_cluster_stats":                       registry.Supported,
 		"preconnect_policy":                         registry.Warn("connections are made when they are needed"),
@@ -109,7 +109,7 @@ var Messages = registry.Messages{
 		"happy_eyeballs_config":                            registry.Warn("addresses are tried in their order"),
 	},
 	"envoy.config.cluster.v3.TrackClusterStats": {
-		"timeout_budgets": registry.Supported, "request_response_sizes": registry.Warn("sizes are not counted yet"),
+		"timeout_budgets": registry.Warn("timeout budgets are not counted yet"), "request_response_sizes": registry.Warn("sizes are not counted yet"),
 		"per_endpoint_stats": registry.Warn("hosts are shown at /clusters"),
 	},
 	"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {

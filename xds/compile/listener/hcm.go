@@ -224,6 +224,9 @@ func HTTP1Options(c *registry.Ctx, field registry.Path, p *corev3.Http1ProtocolO
 				fail(c.Errorf(at, "%w", err))
 			}
 			x.ProperCase = pc.GetFormatterTypeOnEnvoyHeaders() == pcv3.PreserveCaseFormatterConfig_PROPER_CASE
+			if pc.GetForwardReasonPhrase() {
+				fail(c.Errorf(at.Field("forward_reason_phrase"), "not supported: reason phrases are the proxy's own"))
+			}
 		}
 	}
 	return x
