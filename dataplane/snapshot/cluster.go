@@ -59,17 +59,13 @@ type ClusterConfig struct {
 	IdleTimeout        sys.Nanos // upstream connection idle timeout; default 1 h, 0 = none
 	MaxConnDuration    sys.Nanos // 0 = none
 	MaxStreamDuration  sys.Nanos
-	MaxHeadersCount    int
 
 	Breakers       [2]Breaker // default, high priority
 	Limits         *Usage     // live numbers against the breakers, shared by workers
 	TrackRemaining bool
 
-	OrigDst                  *OriginalDst
-	CloseOnHostHealthFailure bool
-	DrainOnHostRemoval       bool
-	TrackTimeoutBudgets      bool
-	MaintenanceKey           string // runtime key upstream.maintenance_mode.NAME
+	OrigDst        *OriginalDst
+	MaintenanceKey string // runtime key upstream.maintenance_mode.NAME
 
 	Traffic *stats.Scope // stats.ClusterDef under "cluster.NAME."
 	Filters []string     // network filters of the cluster, none supported yet

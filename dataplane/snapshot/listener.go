@@ -24,12 +24,10 @@ type Listener struct {
 	DrainModifyOnly   bool
 	UseOriginalDst    bool // hand over to the listener of the restored destination
 	Transparent       bool
-	TrafficScoped     bool
 	Static            bool
-	BufferLimit       int                    // per_connection_buffer_limit_bytes, default 1 MiB
-	MaxAccept         int                    // max_connections_to_accept_per_socket_event; 0 = default bound
-	ConnLimit         *match.RuntimeFraction // unused; see MaxConns
-	MaxConns          uint64                 // runtime envoy.resource_limits.listener.NAME.connection_limit; 0 = none
+	BufferLimit       int    // per_connection_buffer_limit_bytes, default 1 MiB
+	MaxAccept         int    // max_connections_to_accept_per_socket_event; 0 = default bound
+	MaxConns          uint64 // runtime envoy.resource_limits.listener.NAME.connection_limit; 0 = none
 	IgnoreGlobalLimit bool
 	FiltersTimeout    sys.Nanos // listener_filters_timeout, default 15 s, 0 = none
 	ContinueOnTimeout bool
@@ -81,8 +79,6 @@ type ListenerFilter struct {
 	Disabled *ListenerPredicate // filter_disabled; nil = always enabled
 	// proxy_protocol
 	AllowRequestsWithoutProxy bool
-	PassTLVs                  []byte // pass_through TLV types; nil = none
-	PassAllTLV                bool
 	DisallowV1, DisallowV2    bool
 	Rules                     []TLVRule
 	StatPrefix                string
@@ -144,8 +140,6 @@ type FilterChain struct {
 	TCP            *TCPProxy
 	ConnectTimeout sys.Nanos // transport_socket_connect_timeout
 	Metadata       map[string]any
-	DirectResponse []byte // envoy.filters.network.direct_response: bytes to send, then close; with HTTP and TCP nil
-	Echo           bool   // envoy.filters.network.echo
 }
 
 // ChainMatch is filter_chain_match as configured; ChainIndex makes a program of all of them.
@@ -182,21 +176,16 @@ type HCM struct {
 	RequestIDSampling                                                          bool // use_request_id_for_trace_sampling / pack_trace_reason
 	PackTraceReason                                                            bool
 	Proxy100Continue                                                           bool
-	StreamErrorOnInvalid                                                       bool
-	RepresentIPv4Mapped                                                        bool
 	StripAnyPort, StripMatchingPort, StripTrailingDot                          bool
 	NormalizePath, MergeSlashes                                                bool
 	EscapedSlashes                                                             httpmsg.EscapedSlashes
 	RejectFragment                                                             bool   // runtime http_reject_path_with_fragment (default true)
 	XFFCHeader                                                                 uint8  // forward_client_cert_details
 	SchemeOverwrite                                                            string // scheme_header_transformation.scheme_to_overwrite
-	SchemeMatchUpstream                                                        bool
-	AppendLocalOverload                                                        bool
 
 	RequestTimeout, HeadersTimeout, StreamIdle, DrainTimeout, DelayedClose sys.Nanos // StreamIdle default 5 min, DrainTimeout 5 s, DelayedClose 1 s
 	ConnIdle, MaxConnDuration, MaxStream                                   sys.Nanos // common_http_protocol_options; ConnIdle default 1 h; 0 = none
 	MaxRequestsPerConn                                                     uint32
-	FlushTimeout                                                           sys.Nanos
 	Upgrades                                                               []HCMUpgrade
 	Filters                                                                []HTTPFilter // in order; the last is the router
 	Router                                                                 Router
@@ -251,13 +240,11 @@ type HTTPFilter struct {
 
 // Router is envoy.filters.http.router.
 type Router struct {
-	SuppressEnvoyHeaders         bool
-	DynamicStats                 bool // default true
-	StrictCheck                  []httpmsg.Key
-	RespectExpectedTimeout       bool
-	SuppressGrpcFailureCodeStats bool
-	UpstreamLogs                 []*accesslog.Logger
-	LogOnNewRequest              bool
+	SuppressEnvoyHeaders bool
+	DynamicStats         bool // default true
+	StrictCheck          []httpmsg.Key
+	UpstreamLogs         []*accesslog.Logger
+	LogOnNewRequest      bool
 }
 
 // LocalReply is local_reply_config.

@@ -121,9 +121,6 @@ func (s *state) base(hash uint64) {
 		x.BufferLimit = int(v.GetValue())
 	}
 	x.CleanupInterval = duration(cl.GetCleanupInterval(), 5*sys.Second)
-	x.CloseOnHostHealthFailure = cl.GetCloseConnectionsOnHostHealthFailure()
-	x.DrainOnHostRemoval = true
-	x.TrackTimeoutBudgets = cl.GetTrackTimeoutBudgets() || cl.GetTrackClusterStats().GetTimeoutBudgets()
 	x.MaintenanceKey = "upstream.maintenance_mode." + x.Name
 	if w := cl.GetWaitForWarmOnInit(); w != nil {
 		s.res.WaitForWarm = w.GetValue()

@@ -115,7 +115,6 @@ func (s *state) common(o *corev3.HttpProtocolOptions, at registry.Path) {
 		x.MaxRequestsPerConn = v.GetValue()
 	}
 	if v := o.GetMaxHeadersCount(); v != nil {
-		x.MaxHeadersCount = int(v.GetValue())
 		x.H1.MaxHeaders = int(v.GetValue())
 	}
 	if v := o.GetMaxResponseHeadersKb(); v != nil {

@@ -57,8 +57,7 @@ var HTTPFilters = registry.MustTable("http filters", []registry.Row[HTTPFilter]{
 
 func compileRouter(c *registry.Ctx, m proto.Message) (HTTPFilter, error) {
 	r := m.(*routerv3.Router)
-	out := &snapshot.Router{SuppressEnvoyHeaders: r.GetSuppressEnvoyHeaders(), DynamicStats: true,
-		RespectExpectedTimeout: r.GetRespectExpectedRqTimeout(), SuppressGrpcFailureCodeStats: r.GetSuppressGrpcRequestFailureCodeStats()}
+	out := &snapshot.Router{SuppressEnvoyHeaders: r.GetSuppressEnvoyHeaders(), DynamicStats: true}
 	if d := r.GetDynamicStats(); d != nil {
 		out.DynamicStats = d.GetValue()
 	}
@@ -127,13 +126,11 @@ func (s *state) hcmIdentity(c *registry.Ctx, h *hcmv3.HttpConnectionManager, out
 	out.PreserveExternalRequestID = h.GetPreserveExternalRequestId()
 	out.AlwaysSetRequestIDInResponse = h.GetAlwaysSetRequestIdInResponse()
 	out.Proxy100Continue = h.GetProxy_100Continue()
-	out.RepresentIPv4Mapped = h.GetRepresentIpv4RemoteAddressAsIpv4MappedIpv6()
 	out.StripAnyPort = h.GetStripAnyHostPort()
 	out.StripMatchingPort = h.GetStripMatchingHostPort()
 	out.StripTrailingDot = h.GetStripTrailingHostDot()
 	out.XFFCHeader = uint8(h.GetForwardClientCertDetails())
 	out.SchemeOverwrite = h.GetSchemeHeaderTransformation().GetSchemeToOverwrite()
-	out.AppendLocalOverload = h.GetAppendLocalOverload()
 	out.RequestIDSampling, out.PackTraceReason = true, true
 	if tc := h.GetRequestIdExtension().GetTypedConfig(); tc != nil {
 		url, content, err := registry.Unwrap(tc)
@@ -174,7 +171,6 @@ func (s *state) hcmTimeouts(h *hcmv3.HttpConnectionManager, out *snapshot.HCM) {
 	out.RequestTimeout = nanos(h.GetRequestTimeout(), 0)
 	out.HeadersTimeout = nanos(h.GetRequestHeadersTimeout(), 0)
 	out.StreamIdle = nanos(h.GetStreamIdleTimeout(), 300*sys.Second)
-	out.FlushTimeout = nanos(h.GetStreamFlushTimeout(), out.StreamIdle)
 	out.DrainTimeout = nanos(h.GetDrainTimeout(), 5*sys.Second)
 	out.DelayedClose = nanos(h.GetDelayedCloseTimeout(), sys.Second)
 	o := h.GetCommonHttpProtocolOptions()

@@ -58,12 +58,6 @@ func proxyProtocol(c *registry.Ctx, p *ppv3.ProxyProtocol) (snapshot.ListenerFil
 		out.DisallowV1 = out.DisallowV1 || v == corev3.ProxyProtocolConfig_V1
 		out.DisallowV2 = out.DisallowV2 || v == corev3.ProxyProtocolConfig_V2
 	}
-	if t := p.GetPassThroughTlvs(); t != nil {
-		out.PassAllTLV = t.GetMatchType() == corev3.ProxyProtocolPassThroughTLVs_INCLUDE_ALL
-		for _, v := range t.GetTlvType() {
-			out.PassTLVs = append(out.PassTLVs, byte(v))
-		}
-	}
 	for i, r := range p.GetRules() {
 		if r.GetTlvType() > 255 {
 			return out, c.Errorf(registry.Path(fmt.Sprintf("rules[%d].tlv_type", i)), "value must be less than 256")
