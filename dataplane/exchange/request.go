@@ -60,7 +60,9 @@ func (x *Exchange) onHead(now sys.Nanos) {
 	}
 	x.stripHost(connect)
 	http1.StripHopByHop(req, false)
-	x.addresses()
+	if !x.addresses() {
+		return
+	}
 	x.requestID()
 	if h.Via != "" {
 		appendJoined(req, keyVia, h.Via, ", ")
@@ -148,11 +150,18 @@ var dropClass = func() (t [256]uint8) {
 	return t
 }()
 
-// addresses settles who the client is (x-forwarded-for), and with that x-forwarded-proto, :scheme, and whether the request is internal.
-func (x *Exchange) addresses() {
+// addresses settles who the client is (x-forwarded-for), and with that x-forwarded-proto, :scheme, and whether the request is internal. False
+// means that the request was answered.
+func (x *Exchange) addresses() bool {
 	h, req, info := x.ch.h, &x.req, x.s.info
 	xff, xfp, others := x.scanHead()
 	remote, single := x.clientAddress(xff)
+	if len(h.IPDetection) > 0 {
+		var ok bool
+		if remote, single, ok = x.detectAddress(); !ok {
+			return false
+		}
+	}
 	if h.UseRemoteAddr {
 		single = xff < 0
 		if !remote.IsValid() {
@@ -186,7 +195,7 @@ func (x *Exchange) addresses() {
 			x.fl |= xCallerSays
 		}
 		req.AddString(keyInternal, "true")
-		return
+		return true
 	}
 	edge := h.UseRemoteAddr
 	if edge {
@@ -198,6 +207,7 @@ func (x *Exchange) addresses() {
 	if others != 0 {
 		x.dropInternal(edge)
 	}
+	return true
 }
 
 // scanHead looks once through the head for what addresses and trust depend on: the x-forwarded-for and x-forwarded-proto fields (joined before, so
@@ -274,13 +284,16 @@ func (x *Exchange) clientAddress(xff int) (a netip.Addr, single bool) {
 	return a, n == 1
 }
 
+// The loopback addresses that Envoy knows; 127.0.0.2 is like any other to it.
+var loopback4, loopback6 = netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()
+
 // appendXFF adds the peer; a loopback peer is this node to everyone else.
 func (x *Exchange) appendXFF(xff int) {
 	var t [64]byte
 	var ip []byte
 	if a := x.s.info.Remote; a.IP.IsValid() {
 		addr := a.IP.Addr().Unmap()
-		if addr.IsLoopback() && x.env.LocalIP.IsValid() {
+		if (addr == loopback4 || addr == loopback6) && x.env.LocalIP.IsValid() {
 			addr = x.env.LocalIP
 		}
 		ip = addr.AppendTo(t[:0])
@@ -333,15 +346,7 @@ var schemeHTTP, schemeHTTPS = []byte("http"), []byte("https")
 func isHTTPS(p []byte) bool { return len(p) == len("https") && bytes.EqualFold(p, schemeHTTPS) }
 
 // isInternal: only internal_address_config counts.
-func (x *Exchange) isInternal(a netip.Addr) bool {
-	a = a.Unmap()
-	for _, p := range x.ch.h.InternalRanges {
-		if p.Contains(a) {
-			return true
-		}
-	}
-	return false
-}
+func (x *Exchange) isInternal(a netip.Addr) bool { return within(x.ch.h.InternalRanges, a) }
 
 // appendJoined adds value to a list field, making it if it is not there.
 func appendJoined(h *httpmsg.Head, k httpmsg.Key, value, sep string) {

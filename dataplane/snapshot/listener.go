@@ -168,6 +168,7 @@ type HCM struct {
 	UseRemoteAddr                                                              bool
 	SkipXFFAppend                                                              bool
 	XFFHops                                                                    uint32
+	IPDetection                                                                []IPDetection // original_ip_detection_extensions, in order
 	Via                                                                        string
 	AppendXFPort                                                               bool
 	InternalRanges                                                             []netip.Prefix // internal_address_config
@@ -198,6 +199,21 @@ type HCM struct {
 	Scope         *stats.Scope // stats.HCMDef, "http.PREFIX."
 	ListenerScope *stats.Scope // stats.HCMListenerDef, "listener.ADDR.http.PREFIX."
 	H1Scope       *stats.Scope // "http1." codec stats
+}
+
+// IPDetection is one of original_ip_detection_extensions: envoy.http.original_ip_detection.custom_header when Custom is set, else .xff. The first
+// one that finds an address decides.
+type IPDetection struct {
+	// custom_header
+	Custom       bool
+	Header       httpmsg.Key
+	Trusted      bool   // allow_extension_to_set_address_as_trusted
+	RejectStatus uint16 // reject_with_status; 0 leaves the request to the next extension
+
+	// xff
+	Hops      uint32         // xff_num_trusted_hops
+	Ranges    []netip.Prefix // xff_trusted_cidrs; Hops does not count when there are any
+	AppendXFF bool           // skip_xff_append: false
 }
 
 // Tracing is the part of HCM.tracing that has effect without a provider: sampling decides the trace bits of x-request-id.

@@ -62,6 +62,7 @@ func document() registry.Document {
 		kind(listener.ListenerFilters.Info(), listeners),
 		kind(listener.NetworkFilters.Info(), listeners),
 		titled("HTTP filters", kind(listener.HTTPFilters.Info(), listeners)),
+		kind(listener.IPDetectors.Info(), listeners),
 		kind(accesslog.Rows.Info(), logs),
 		{Title: "Routes (RDS)", Message: "envoy.config.route.v3.RouteConfiguration", Schema: registry.MustSchema(routeconfig.Messages)},
 		{Title: "Clusters (CDS)", Message: "envoy.config.cluster.v3.Cluster", Schema: cluster.Schema()},

@@ -115,6 +115,7 @@ func (s *state) hcmIdentity(c *registry.Ctx, h *hcmv3.HttpConnectionManager, out
 	out.UseRemoteAddr = h.GetUseRemoteAddress().GetValue()
 	out.SkipXFFAppend = h.GetSkipXffAppend()
 	out.XFFHops = h.GetXffNumTrustedHops()
+	s.ipDetection(c, h, out)
 	out.Via = h.GetVia()
 	out.AppendXFPort = h.GetAppendXForwardedPort()
 	out.InternalRanges = s.cidrs(c, "internal_address_config.cidr_ranges", h.GetInternalAddressConfig().GetCidrRanges())
