@@ -6,7 +6,7 @@ package archtest
 // never import each other; they meet in internal/app.
 var order = []string{
 	// Floor 0, ground: values, the kernel, memory, time.
-	"dataplane/sys", "dataplane/buf", "dataplane/timer", "internal/telemetry/stats", "internal/telemetry/log",
+	"dataplane/sys", "dataplane/buf", "dataplane/timer", "dataplane/identity", "internal/telemetry/stats", "internal/telemetry/log",
 	// Floor 1, machines without input or output.
 	"dataplane/fault", "dataplane/httpmsg", "dataplane/match", "dataplane/http1", "dataplane/inspect", "internal/telemetry/accesslog",
 	// Floor 2, the immutable model.
