@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package tls
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+)
+
+// State is where a session stands.
+type State uint8
+
+// The states.
+const (
+	Fresh   State = iota // a server that has seen no record, a client that has not said hello
+	Shaking              // the handshake waits for the peer's next record
+	Signing              // the handshake waits for a signature: see Session.Job
+	Open                 // records flow
+	Failed               // the handshake or a record was bad: see Session.Err. An alert may be in Out
+)
+
+// maxHandshake bounds the bytes that a peer may send before the handshake is done: a certificate chain of 100 KiB, as Envoy's default of BoringSSL allows,
+// and everything else.
+const maxHandshake = 128 << 10
+
+// Errors of Session.Err that the library does not have.
+var (
+	ErrAborted = errors.New("tls: handshake aborted")
+	ErrTooLong = errors.New("tls: handshake has too many bytes")
+	errAgain   = &again{}
+	errDead    = errors.New("tls: connection is over")
+)
+
+// PanicError is a contained panic inside a handshake: a bug, of ours or of the library.
+type PanicError struct{ Reason any }
+
+// Error tells the reason.
+func (e *PanicError) Error() string { return fmt.Sprint("tls: panic in handshake: ", e.Reason) }
+
+// Session is one TLS connection of either role. Worker-owned; made by Engine.Server and Engine.Client; Abort or an error ends it.
+type Session struct {
+	// Immutable
+	e    *Engine
+	conn *tls.Conn
+
+	// Worker
+	Out   []byte // ciphertext to send, from the engine's pool: the owner takes it and may leave a buffer to be appended to
+	in    []byte // ciphertext that the library has not taken; only inside a call
+	give  int    // how much of in it may take: whole records, or what shows that they are none
+	co    *coro  // the handshake's stack; nil before and after
+	job   *Job   // the signature that is waited for
+	err   error
+	peer  *Identity
+	local *Identity
+	got   int32 // bytes that the library took during the handshake
+	st    State
+	role  role
+	eof   bool // close_notify was received
+	shut  bool // close_notify was sent
+	mute  bool // output is dropped: the session is being aborted
+}
+
+type role uint8
+
+const (
+	server role = iota
+	client
+)
+
+// Server makes a session that waits for a ClientHello. c is shared with other sessions of the same worker and never changed.
+func (e *Engine) Server(c *tls.Config) *Session {
+	s := &Session{e: e, role: server}
+	s.conn = tls.Server((*wire)(s), c)
+	return s
+}
+
+// Client makes a session that says hello at its first Shake. c must name the server or verify by itself.
+func (e *Engine) Client(c *tls.Config) *Session {
+	s := &Session{e: e, role: client}
+	s.conn = tls.Client((*wire)(s), c)
+	return s
+}
+
+// State is where the session stands.
+func (s *Session) State() State { return s.st }
+
+// Err is why the session failed; nil unless State is Failed.
+func (s *Session) Err() error { return s.err }
+
+// SetPeer attaches the identity of the peer; called by the verification during the handshake.
+func (s *Session) SetPeer(id *Identity) { s.peer = id }
+
+// SetLocal attaches the identity of our certificate; called by whatever chooses the certificate.
+func (s *Session) SetLocal(id *Identity) { s.local = id }
+
+// Peer is the identity that SetPeer attached.
+func (s *Session) Peer() *Identity { return s.peer }
+
+// Info is what the handshake agreed on; it is put together on every call. Before Open it is incomplete.
+func (s *Session) Info() Info {
+	c := s.conn.ConnectionState()
+	return Info{ALPN: c.NegotiatedProtocol, SNI: c.ServerName, Version: c.Version, Cipher: c.CipherSuite, Group: uint16(c.CurveID), Resumed: c.DidResume,
+		Peer: s.peer, Local: s.local}
+}
+
+// Shake runs the handshake as far as it goes with in, the ciphertext that arrived and was not taken yet, and returns how much it took: whole records
+// only. It does nothing without a whole record (except for a client's hello) and while a signature is waited for. What is left after State is Open
+// belongs to Open.
+func (s *Session) Shake(in []byte) (taken int) {
+	switch s.st {
+	case Fresh:
+		if s.role == server && s.whole(in) == 0 {
+			return 0
+		}
+		s.co = s.e.stack()
+		s.co.s = s
+	case Shaking:
+		if s.whole(in) == 0 {
+			return 0
+		}
+	default:
+		return 0
+	}
+	s.in, s.give = in, 0
+	s.e.resume(s)
+	taken = len(in) - len(s.in)
+	s.in, s.give = nil, 0
+	return taken
+}
+
+// shaken ends the handshake.
+func (s *Session) shaken() {
+	s.st = Open
+	if s.err != nil {
+		s.st = Failed
+	}
+}
+
+// Ready tells whether Shake could go on with in.
+func (s *Session) Ready(in []byte) bool {
+	switch s.st {
+	case Fresh:
+		return s.role == client || s.whole(in) > 0
+	case Shaking:
+		return s.whole(in) > 0
+	}
+	return false
+}
+
+// Abort ends a session whose connection is over; a handshake under way is unwound. Nothing goes to Out.
+func (s *Session) Abort() {
+	s.mute = true
+	if s.job != nil {
+		s.job.s = nil
+		s.job = nil
+	}
+	if s.co != nil { // every park now returns an error, so the handshake comes to its end
+		s.e.resume(s)
+	}
+	if s.st != Open {
+		s.st = Failed
+		if s.err == nil {
+			s.err = ErrAborted
+		}
+	}
+}
+
+// Status is the outcome of Open.
+type Status uint8
+
+// The outcomes.
+const (
+	More   Status = iota // go on when more ciphertext is there
+	Closed               // the peer has said close_notify: what follows is ignored
+	Bad                  // a record was bad, or the peer sent an alert: see Err
+)
+
+// Unseal opens the whole records at the front of b[at:] and puts their plaintext into b[at:at+plain]. What is left of the ciphertext, the front of a
+// record, is b[at+rest:]. Plaintext is always shorter than its record, so one buffer is enough.
+func (s *Session) Unseal(b []byte, at int) (plain, rest int, st Status) {
+	if s.st != Open {
+		return 0, 0, Bad
+	}
+	s.in, s.give = b[at:], 0
+	w := at
+	for !s.eof && s.err == nil && s.whole(s.in) > 0 {
+		n, err := s.conn.Read(b[w:])
+		w += n
+		switch {
+		case err == nil:
+		case err == io.EOF:
+			s.eof = true
+		case err != errAgain: // errAgain: the last records were not for us (tickets, key updates)
+			s.err, s.st = err, Failed
+		}
+	}
+	plain, rest = w-at, len(b)-at-len(s.in)
+	s.in, s.give = nil, 0
+	switch {
+	case s.err != nil:
+		return plain, rest, Bad
+	case s.eof:
+		return plain, rest, Closed
+	}
+	return plain, rest, More
+}
+
+// Seal appends the records of p to Out.
+func (s *Session) Seal(p []byte) {
+	if s.st != Open || s.shut {
+		return
+	}
+	if _, err := s.conn.Write(p); err != nil && s.err == nil {
+		s.err, s.st = err, Failed
+	}
+}
+
+// CloseNotify appends a close_notify alert to Out (RFC 8446 section 6.1); what is sealed later is dropped. Reading goes on.
+func (s *Session) CloseNotify() {
+	if s.st == Open && !s.shut {
+		s.shut = true
+		_ = s.conn.CloseWrite()
+	}
+}
+
+// PeerClosed tells whether the peer's close_notify was received: an end of the stream without it is a truncation.
+func (s *Session) PeerClosed() bool { return s.eof }
+
+const (
+	recordHeader = 5
+	// maxCiphertext is the largest record of any version (RFC 5246 section 6.2.3).
+	maxCiphertext = 16384 + 2048
+)
+
+// whole is the length of the record at the front of b, 0 if a part of it is missing. What the library rejects by its header alone is handed over as it
+// is, so that a peer which speaks something else hears so at once.
+func (s *Session) whole(b []byte) int {
+	if len(b) < recordHeader {
+		return 0
+	}
+	n := recordHeader + int(b[3])<<8 + int(b[4])
+	first := s.got == 0 && s.st != Open
+	if n > recordHeader+maxCiphertext || first && (b[0] != 21 && b[0] != 22 || b[1] >= 0x10) || !first && b[1] != 3 {
+		return len(b)
+	}
+	if len(b) < n {
+		return 0
+	}
+	return n
+}
