@@ -16,7 +16,8 @@
 // private key) run inside the coroutine of the handshake that they serve, but crypto/tls does not tell most of them which one that is. Hence a
 // configuration belongs to one worker: it is made with that worker's Engine, and Engine.Current is the session whose handshake runs:
 //
-//   - the verification attaches what it found as Engine.Current().SetPeer (and SetLocal for the certificate that was chosen);
+//   - the verification attaches what it found as Engine.Current().SetPeer (and SetLocal for the certificate that was chosen), interned:
+//     connections with one certificate share what is known of it;
 //   - a private key is wrapped with Engine.Signer if signing is slow or happens elsewhere: the handshake is then parked while a Job is signed on
 //     another thread.
 //

@@ -6,6 +6,7 @@ import (
 	"iter"
 
 	"sidecar/dataplane/buf"
+	"sidecar/dataplane/identity"
 )
 
 // keepStacks bounds the idle coroutines that an engine keeps: their stacks have grown to what a handshake needs. Sequential handshakes use one.
@@ -22,6 +23,24 @@ type Engine struct {
 	idle    []*coro
 	current *Session
 	stacks  int // coroutines, idle ones included
+	infos   map[identity.Session]*identity.Session
+}
+
+// keepInfos bounds the shared session records; beyond it sharing starts anew.
+const keepInfos = 256
+
+// intern returns the shared copy of i.
+func (e *Engine) intern(i identity.Session) *identity.Session {
+	if p := e.infos[i]; p != nil {
+		return p
+	}
+	if e.infos == nil || len(e.infos) >= keepInfos {
+		e.infos = map[identity.Session]*identity.Session{}
+	}
+	p := new(identity.Session)
+	*p = i
+	e.infos[i] = p
+	return p
 }
 
 // Current is the session whose handshake runs; nil outside of one. It is how a callback of a tls.Config finds its connection.

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+
+	"sidecar/dataplane/identity"
 )
 
 // State is where a session stands.
@@ -52,12 +54,14 @@ type Session struct {
 	co    *coro  // the handshake's stack; nil before and after
 	job   *Job   // the signature that is waited for
 	err   error
-	peer  *Identity
-	local *Identity
+	info  *identity.Session // nil before Open
+	peer  *identity.Certificate
+	local *identity.Certificate
 	got   int32 // bytes that the library took during the handshake
 	st    State
 	role  role
 	eof   bool // close_notify was received
+	valid bool // what SetPeer said
 	shut  bool // close_notify was sent
 	mute  bool // output is dropped: the session is being aborted
 }
@@ -89,20 +93,21 @@ func (s *Session) State() State { return s.st }
 // Err is why the session failed; nil unless State is Failed.
 func (s *Session) Err() error { return s.err }
 
-// SetPeer attaches the identity of the peer; called by the verification during the handshake.
-func (s *Session) SetPeer(id *Identity) { s.peer = id }
+// SetPeer attaches what is known of the peer's certificate, and whether it was verified; called by the verification during the handshake.
+func (s *Session) SetPeer(c *identity.Certificate, validated bool) { s.peer, s.valid = c, validated }
 
-// SetLocal attaches the identity of our certificate; called by whatever chooses the certificate.
-func (s *Session) SetLocal(id *Identity) { s.local = id }
+// SetLocal attaches our certificate; called by whatever chooses it.
+func (s *Session) SetLocal(c *identity.Certificate) { s.local = c }
 
-// Peer is the identity that SetPeer attached.
-func (s *Session) Peer() *Identity { return s.peer }
+// Info is what the handshake agreed on; nil before Open. It outlives the session and is shared with others that agreed on the same.
+func (s *Session) Info() *identity.Session { return s.info }
 
-// Info is what the handshake agreed on; it is put together on every call. Before Open it is incomplete.
-func (s *Session) Info() Info {
+// describe makes Info. Nothing of the library's state is kept: it holds the certificates of the whole chain.
+func (s *Session) describe() {
 	c := s.conn.ConnectionState()
-	return Info{ALPN: c.NegotiatedProtocol, SNI: c.ServerName, Version: c.Version, Cipher: c.CipherSuite, Group: uint16(c.CurveID), Resumed: c.DidResume,
-		Peer: s.peer, Local: s.local}
+	s.info = s.e.intern(identity.Session{Peer: s.peer, Local: s.local, Validated: s.valid, Resumed: c.DidResume, Version: VersionName(c.Version),
+		Cipher: CipherName(c.CipherSuite), Group: GroupName(c.CurveID), SNI: c.ServerName, ALPN: c.NegotiatedProtocol})
+	s.peer, s.local = nil, nil
 }
 
 // Shake runs the handshake as far as it goes with in, the ciphertext that arrived and was not taken yet, and returns how much it took: whole records
@@ -132,10 +137,12 @@ func (s *Session) Shake(in []byte) (taken int) {
 
 // shaken ends the handshake.
 func (s *Session) shaken() {
-	s.st = Open
 	if s.err != nil {
 		s.st = Failed
+		return
 	}
+	s.st = Open
+	s.describe()
 }
 
 // Ready tells whether Shake could go on with in.

@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"sidecar/dataplane/buf"
+	"sidecar/dataplane/identity"
 )
 
 // pki is one CA with a server and a client certificate of each kind; made once, because RSA keys take long.
@@ -163,7 +164,7 @@ func TestHandshake_WhenInputIsSplitAnywhere_ThenTheSameSession(t *testing.T) {
 			srv, cli := couple(t, v, max)
 			for _, e := range []*end{srv, cli} {
 				i := e.Info()
-				if i.ALPN != "http/1.1" || i.SNI != "test.local" || i.Version != v.vers || i.Cipher == 0 || i.Resumed {
+				if i.ALPN != "http/1.1" || i.SNI != "test.local" || i.Version != VersionName(v.vers) || i.Group == "" || i.Cipher == "" || i.Resumed {
 					t.Errorf("%s: %+v", v.name, i)
 				}
 			}
@@ -249,8 +250,8 @@ func TestAbort_WhenTheHandshakeIsParked_ThenItsStackIsFree(t *testing.T) {
 func TestCurrent_WhenACallbackRuns_ThenItFindsItsSession(t *testing.T) {
 	sc, cc := variant{vers: tls.VersionTLS13, mutual: true}.configs()
 	e := engine()
-	peer, local := &Identity{Subject: "CN=peer"}, &Identity{}
-	sc.VerifyConnection = func(tls.ConnectionState) error { e.Current().SetPeer(peer); return nil }
+	peer, local := &identity.Certificate{Subject: "CN=peer"}, &identity.Certificate{}
+	sc.VerifyConnection = func(tls.ConnectionState) error { e.Current().SetPeer(peer, true); return nil }
 	var hello *Session
 	cert := sc.Certificates[0]
 	sc.Certificates = nil
@@ -261,7 +262,7 @@ func TestCurrent_WhenACallbackRuns_ThenItFindsItsSession(t *testing.T) {
 	}
 	srv, cli := &end{Session: e.Server(sc)}, &end{Session: e.Client(cc)}
 	converse(cli, srv, 1<<20)
-	if i := srv.Info(); i.Peer != peer || i.Local != local || srv.Peer() != peer || hello != srv.Session || e.Current() != nil || cli.Peer() != nil {
+	if i := srv.Info(); i.Peer != peer || i.Local != local || !i.Validated || hello != srv.Session || e.Current() != nil || cli.Info().Peer != nil {
 		t.Errorf("%+v", i)
 	}
 }
