@@ -23,6 +23,9 @@ type pathOptions = httpmsg.PathOptions
 func (x *Exchange) onHead(now sys.Nanos) {
 	h, s, b := x.ch.h, x.s, x.ch.hcm
 	req := &x.req
+	if sc := h.H1Scope; req.DroppedUS > 0 && sc != nil {
+		sc.Block(x.env.Shard).Add(stats.H1DroppedHeadersWithUnderscores, int64(req.DroppedUS))
+	}
 	if req.Version == httpmsg.HTTP10 {
 		x.rec.Protocol = "HTTP/1.0"
 	}

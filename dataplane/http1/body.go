@@ -254,7 +254,7 @@ func (d *Decoder) extByte(c byte) bool {
 func (d *Decoder) trailer(in []byte, tr *httpmsg.Fields) (n int, end bool, k fault.Kind) {
 	from := min(int(d.scanned), len(in))
 	lf := bytes.IndexByte(in[from:], '\n')
-	limit := d.o.maxHeadBytes() - int(d.lineOff)
+	limit := d.maxHeadBytes() - int(d.lineOff)
 	if n = from + lf + 1; lf < 0 {
 		d.scanned = uint32(len(in))
 		n = len(in)

@@ -137,7 +137,7 @@ func (d *Decoder) Head(in []byte, h *httpmsg.Head) (n int, st Status, k fault.Ki
 		}
 		return 0, NeedMore, d.broken(fault.CodecError) // a response nobody asked for
 	}
-	limit := d.o.maxHeadBytes()
+	limit := d.maxHeadBytes()
 	if d.scanned == 0 && len(in) > 0 && len(in) <= min(limit, directMax) && in[len(in)-1] == '\n' {
 		// Most often in is one whole head. Then looking for its end first would be a tenth of the work.
 		if n, st, k = d.whole(in, h); st == Done || k != fault.None {
@@ -168,6 +168,9 @@ func (d *Decoder) whole(in []byte, h *httpmsg.Head) (int, Status, fault.Kind) {
 	if k == fault.None && p.ended {
 		if d.o.KeepRawNames {
 			p.keepRaw(in)
+			if h.Spelling = httpmsg.SpellReceived; d.o.ProperCase {
+				h.Spelling = httpmsg.SpellReceivedProper
+			}
 		}
 		return p.pos, Done, fault.None
 	}

@@ -3,6 +3,8 @@
 package http1
 
 import (
+	"bytes"
+
 	"sidecar/dataplane/httpmsg"
 )
 
@@ -29,11 +31,12 @@ func AppendRequestHead(b []byte, h *httpmsg.Head, o *Options) []byte {
 		b = append(b, h.Path()...)
 	}
 	b = append(b, " HTTP/1.1\r\n"...)
+	raw, proper := spelling(h, o)
 	switch {
-	case o.KeepRawNames && h.RawHost.Len > 0:
+	case raw && h.RawHost.Len > 0:
 		b = append(b, h.A.Bytes(h.RawHost)...)
 		b = append(b, ": "...)
-	case o.ProperCase:
+	case proper:
 		b = append(b, "Host: "...)
 	default:
 		b = append(b, "host: "...)
@@ -42,10 +45,19 @@ func AppendRequestHead(b []byte, h *httpmsg.Head, o *Options) []byte {
 	b = append(b, "\r\n"...)
 	b = appendFields(b, h, o, true)
 	if h.Body == httpmsg.BodyNone && !h.Upgrade && wantsLength(h.Method) && h.Find(httpmsg.IDContentLength, 0) < 0 {
-		b = appendWellKnown(b, "content-length: ", o)
+		b = appendWellKnown(b, "content-length", httpmsg.IDContentLength, h, o)
 		b = append(b, "0\r\n"...)
 	}
 	return append(b, "\r\n"...)
+}
+
+// spelling says whether names are written as received where that is known (raw), and whether others are in proper case. A message that brings its
+// spelling along decides it; only one that does not is written in the codec's own.
+func spelling(h *httpmsg.Head, o *Options) (raw, proper bool) {
+	if h.Spelling != httpmsg.SpellEncoder {
+		return true, h.Spelling == httpmsg.SpellReceivedProper
+	}
+	return false, o.ProperCase && !o.KeepRawNames
 }
 
 // wantsLength: RFC 9110 section 8.6 wants content-length: 0 of a method that could have a body; these are the ones Envoy excepts.
@@ -79,7 +91,8 @@ func AppendResponseHead(b []byte, h *httpmsg.Head, version httpmsg.Version, o *O
 // the most part, are copied in one piece; the bytes between name and value are looked at, so what is written is always of that form.
 func appendFields(b []byte, h *httpmsg.Head, o *Options, chunkedOK bool) []byte {
 	arena := h.A.Tail()
-	respell := o.KeepRawNames || o.ProperCase
+	raw, proper := spelling(h, o)
+	respell := raw || proper
 	length := false
 	from, to := 0, 0 // the run that waits to be copied
 	for i := range h.List {
@@ -105,7 +118,7 @@ func appendFields(b []byte, h *httpmsg.Head, o *Options, chunkedOK bool) []byte 
 		}
 		b = append(b, arena[from:to]...)
 		from, to = 0, 0
-		b = appendName(b, h.A, f, o)
+		b = appendName(b, h.A.Bytes(f.Name), f.ID, h, raw, proper)
 		b = append(b, ": "...)
 		b = append(b, arena[value:end]...)
 		b = append(b, "\r\n"...)
@@ -113,11 +126,11 @@ func appendFields(b []byte, h *httpmsg.Head, o *Options, chunkedOK bool) []byte 
 	b = append(b, arena[from:to]...)
 	switch {
 	case h.Body == httpmsg.BodyLength && !length:
-		b = appendWellKnown(b, "content-length: ", o)
+		b = appendWellKnown(b, "content-length", httpmsg.IDContentLength, h, o)
 		b = appendInt(b, h.Length)
 		b = append(b, "\r\n"...)
 	case h.Body == httpmsg.BodyChunked && chunkedOK:
-		b = appendWellKnown(b, "transfer-encoding: ", o)
+		b = appendWellKnown(b, "transfer-encoding", httpmsg.IDTransferEncoding, h, o)
 		b = append(b, "chunked\r\n"...)
 	}
 	return b
@@ -128,22 +141,24 @@ func canonicalLength(b []byte, n int64) bool {
 	return ok && v == n && (b[0] != '0' || len(b) == 1)
 }
 
-func appendWellKnown(b []byte, name string, o *Options) []byte {
-	n := len(b)
-	b = append(b, name...)
-	if o.ProperCase {
-		properCase(b[n:])
-	}
-	return b
+// appendWellKnown appends the name of a framing field, with colon and blank.
+func appendWellKnown(b []byte, name string, id httpmsg.ID, h *httpmsg.Head, o *Options) []byte {
+	raw, proper := spelling(h, o)
+	return append(appendName(b, []byte(name), id, h, raw, proper), ": "...)
 }
 
-func appendName(b []byte, a *httpmsg.Arena, f *httpmsg.Field, o *Options) []byte {
-	if o.KeepRawNames && f.Raw.Len > 0 {
-		return append(b, a.Bytes(f.Raw)...)
+// appendName appends a name as spelled. A field that the proxy wrote anew has the spelling of the first one of that name received, as in Envoy.
+func appendName(b, name []byte, id httpmsg.ID, h *httpmsg.Head, raw, proper bool) []byte {
+	if raw {
+		for i := range h.List {
+			if f := &h.List[i]; f.Raw.Len > 0 && f.ID == id && (id != httpmsg.IDOther || bytes.Equal(h.Name(i), name)) {
+				return append(b, h.A.Bytes(f.Raw)...)
+			}
+		}
 	}
 	n := len(b)
-	b = append(b, a.Bytes(f.Name)...)
-	if o.ProperCase {
+	b = append(b, name...)
+	if proper {
 		properCase(b[n:])
 	}
 	return b

@@ -49,11 +49,63 @@ func TestAppendRequestHead(t *testing.T) {
 		{"PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n", "PUT / HTTP/1.1\r\nhost: h\r\ncontent-length: 0\r\n\r\n", strict()},
 		{"DELETE / HTTP/1.1\r\nHost: h\r\n\r\n", "DELETE / HTTP/1.1\r\nhost: h\r\n\r\n", strict()},
 		{"POST / HTTP/1.1\r\nhOST: h\r\nX-aBc: y\r\nContent-Length: 5\r\n\r\n", "POST / HTTP/1.1\r\nhOST: h\r\nX-aBc: y\r\nContent-Length: 5\r\n\r\n", raw},
+		{"POST / HTTP/1.1\r\nhOST: h\r\nX-a: 1\r\ntransfer-EnCoding: chunked\r\nx-A: 2\r\n\r\n", "POST / HTTP/1.1\r\nhOST: h\r\nX-a: 1\r\nX-a: 2\r\ntransfer-EnCoding: chunked\r\n\r\n", raw},
 		{"POST / HTTP/1.1\r\nhOST: h\r\nx-a1b_c: y\r\nTransfer-Encoding: chunked\r\n\r\n", "POST / HTTP/1.1\r\nHost: h\r\nX-A1b_C: y\r\nTransfer-Encoding: chunked\r\n\r\n", &Options{ProperCase: true}},
 		{"GET /a HTTP/1.1\r\nHost: h\r\n\r\n", "GET http://h/a HTTP/1.1\r\nhost: h\r\n\r\n", &Options{SendFullyQualifiedURL: true}},
 	} {
 		if got := string(AppendRequestHead(nil, decoded(t, c.in, c.o), c.o)); got != c.want {
 			t.Errorf("%q:\n%q, want\n%q", c.in, got, c.want)
+		}
+	}
+}
+
+func TestAppendHead_WhenTheMessageBringsItsSpelling_ThenTheEncodersOptionsDoNotCount(t *testing.T) {
+	const in = "GET / HTTP/1.1\r\nhOST: h\r\nX-aB: 1\r\n\r\n"
+	keep, keepProper, proper := &Options{KeepRawNames: true}, &Options{KeepRawNames: true, ProperCase: true}, &Options{ProperCase: true}
+	for _, c := range []struct {
+		dec, enc *Options
+		want     string
+	}{
+		{keep, strict(), "hOST: h\r\nX-aB: 1\r\nadded-x: 2\r\n"},
+		{keep, proper, "hOST: h\r\nX-aB: 1\r\nadded-x: 2\r\n"},
+		{keepProper, strict(), "hOST: h\r\nX-aB: 1\r\nAdded-X: 2\r\n"},
+		{keepProper, keep, "hOST: h\r\nX-aB: 1\r\nAdded-X: 2\r\n"},
+		{strict(), proper, "Host: h\r\nX-Ab: 1\r\nAdded-X: 2\r\n"},
+		{strict(), keepProper, "host: h\r\nx-ab: 1\r\nadded-x: 2\r\n"},
+	} {
+		h := decoded(t, in, c.dec)
+		h.AddString(httpmsg.KeyOf("added-x"), "2")
+		if got, want := string(AppendRequestHead(nil, h, c.enc)), "GET / HTTP/1.1\r\n"+c.want+"\r\n"; got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
+func TestHead_WhenFieldsWithUnderscoresAreDropped_ThenTheyAreCounted(t *testing.T) {
+	o := strict()
+	o.Underscores = UnderscoreDrop
+	in := []byte("GET / HTTP/1.1\r\nHost: h\r\na_b: 1\r\nc_d: 2\r\ne-f: 3\r\n\r\n")
+	h, d := newHead(), request(o)
+	for n := 1; n <= len(in); n++ {
+		if _, st, _ := d.Head(in[:n], h); st == Done {
+			break
+		}
+	}
+	if h.DroppedUS != 2 || len(h.List) != 1 {
+		t.Errorf("%d dropped, %d left", h.DroppedUS, len(h.List))
+	}
+}
+
+func TestHead_WhenALimitIsNotSet_ThenResponsesMayHave80KiB(t *testing.T) {
+	for _, c := range []struct {
+		n  int
+		ok bool
+	}{{80<<10 - 30, true}, {80 << 10, false}} {
+		d := response(strict())
+		d.BeginResponse(httpmsg.MethodGet, true)
+		_, st, _ := d.Head([]byte("HTTP/1.1 200 OK\r\nx: "+strings.Repeat("a", c.n)+"\r\n\r\n"), newHead())
+		if (st == Done) != c.ok {
+			t.Errorf("%d bytes: %v", c.n, st)
 		}
 	}
 }

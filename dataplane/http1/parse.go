@@ -419,6 +419,9 @@ func (p *parser) folded() fault.Kind {
 // underscore applies headers_with_underscores_action. Names that a lenient reader takes for framing headers never pass.
 func (p *parser) underscore(name []byte) (drop bool, k fault.Kind) {
 	if p.o.Underscores == UnderscoreDrop {
+		if p.h.DroppedUS < 255 {
+			p.h.DroppedUS++
+		}
 		return true, fault.None
 	}
 	if p.o.Underscores == UnderscoreReject || !p.o.Lax && framingLookalike(name) {

@@ -74,6 +74,17 @@ func KnownMethod(b []byte) bool {
 	return false
 }
 
+// Spelling says how the field names of a message are written. Envoy's stateful header formatter travels with the message like this: what the
+// codec that read it keeps counts for the codec that writes it.
+type Spelling uint8
+
+// The spellings.
+const (
+	SpellEncoder        Spelling = iota // as the writing codec is told to
+	SpellReceived                       // as received; names that were not received in lower case
+	SpellReceivedProper                 // as received; names that were not received in proper case
+)
+
 // Head is the head of a request or a response. For a request Host is not among the Fields: it is Authority.
 // A Head is a view into its arena and lives as long as the exchange; copies are explicit (CopyFrom).
 type Head struct {
@@ -88,6 +99,9 @@ type Head struct {
 	Method  Method
 	Version Version
 	Body    Body
+
+	Spelling  Spelling
+	DroppedUS uint8 // request: fields that headers_with_underscores_action: DROP_HEADER took out
 
 	KeepAlive      bool // the sender lets the connection live on after this message
 	Upgrade        bool // Connection: upgrade and an Upgrade field are present; the field is kept in Fields
