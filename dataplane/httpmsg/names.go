@@ -80,6 +80,9 @@ const (
 	numIDs
 )
 
+// NumIDs is the number of IDs, IDOther included.
+const NumIDs = int(numIDs)
+
 var names = [numIDs]string{
 	IDHost: "host", IDConnection: "connection", IDContentLength: "content-length", IDTransferEncoding: "transfer-encoding",
 	IDKeepAlive: "keep-alive", IDProxyConnection: "proxy-connection", IDUpgrade: "upgrade", IDTE: "te", IDTrailer: "trailer",
