@@ -77,9 +77,6 @@ func (d *Decoder) Decode(block []byte) {
 // Error tells what ended the block: None at its end.
 func (d *Decoder) Error() Error { return d.err }
 
-// Allowed is the limit that SetMaxTable or Init set, in octets.
-func (d *Decoder) Allowed() uint32 { return d.allowed }
-
 // SetMark stores m with the table entry that the last field came from or was put into; nothing happens when there is none.
 func (d *Decoder) SetMark(m uint8) {
 	if d.current != 0 {
