@@ -10,6 +10,7 @@ import (
 	"sidecar/dataplane/lb"
 	"sidecar/dataplane/route"
 	"sidecar/dataplane/sys"
+	"sidecar/dataplane/transport/tls/policy"
 	"sidecar/internal/telemetry/stats"
 )
 
@@ -47,6 +48,9 @@ type ClusterConfig struct {
 	BufferLimit    int       // per_connection_buffer_limit_bytes, default 1 MiB
 	Dial           sys.DialOpts
 	DialV6         *sys.DialOpts // when bind addresses differ by family; nil = Dial
+
+	TLS            *policy.Client   // transport_socket; nil = plain text
+	TransportMatch []TransportMatch // transport_socket_matches: see Transport
 
 	LB              lb.Factory
 	Balance         *lb.Spec  // what LB was made from; its Build makes the generations of hosts

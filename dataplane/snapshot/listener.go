@@ -9,6 +9,7 @@ import (
 	"sidecar/dataplane/match"
 	"sidecar/dataplane/route"
 	"sidecar/dataplane/sys"
+	"sidecar/dataplane/transport/tls/policy"
 	"sidecar/internal/telemetry/accesslog"
 	"sidecar/internal/telemetry/stats"
 )
@@ -138,7 +139,8 @@ type FilterChain struct {
 	Match          ChainMatch
 	HTTP           *HCM
 	TCP            *TCPProxy
-	ConnectTimeout sys.Nanos // transport_socket_connect_timeout
+	TLS            *policy.Server // transport_socket; nil = plain text
+	ConnectTimeout sys.Nanos      // transport_socket_connect_timeout
 	Metadata       map[string]any
 }
 

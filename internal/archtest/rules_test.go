@@ -8,7 +8,7 @@ var order = []string{
 	// Floor 0, ground: values, the kernel, memory, time.
 	"dataplane/sys", "dataplane/buf", "dataplane/timer", "dataplane/identity", "internal/telemetry/stats", "internal/telemetry/log",
 	// Floor 1, machines without input or output.
-	"dataplane/fault", "dataplane/httpmsg", "dataplane/match", "dataplane/http1", "dataplane/http2/hpack", "dataplane/inspect", "dataplane/transport/tls",
+	"dataplane/fault", "dataplane/httpmsg", "dataplane/match", "dataplane/http1", "dataplane/http2/hpack", "dataplane/inspect", "dataplane/transport/tls", "dataplane/transport/tls/policy",
 	"internal/telemetry/accesslog",
 	// Floor 2, the immutable model.
 	"dataplane/hostset", "dataplane/lb", "dataplane/route", "dataplane/filter", "dataplane/snapshot",
@@ -67,18 +67,21 @@ var dataplaneFiles = map[string]struct {
 	uses []string // imports, or "go" and "chan" for the statements
 	why  string
 }{
-	"dataplane/fleet/fleet.go":        {[]string{"sync", "time", "go", "chan"}, "the control side of the workers: starts their threads and waits for them"},
-	"dataplane/worker/worker.go":      {[]string{"sync/atomic"}, "the words that workers and the control side share"},
-	"dataplane/worker/setup.go":       {[]string{"sync/atomic"}, "the adopted epoch and plan"},
-	"dataplane/loop/mailbox.go":       {[]string{"sync/atomic"}, "the mailbox: the only way into a worker"},
-	"dataplane/transport/tls/wire.go": {[]string{"net", "time"}, "the face of a connection towards crypto/tls; it has no addresses and no deadlines"},
-	"dataplane/loop/date.go":          {[]string{"time"}, "formats a given time; reads no clock"},
-	"dataplane/sys/linux.go":          {[]string{"time"}, "the kernel's door reads the clock"},
-	"dataplane/sys/resident.go":       {[]string{"os"}, "control side, once after start"},
-	"dataplane/hostset/hosts.go":      {[]string{"sync/atomic"}, "live numbers of a host, shared by workers"},
-	"dataplane/hostset/build.go":      {[]string{"sync/atomic"}, "numbers hosts; several goroutines build"},
-	"dataplane/snapshot/cluster.go":   {[]string{"sync/atomic"}, "live numbers against the breakers, shared by workers"},
-	"dataplane/snapshot/intern.go":    {[]string{"sync/atomic"}, "the published view of cluster names"},
+	"dataplane/fleet/fleet.go":                 {[]string{"sync", "time", "go", "chan"}, "the control side of the workers: starts their threads and waits for them"},
+	"dataplane/worker/worker.go":               {[]string{"sync/atomic"}, "the words that workers and the control side share"},
+	"dataplane/worker/setup.go":                {[]string{"sync/atomic"}, "the adopted epoch and plan"},
+	"dataplane/loop/mailbox.go":                {[]string{"sync/atomic"}, "the mailbox: the only way into a worker"},
+	"dataplane/transport/tls/wire.go":          {[]string{"net", "time"}, "the face of a connection towards crypto/tls; it has no addresses and no deadlines"},
+	"dataplane/loop/date.go":                   {[]string{"time"}, "formats a given time; reads no clock"},
+	"dataplane/sys/linux.go":                   {[]string{"time"}, "the kernel's door reads the clock"},
+	"dataplane/sys/resident.go":                {[]string{"os"}, "control side, once after start"},
+	"dataplane/hostset/hosts.go":               {[]string{"sync/atomic"}, "live numbers of a host, shared by workers"},
+	"dataplane/hostset/build.go":               {[]string{"sync/atomic"}, "numbers hosts; several goroutines build"},
+	"dataplane/snapshot/cluster.go":            {[]string{"sync/atomic"}, "live numbers against the breakers, shared by workers"},
+	"dataplane/transport/tls/policy/clock.go":  {[]string{"time"}, "the type of wall time that crypto/tls and certificates have; reads no clock"},
+	"dataplane/transport/tls/policy/server.go": {[]string{"sync/atomic"}, "the derived state of a context: swapped when a secret rotates"},
+	"dataplane/transport/tls/policy/client.go": {[]string{"sync/atomic"}, "the derived state of a context: swapped when a secret rotates"},
+	"dataplane/snapshot/intern.go":             {[]string{"sync/atomic"}, "the published view of cluster names"},
 }
 
 // globals are functions that dataplane/** may not call whatever the file may import.

@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"bytes"
+	"crypto/x509"
+	"errors"
+	"math"
+)
+
+// maxPresented bounds the certificates of a peer that are looked at; crypto/tls bounds their bytes.
+const maxPresented = 32
+
+// chain builds and checks chains from certs[0] to a certificate of pool, any of which is an anchor (partial chains, as Envoy allows them). out gets
+// the time for which the result holds.
+func (f *verifier) chain(now Clock, pool *x509.CertPool, certs []*x509.Certificate, out *verdict) *Failure {
+	if len(certs) > maxPresented {
+		return chainFailure(maxPresented, textTooLong)
+	}
+	leaf := certs[0]
+	opts := x509.VerifyOptions{Roots: pool, CurrentTime: now(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}
+	if f.v.AllowExpired {
+		leaf = timeless(leaf)
+		opts.CurrentTime = leaf.NotBefore
+	}
+	if len(certs) > 1 {
+		opts.Intermediates = x509.NewCertPool()
+		for _, c := range certs[1:] {
+			if f.v.AllowExpired {
+				c = timeless(c)
+			}
+			opts.Intermediates.AddCert(c)
+		}
+	}
+	chains, err := leaf.Verify(opts)
+	if err != nil {
+		return fromX509(leaf, certs, err)
+	}
+	var first *Failure
+	for _, c := range chains {
+		from, until, fail := f.acceptable(now, c)
+		if fail == nil {
+			out.from, out.until = from, until
+			return nil
+		}
+		if first == nil {
+			first = fail
+		}
+	}
+	return first
+}
+
+// acceptable checks what x509.Verify does not: purpose as BoringSSL sees it, depth, and revocation.
+func (f *verifier) acceptable(now Clock, chain []*x509.Certificate) (from, until int64, fail *Failure) {
+	until = math.MaxInt64
+	// max_verify_depth counts the certificates above the leaf, the anchor included.
+	if len(chain)-1 > f.v.depth() {
+		return 0, 0, chainFailure(f.v.depth(), textTooLong)
+	}
+	for i, c := range chain {
+		if !f.fits(c, i == 0) {
+			return 0, 0, chainFailure(i, textPurpose)
+		}
+		if !f.v.AllowExpired {
+			from, until = max(from, c.NotBefore.Unix()), min(until, c.NotAfter.Unix())
+		}
+	}
+	if f.v.CRL == nil {
+		return from, until, nil
+	}
+	last := len(chain)
+	if f.v.OnlyLeafCRL {
+		last = 1
+	}
+	for i, c := range chain[:last] {
+		issuer := c
+		if i+1 < len(chain) {
+			issuer = chain[i+1]
+		}
+		next, fail := f.v.CRL.check(now, c, issuer, i)
+		if fail != nil {
+			return 0, 0, fail
+		}
+		until = min(until, next)
+	}
+	return from, until, nil
+}
+
+// fits is BoringSSL's X509_check_purpose for ssl_client and ssl_server: an extended key usage must name the purpose (any is not enough), and a
+// leaf's key usage must allow what a handshake needs.
+func (f *verifier) fits(c *x509.Certificate, leaf bool) bool {
+	if len(c.ExtKeyUsage)+len(c.UnknownExtKeyUsage) > 0 {
+		ok := false
+		for _, u := range c.ExtKeyUsage {
+			ok = ok || u == f.purpose
+		}
+		if !ok {
+			return false
+		}
+	}
+	if !leaf || c.KeyUsage == 0 {
+		return true
+	}
+	need := x509.KeyUsageDigitalSignature | x509.KeyUsageKeyAgreement
+	if f.purpose == x509.ExtKeyUsageServerAuth {
+		need |= x509.KeyUsageKeyEncipherment
+	}
+	return c.KeyUsage&need != 0
+}
+
+// check looks for c in the list of its issuer; next is when that list must be replaced.
+func (s *CRLs) check(now Clock, c, issuer *x509.Certificate, depth int) (next int64, fail *Failure) {
+	l := s.byIssuer[string(c.RawIssuer)]
+	if l == nil {
+		return 0, chainFailure(depth, textNoCRL)
+	}
+	if !bytes.Equal(issuer.RawSubject, c.RawIssuer) {
+		return 0, chainFailure(depth, textNoCRL) // a partial chain ends here: the issuer is not known
+	}
+	if err := l.list.CheckSignatureFrom(issuer); err != nil {
+		return 0, chainFailure(depth, textCRLSignature)
+	}
+	t := now()
+	next = math.MaxInt64
+	switch {
+	case t.Before(l.list.ThisUpdate):
+		return 0, chainFailure(depth, textCRLNotYet)
+	case !l.list.NextUpdate.IsZero() && t.After(l.list.NextUpdate):
+		return 0, chainFailure(depth, textCRLExpired)
+	case l.revoked[string(c.SerialNumber.Bytes())]:
+		return 0, chainFailure(depth, textRevoked)
+	}
+	if !l.list.NextUpdate.IsZero() {
+		next = l.list.NextUpdate.Unix()
+	}
+	return next, nil
+}
+
+// timeless returns a copy of c whose validity says nothing.
+func timeless(c *x509.Certificate) *x509.Certificate {
+	t := *c
+	t.NotAfter = c.NotBefore.AddDate(9000-c.NotBefore.Year(), 0, 0)
+	t.NotBefore = c.NotBefore.AddDate(1-c.NotBefore.Year(), 0, 0)
+	return &t
+}
+
+// Check tests a certificate of our own against a validation context: a new certificate that today's bundle does not verify is taken (rotation of
+// the authority needs that) but worth a warning. It returns why peers with this bundle would refuse it, nil when they would not.
+func Check(now Clock, c *Certificate, v *Validation) error {
+	if v == nil || v.CA == nil && v.SPIFFE == nil {
+		return nil
+	}
+	opts := x509.VerifyOptions{CurrentTime: now(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}, Intermediates: x509.NewCertPool()}
+	for _, der := range c.Chain[1:] {
+		if x, err := x509.ParseCertificate(der); err == nil {
+			opts.Intermediates.AddCert(x)
+		}
+	}
+	if v.SPIFFE == nil {
+		opts.Roots = v.CA.pool
+		_, err := c.Leaf.Verify(opts)
+		return err
+	}
+	for _, u := range c.Leaf.URIs {
+		if b := v.SPIFFE[u.Host]; b != nil {
+			opts.Roots = b.pool
+			_, err := c.Leaf.Verify(opts)
+			return err
+		}
+	}
+	return errors.New("the certificate's trust domain is not in the validation context")
+}

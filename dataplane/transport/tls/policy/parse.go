@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/asn1"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"slices"
+)
+
+// Bounds of what a secret may hold. Control planes send far less; a bundle of all public roots has about 150 certificates.
+const (
+	maxChain = 64
+	maxRoots = 16 << 10
+	maxCRLs  = 1024
+	// minRSA is the smallest RSA key that Envoy takes for its own certificates, in bits.
+	minRSA = 2048
+)
+
+var oidTLSFeature = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 1, 24}
+
+var (
+	errKeyMismatch  = errors.New("private key does not match the certificate: KEY_VALUES_MISMATCH")
+	errEncryptedKey = errors.New("private key is encrypted: password-protected keys are not supported")
+)
+
+// ParseCertificate reads a PEM chain (leaf first) and its PEM private key. where and whereKey name the sources in errors, in Envoy's words:
+// "<inline>" or a path. Expired certificates are taken. The errors of RSA keys under 2048 bits, of curves other than P-256, P-384 and P-521 and of
+// other kinds of keys are Envoy's.
+func ParseCertificate(chain, key []byte, where, whereKey string) (*Certificate, error) {
+	c := &Certificate{Path: where}
+	for rest := chain; ; {
+		var b *pem.Block
+		if b, rest = pem.Decode(rest); b == nil {
+			break
+		}
+		if !certificateBlock(b.Type) {
+			continue
+		}
+		if len(c.Chain) == maxChain {
+			return nil, fmt.Errorf("Failed to load certificate chain from %s: more than %d certificates", where, maxChain) //nolint:staticcheck // Envoy's text
+		}
+		c.Chain = append(c.Chain, b.Bytes)
+	}
+	if len(c.Chain) == 0 {
+		return nil, fmt.Errorf("Failed to load certificate chain from %s", where) //nolint:staticcheck // Envoy's text
+	}
+	for i, der := range c.Chain {
+		x, err := x509.ParseCertificate(der)
+		if err != nil {
+			return nil, fmt.Errorf("Failed to load certificate chain from %s: certificate %d: %w", where, i, err) //nolint:staticcheck // Envoy's text
+		}
+		if i == 0 {
+			c.Leaf = x
+		}
+	}
+	if err := checkPublic(c.Leaf.PublicKey, where); err != nil {
+		return nil, err
+	}
+	signer, err := parseKey(key)
+	if err != nil {
+		return nil, fmt.Errorf("Failed to load private key from %s, Cause: %w", whereKey, err) //nolint:staticcheck // Envoy's text
+	}
+	if pub, ok := c.Leaf.PublicKey.(interface{ Equal(crypto.PublicKey) bool }); !ok || !pub.Equal(signer.Public()) {
+		return nil, fmt.Errorf("Failed to load private key from %s, Cause: %w", whereKey, errKeyMismatch) //nolint:staticcheck // Envoy's text
+	}
+	c.Key = signer
+	return c, nil
+}
+
+func certificateBlock(t string) bool {
+	return t == "CERTIFICATE" || t == "X509 CERTIFICATE" || t == "TRUSTED CERTIFICATE"
+}
+
+func checkPublic(key any, where string) error {
+	switch k := key.(type) {
+	case *rsa.PublicKey:
+		if k.N.BitLen() < minRSA {
+			return fmt.Errorf("Failed to load certificate chain from %s, only RSA certificates with %d-bit or larger keys are supported", where, minRSA) //nolint:staticcheck // Envoy's text
+		}
+	case *ecdsa.PublicKey:
+		if k.Curve != elliptic.P256() && k.Curve != elliptic.P384() && k.Curve != elliptic.P521() {
+			return fmt.Errorf("Failed to load certificate chain from %s, only P-256, P-384 or P-521 ECDSA certificates are supported", where) //nolint:staticcheck // Envoy's text
+		}
+	default:
+		return fmt.Errorf("Failed to load certificate chain from %s, only RSA and ECDSA certificates are supported", where) //nolint:staticcheck // Envoy's text
+	}
+	return nil
+}
+
+// parseKey reads the first private key of a PEM text: PKCS#1, SEC 1 or PKCS#8.
+func parseKey(text []byte) (crypto.Signer, error) {
+	for rest := text; ; {
+		var b *pem.Block
+		if b, rest = pem.Decode(rest); b == nil {
+			return nil, errors.New("no private key in PEM form")
+		}
+		var key any
+		var err error
+		switch b.Type {
+		case "ENCRYPTED PRIVATE KEY":
+			return nil, errEncryptedKey
+		case "RSA PRIVATE KEY":
+			if b.Headers["DEK-Info"] != "" {
+				return nil, errEncryptedKey
+			}
+			key, err = x509.ParsePKCS1PrivateKey(b.Bytes)
+		case "EC PRIVATE KEY":
+			if b.Headers["DEK-Info"] != "" {
+				return nil, errEncryptedKey
+			}
+			key, err = x509.ParseECPrivateKey(b.Bytes)
+		case "PRIVATE KEY":
+			key, err = x509.ParsePKCS8PrivateKey(b.Bytes)
+		default:
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		s, ok := key.(crypto.Signer)
+		if !ok {
+			return nil, errors.New("private key cannot sign")
+		}
+		return s, nil
+	}
+}
+
+// Bundle is a set of trust anchors. Immutable; bundles with the same text should be shared (they can be large).
+type Bundle struct {
+	Certs []*x509.Certificate
+	Hash  [sha256.Size]byte // of the DER of all certificates in order
+	pool  *x509.CertPool
+}
+
+// ParseBundle reads trusted_ca: PEM certificates, and CRLs among them, which count too. where names the source in errors.
+func ParseBundle(text []byte, where string) (*Bundle, *CRLs, error) {
+	b := &Bundle{pool: x509.NewCertPool()}
+	var lists [][]byte
+	h := sha256.New()
+	for rest := text; ; {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			break
+		}
+		if block.Type == "X509 CRL" {
+			lists = append(lists, block.Bytes)
+		}
+		if !certificateBlock(block.Type) {
+			continue
+		}
+		x, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, nil, fmt.Errorf("Failed to load trusted CA certificates from %s: certificate %d: %w", where, len(b.Certs), err) //nolint:staticcheck // Envoy's text
+		}
+		if len(b.Certs) == maxRoots {
+			return nil, nil, fmt.Errorf("Failed to load trusted CA certificates from %s: more than %d certificates", where, maxRoots) //nolint:staticcheck // Envoy's text
+		}
+		b.Certs = append(b.Certs, x)
+		b.pool.AddCert(x)
+		h.Write(x.Raw)
+	}
+	if len(b.Certs) == 0 {
+		return nil, nil, fmt.Errorf("Failed to load trusted CA certificates from %s", where) //nolint:staticcheck // Envoy's text
+	}
+	h.Sum(b.Hash[:0])
+	crls, err := newCRLs(lists, where)
+	return b, crls, err
+}
+
+// BundleOf makes a bundle of certificates that are parsed already (SPIFFE trust bundle maps).
+func BundleOf(certs []*x509.Certificate) *Bundle {
+	b := &Bundle{Certs: certs, pool: x509.NewCertPool()}
+	h := sha256.New()
+	for _, x := range certs {
+		b.pool.AddCert(x)
+		h.Write(x.Raw)
+	}
+	h.Sum(b.Hash[:0])
+	return b
+}
+
+// ageless is the bundle's pool with certificates that never expire: crypto/x509 cannot be told to leave validity alone, but it reads it from
+// the parsed certificate.
+func (b *Bundle) ageless() *x509.CertPool {
+	p := x509.NewCertPool()
+	for _, c := range b.Certs {
+		p.AddCert(timeless(c))
+	}
+	return p
+}
+
+// CRLs is a set of revocation lists by issuer. Immutable.
+type CRLs struct {
+	byIssuer map[string]*crl // RawIssuer → the list with the highest number
+	Hash     [sha256.Size]byte
+	n        int
+}
+
+// crl is one revocation list.
+type crl struct {
+	list    *x509.RevocationList
+	revoked map[string]bool // serial numbers, big-endian bytes
+}
+
+// ParseCRLs reads PEM revocation lists.
+func ParseCRLs(text []byte, where string) (*CRLs, error) {
+	var lists [][]byte
+	for rest := text; ; {
+		var b *pem.Block
+		if b, rest = pem.Decode(rest); b == nil {
+			break
+		}
+		if b.Type == "X509 CRL" {
+			lists = append(lists, b.Bytes)
+		}
+	}
+	if len(lists) == 0 {
+		return nil, fmt.Errorf("Failed to load CRL from %s", where) //nolint:staticcheck // Envoy's text
+	}
+	return newCRLs(lists, where)
+}
+
+// newCRLs returns nil for no lists.
+func newCRLs(lists [][]byte, where string) (*CRLs, error) {
+	if len(lists) == 0 {
+		return nil, nil
+	}
+	if len(lists) > maxCRLs {
+		return nil, fmt.Errorf("Failed to load CRL from %s: more than %d lists", where, maxCRLs) //nolint:staticcheck // Envoy's text
+	}
+	s := &CRLs{byIssuer: map[string]*crl{}}
+	h := sha256.New()
+	for i, der := range lists {
+		l, err := x509.ParseRevocationList(der)
+		if err != nil {
+			return nil, fmt.Errorf("Failed to load CRL from %s: list %d: %w", where, i, err) //nolint:staticcheck // Envoy's text
+		}
+		h.Write(der)
+		c := &crl{list: l, revoked: make(map[string]bool, len(l.RevokedCertificateEntries))}
+		for j := range l.RevokedCertificateEntries {
+			// removeFromCRL (8) takes a certificate off hold.
+			if e := &l.RevokedCertificateEntries[j]; e.ReasonCode != 8 {
+				c.revoked[string(e.SerialNumber.Bytes())] = true
+			}
+		}
+		s.add(c)
+	}
+	s.n = len(lists)
+	h.Sum(s.Hash[:0])
+	return s, nil
+}
+
+// add keeps the newest list of each issuer.
+func (s *CRLs) add(c *crl) {
+	key := string(c.list.RawIssuer)
+	if old := s.byIssuer[key]; old == nil || old.list.ThisUpdate.Before(c.list.ThisUpdate) {
+		s.byIssuer[key] = c
+	}
+}
+
+// with joins two sets; either may be nil.
+func (s *CRLs) with(o *CRLs) *CRLs {
+	switch {
+	case s == nil:
+		return o
+	case o == nil:
+		return s
+	}
+	m := &CRLs{byIssuer: make(map[string]*crl, len(s.byIssuer)+len(o.byIssuer)), n: s.n + o.n}
+	for _, c := range s.byIssuer {
+		m.add(c)
+	}
+	for _, c := range o.byIssuer {
+		m.add(c)
+	}
+	m.Hash = sha256.Sum256(slices.Concat(s.Hash[:], o.Hash[:]))
+	return m
+}
+
+// Join returns both sets of revocation lists as one; either may be nil.
+func Join(a, b *CRLs) *CRLs { return a.with(b) }
+
+// Trusts tells whether c is one of the bundle's certificates.
+func (b *Bundle) Trusts(c *x509.Certificate) bool {
+	return slices.ContainsFunc(b.Certs, func(x *x509.Certificate) bool { return bytes.Equal(x.Raw, c.Raw) })
+}
