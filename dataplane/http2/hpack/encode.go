@@ -44,14 +44,16 @@ func (e *Encoder) SetPeerTable(n uint32) {
 	e.resize(n)
 }
 
-// Begin starts a block: it appends the size updates that are due. Every block starts with it.
+// Begin starts a block: it appends the size updates that are due. Every block starts with it. When the size fell and rose again, the update for the lowest
+// says 0 and empties the table: some decoders in wide use refuse a second update while theirs holds anything.
 func (e *Encoder) Begin(dst []byte) []byte {
 	if !e.pending {
 		return dst
 	}
 	e.pending = false
 	if e.lowest < e.max {
-		dst = appendInteger(dst, 0x20, 5, e.lowest)
+		e.evict(0)
+		dst = append(dst, 0x20)
 	}
 	return appendInteger(dst, 0x20, 5, e.max)
 }

@@ -111,7 +111,7 @@ func TestEncoder_WhenThePeersLimitChanges_ThenTheNextBlockSaysSo(t *testing.T) {
 		{"none", 4096, []uint32{0}, "20 82"},
 		{"less", 4096, []uint32{100}, "3f 45 82"},
 		{"none, then all", 4096, []uint32{0, 4096}, "20 3f e1 1f 82"},
-		{"several", 4096, []uint32{100, 10, 50}, "2a 3f 13 82"},
+		{"several", 4096, []uint32{100, 10, 50}, "20 3f 13 82"},
 		{"we spend less", 100, nil, "3f 45 82"},
 		{"we spend less, peer has more", 100, []uint32{65536}, "3f 45 82"},
 		{"we spend more", 8192, []uint32{65536}, "3f e1 3f 82"},
