@@ -3,6 +3,7 @@
 package lifecycle
 
 import (
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -256,6 +257,51 @@ func TestSIGUSR1_WhenLogsWereMoved_ThenTheyAreOpenedAgain(t *testing.T) {
 	p.exits(0, 0, 2*time.Second)
 	if lines(app) == 0 {
 		t.Error("the application log stayed in the old file")
+	}
+}
+
+// TestAccessLog_WhenConfigurationsChange_ThenFilesNobodyLogsToAreClosed: each update logs elsewhere; a request that is held keeps its file open.
+func TestAccessLog_WhenConfigurationsChange_ThenFilesNobodyLogsToAreClosed(t *testing.T) {
+	t.Parallel()
+	b := newBackend(t, true)
+	dir := t.TempDir()
+	listener := func(i int) string {
+		return httpListener("l", "b", "", fmt.Sprintf(`access_log: [{name: f, typed_config: {"@type": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog, path: %s/%d}}],`, dir, i))
+	}
+	d := startDynamic(t, []string{cluster("b", b.addr)}, []string{listener(0)}, "--drain-time-s", "60", "--concurrency", "2")
+	open := func() (list []string) {
+		fds := fmt.Sprintf("/proc/%d/fd/", d.cmd.Process.Pid)
+		entries, _ := os.ReadDir(fds)
+		for _, e := range entries {
+			if to, err := os.Readlink(fds + e.Name()); err == nil && strings.HasPrefix(to, dir+"/") {
+				list = append(list, filepath.Base(to))
+			}
+		}
+		return list
+	}
+	held := d.dial("l")
+	held.send(request)
+	<-b.seen
+	most, i := 0, 1
+	for ; i <= 40; i++ {
+		d.replace(listener(i))
+		most = max(most, len(open()))
+	}
+	// Collections come with updates; the last ones may wait for more of them.
+	d.until("only the files in use are open", func() bool {
+		d.replace(listener(i))
+		i++
+		return len(open()) <= 10
+	})
+	if most > 35 {
+		t.Errorf("%d files were open at once", most)
+	}
+	b.hold <- struct{}{}
+	held.answered("hello", true)
+	d.signal(syscall.SIGTERM)
+	d.exits(0, 0, 5*time.Second)
+	if s, _ := os.ReadFile(filepath.Join(dir, "0")); strings.Count(string(s), "\n") != 1 {
+		t.Errorf("the log of the held request: %q", s)
 	}
 }
 

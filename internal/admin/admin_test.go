@@ -265,7 +265,7 @@ func TestServe_WhenUnixSocket_ThenStaleOneIsReplacedAndLogIsWritten(t *testing.T
 	if err != nil {
 		t.Fatal(err)
 	}
-	sink := accesslog.NewSink("x", 1, reg.Scope("filesystem.", stats.FilesystemDef))
+	sink, queue := accesslog.NewSink("x", 1, reg.Scope("filesystem.", stats.FilesystemDef), 0)
 	s := New(Config{Sources: src, AccessLogs: []*accesslog.Logger{{Format: f, Sink: sink}}})
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(ln) }()
@@ -285,7 +285,7 @@ func TestServe_WhenUnixSocket_ThenStaleOneIsReplacedAndLogIsWritten(t *testing.T
 		t.Error(err)
 	}
 	got := ""
-	sink.Drain(func(b []byte) { got += string(b) })
+	queue.Drain(func(b []byte) { got += string(b) })
 	if got != "GET /ready?x 200 5\n" {
 		t.Errorf("%q", got)
 	}

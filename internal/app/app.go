@@ -164,7 +164,8 @@ func build(opt *Options, boot *bootstrap.Config, stderr io.Writer) (*App, error)
 	a.reg = stats.NewRegistry(opt.Concurrency)
 	a.layers = newRuntimeLayers(boot, a.reg)
 	a.resolver = resolve.New(resolve.Config{})
-	a.files = export.NewFiles(export.Config{Workers: opt.Concurrency, Stats: a.reg, FlushInterval: opt.FileFlush, DryRun: opt.Mode == Validate})
+	a.files = export.NewFiles(export.Config{Workers: opt.Concurrency, Stats: a.reg, FlushInterval: opt.FileFlush, FlushSize: opt.FileFlushMin << 10,
+		DryRun: opt.Mode == Validate})
 	a.server = a.reg.Scope("server.", stats.ServerDef).Control()
 	a.shared.MaxConns.Store(boot.MaxDownstreamConnections)
 	var plane controller.Plane = dryPlane{}

@@ -39,7 +39,7 @@ type Options struct {
 	AdminAddressPath                         string
 	LocalAddressV6                           bool
 	FileFlush                                time.Duration
-	FileFlushMin                             int
+	FileFlushMin                             int // KiB
 	BaseID, RestartEpoch                     uint32
 	AllowUnknownStatic, RejectUnknownDynamic bool
 	IgnoreUnknownDynamic                     bool
@@ -101,8 +101,8 @@ func Parse(args []string, out io.Writer) (*Options, error) {
 	fs.IntVar(&term, "termination-drain-s", 25, "seconds that SIGTERM waits for requests in flight before it exits (not in Envoy)")
 	fs.StringVar(&o.AdminAddressPath, "admin-address-path", "", "file to write the admin address to")
 	fs.StringVar(&addrVersion, "local-address-ip-version", "v4", "v4 or v6")
-	fs.IntVar(&flush, "file-flush-interval-msec", 10000, "access log flush interval")
-	fs.IntVar(&o.FileFlushMin, "file-flush-min-size-kb", 64, "access log flush size")
+	fs.IntVar(&flush, "file-flush-interval-msec", 10000, "milliseconds after which access log lines are written at the latest")
+	fs.IntVar(&o.FileFlushMin, "file-flush-min-size-kb", 64, "KiB of access log lines that are written without waiting for the interval")
 	fs.Uint32Var(&o.BaseID, "base-id", 0, "hot restart base id")
 	fs.Uint32Var(&o.RestartEpoch, "restart-epoch", 0, "hot restart epoch")
 	fs.BoolVar(&o.AllowUnknownStatic, "allow-unknown-static-fields", false, "accept unknown fields in the bootstrap")
@@ -206,6 +206,7 @@ func (o *Options) finish(mode, strategy, addrVersion string, drain, parent, flus
 	}
 	o.DrainTime = time.Duration(max(drain, 0)) * time.Second
 	o.ParentShutdownTime = time.Duration(max(parent, 0)) * time.Second
+	o.FileFlushMin = min(max(o.FileFlushMin, 0), 1<<20)
 	o.FileFlush = time.Duration(max(flush, 1)) * time.Millisecond
 	o.TerminationDrain = time.Duration(max(term, 0)) * time.Second
 	if o.Concurrency <= 0 {

@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"sync"
 	"time"
+	"weak"
 
 	"sidecar/internal/telemetry/accesslog"
 	"sidecar/internal/telemetry/stats"
@@ -28,6 +30,8 @@ type Config struct {
 	// FlushInterval is --file-flush-interval-msec (default 10 s): how often Files counts a timer flush and writes what is waiting. Workers hand
 	// over their buffers at the same interval.
 	FlushInterval time.Duration
+	// FlushSize is --file-flush-min-size-kb in bytes: a file is written when more than this waits, without waiting for the interval.
+	FlushSize int
 	// Stdout and Stderr replace the standard streams in tests; nil means the process's own.
 	Stdout, Stderr io.Writer
 	// DryRun checks paths without opening anything (--mode validate).
@@ -35,6 +39,10 @@ type Config struct {
 }
 
 // Files owns every file sink of the process. Safe for concurrent use by the control side.
+//
+// A file is open as long as its sink can be reached: from a configuration that logs to it, also one that was replaced and still has connections, or from
+// a worker that holds lines for it. Nobody counts; when the collector finds that the sink is gone, what was handed over is written and the
+// file is closed. Collections come with configuration churn, and every two minutes without.
 type Files struct {
 	// Immutable
 	cfg   Config
@@ -42,8 +50,12 @@ type Files struct {
 
 	// Control, under mu
 	mu     sync.Mutex
-	files  map[string]*file
+	files  map[string]*file   // by path, the one that Open shares
+	open   map[*file]struct{} // all whose goroutine runs
 	closed bool
+
+	// Atomic
+	running sync.WaitGroup // goroutines of files
 }
 
 // NewFiles makes an empty set.
@@ -57,13 +69,10 @@ func NewFiles(cfg Config) *Files {
 	if cfg.Stderr == nil {
 		cfg.Stderr = os.Stderr
 	}
-	return &Files{cfg: cfg, scope: cfg.Stats.Scope("filesystem.", stats.FilesystemDef), files: map[string]*file{}}
+	return &Files{cfg: cfg, scope: cfg.Stats.Scope("filesystem.", stats.FilesystemDef), files: map[string]*file{}, open: map[*file]struct{}{}}
 }
 
-// FlushInterval is the interval at which workers call accesslog.Writer.Flush.
-func (f *Files) FlushInterval() time.Duration { return f.cfg.FlushInterval }
-
-// Open returns the sink of path, opening the file (append, created with mode 0644 as Envoy does) on first use, and counts a reference.
+// Open returns the sink of path, opening the file (append, created with mode 0644 as Envoy does) when no sink of that path is in use.
 // The error is Envoy's: unable to open file '/x': reason.
 func (f *Files) Open(path string) (*accesslog.Sink, error) {
 	f.mu.Lock()
@@ -72,24 +81,25 @@ func (f *Files) Open(path string) (*accesslog.Sink, error) {
 		return nil, fmt.Errorf("unable to open file '%s': shutting down", path)
 	}
 	if x := f.files[path]; x != nil {
-		x.refs++
-		return x.sink, nil
+		if s := x.sink.Value(); s != nil {
+			return s, nil
+		}
 	}
-	x := &file{path: path, owner: f, stop: make(chan struct{}), reopen: make(chan struct{}, 1), done: make(chan struct{}), refs: 1}
-	x.sink = accesslog.NewSink(path, f.cfg.Workers, f.scope)
-	x.block = f.scope.Control()
+	s, q := accesslog.NewSink(path, f.cfg.Workers, f.scope, f.cfg.FlushSize)
+	x := &file{path: path, owner: f, sink: weak.Make(s), q: q, stop: make(chan struct{}), reopen: make(chan struct{}, 1),
+		block: f.scope.Control()}
 	if !f.cfg.DryRun {
-		w, c, err := f.open(path)
+		w, c, err := f.openPath(path)
 		if err != nil {
 			return nil, fmt.Errorf("unable to open file '%s': %w", path, reason(err))
 		}
 		x.w, x.c = w, c
-		go x.run()
-	} else {
-		close(x.done)
+		f.open[x] = struct{}{}
+		runtime.AddCleanup(s, f.unused, x)
+		f.running.Go(x.run)
 	}
 	f.files[path] = x
-	return x.sink, nil
+	return s, nil
 }
 
 // reason strips the path that os errors repeat.
@@ -100,7 +110,7 @@ func reason(err error) error {
 	return err
 }
 
-func (f *Files) open(path string) (io.Writer, io.Closer, error) {
+func (f *Files) openPath(path string) (io.Writer, io.Closer, error) {
 	switch path {
 	case Stdout:
 		return f.cfg.Stdout, nil, nil
@@ -114,23 +124,21 @@ func (f *Files) open(path string) (io.Writer, io.Closer, error) {
 	return h, h, nil
 }
 
-// Release drops one reference; the last one writes what is left and closes the file. The caller guarantees that no worker logs to the sink
-// any more.
-func (f *Files) Release(s *accesslog.Sink) {
+// unused ends a file whose sink nobody can reach any more. It runs on the collector's goroutine and does not wait.
+func (f *Files) unused(x *file) {
 	f.mu.Lock()
-	x := f.files[s.Path]
-	if x == nil || x.sink != s {
-		f.mu.Unlock()
-		return
+	defer f.mu.Unlock()
+	if f.files[x.path] == x {
+		delete(f.files, x.path)
 	}
-	x.refs--
-	last := x.refs == 0
-	if last {
-		delete(f.files, s.Path)
-	}
-	f.mu.Unlock()
-	if last {
-		x.close()
+	f.end(x)
+}
+
+// end asks the goroutine of x to write what is left and to close. Under mu.
+func (f *Files) end(x *file) {
+	if _, ok := f.open[x]; ok {
+		delete(f.open, x)
+		close(x.stop)
 	}
 }
 
@@ -138,7 +146,7 @@ func (f *Files) Release(s *accesslog.Sink) {
 func (f *Files) Reopen() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for _, x := range f.files {
+	for x := range f.open {
 		select {
 		case x.reopen <- struct{}{}:
 		default:
@@ -149,12 +157,12 @@ func (f *Files) Reopen() {
 // Close writes what workers have handed over and closes every file. Call it after the workers have stopped and flushed.
 func (f *Files) Close() {
 	f.mu.Lock()
-	list := f.files
-	f.files, f.closed = map[string]*file{}, true
-	f.mu.Unlock()
-	for _, x := range list {
-		x.close()
+	f.closed = true
+	for x := range f.open {
+		f.end(x)
 	}
+	f.mu.Unlock()
+	f.running.Wait()
 }
 
 // file is one destination and its goroutine.
@@ -162,39 +170,32 @@ type file struct {
 	// Immutable
 	path         string
 	owner        *Files
-	sink         *accesslog.Sink
+	sink         weak.Pointer[accesslog.Sink] // to share it; the file must not keep it in use
+	q            *accesslog.Queue
 	stop, reopen chan struct{}
-	done         chan struct{}
 	block        *stats.Block
-
-	// Control, under Files.mu
-	refs int
 
 	// the goroutine's own
 	w io.Writer
 	c io.Closer
 }
 
-func (x *file) close() {
-	close(x.stop)
-	<-x.done
-}
-
 func (x *file) run() {
-	defer close(x.done)
 	tick := time.NewTicker(x.owner.cfg.FlushInterval)
 	defer tick.Stop()
 	for {
 		select {
-		case <-x.sink.Wake():
+		case <-x.q.Wake():
 			x.drain()
 		case <-tick.C:
 			x.block.Inc(stats.FilesystemFlushedByTimer)
+			x.q.Collect()
 			x.drain()
 		case <-x.reopen:
 			x.drain()
 			x.openAgain()
 		case <-x.stop:
+			x.q.Collect()
 			x.drain()
 			if x.c != nil {
 				_ = x.c.Close() // nothing useful can be done about it; the data was written
@@ -205,7 +206,7 @@ func (x *file) run() {
 }
 
 func (x *file) drain() {
-	x.sink.Drain(func(chunk []byte) {
+	x.q.Drain(func(chunk []byte) {
 		x.block.Add(stats.FilesystemWriteTotalBuffered, -int64(len(chunk)))
 		if _, err := x.w.Write(chunk); err != nil {
 			x.block.Inc(stats.FilesystemWriteFailed)
@@ -221,7 +222,7 @@ func (x *file) openAgain() {
 	if x.c == nil {
 		return
 	}
-	w, c, err := x.owner.open(x.path)
+	w, c, err := x.owner.openPath(x.path)
 	if err != nil {
 		x.block.Inc(stats.FilesystemReopenFailed)
 		return

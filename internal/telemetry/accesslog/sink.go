@@ -22,29 +22,50 @@ func (l *Logger) Wants(r *Record, rnd uint64) bool { return l.Filter == nil || l
 // Bounds of one (worker, sink) pair.
 const (
 	chunkSize = 16 << 10 // a chunk this full is handed over
-	maxChunks = 8        // chunks in being; with none free lines are dropped and counted
+	minChunks = 8        // chunks in being at most, twice the flush size if that is more; with none free lines are dropped and counted
 	keepMax   = 64 << 10 // a chunk that grew larger (one huge line) is not reused
+	maxFlush  = 16 << 20 // a larger flush size counts as this
 )
 
 // Sink is where lines of one destination go: per worker a Buffer that only this worker writes, and a mutex-guarded one for the control side.
-// The consumer (internal/export) takes full chunks from all of them. Lines are never cut; lines of different workers come in any order.
+// Lines are never cut; lines of different workers come in any order. Who can still log to a sink, or has lines in it, holds a pointer to it, so a
+// sink is out of use when nothing points to it; the consumer's half, Queue, does not.
 type Sink struct {
 	// Immutable
 	Path string
-	wake chan struct{}
 	bufs []Buffer // index worker+1; 0 belongs to the control side
-
-	// Control
-	mu sync.Mutex
+	q    *Queue
 }
 
-// NewSink makes a sink for the given number of workers; fs is a scope of stats.FilesystemDef that counts its lines.
-func NewSink(path string, workers int, fs *stats.Scope) *Sink {
-	s := &Sink{Path: path, wake: make(chan struct{}, 1), bufs: make([]Buffer, workers+1)}
-	for i := range s.bufs {
-		s.bufs[i].sink, s.bufs[i].stat, s.bufs[i].shard = s, fs, i
+// Queue is the consumer's half of a sink (internal/export): it takes the chunks that all buffers have handed over.
+type Queue struct {
+	// Immutable
+	wake chan struct{}
+	bufs []Buffer // those of the sink
+	min  int64    // handed-over bytes above which the consumer is woken
+
+	// Control
+	mu sync.Mutex // bufs[0]
+
+	// Atomic
+	waiting atomic.Int64 // bytes handed over and not yet drained
+}
+
+// NewSink makes a sink for the given number of workers; fs is a scope of stats.FilesystemDef that counts its lines. The consumer is woken when
+// more than flushSize bytes wait (--file-flush-min-size-kb; a worker keeps at most 16 KiB of them for itself), when a worker's flush interval is over,
+// and for a worker's first line.
+func NewSink(path string, workers int, fs *stats.Scope, flushSize int) (*Sink, *Queue) {
+	flushSize = min(max(flushSize, 0), maxFlush)
+	chunks := minChunks
+	for chunks*chunkSize < 2*flushSize {
+		chunks *= 2
 	}
-	return s
+	bufs := make([]Buffer, workers+1)
+	q := &Queue{wake: make(chan struct{}, 1), bufs: bufs, min: int64(flushSize)}
+	for i := range bufs {
+		bufs[i].q, bufs[i].stat, bufs[i].shard, bufs[i].chunks = q, fs, i, uint32(chunks)
+	}
+	return &Sink{Path: path, bufs: bufs, q: q}, q
 }
 
 // Buffer returns the buffer of a worker.
@@ -52,30 +73,37 @@ func (s *Sink) Buffer(worker int) *Buffer { return &s.bufs[worker+1] }
 
 // Write appends one line from the control side (admin requests); safe for concurrent use, never blocks on the destination.
 func (s *Sink) Write(line []byte) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.q.mu.Lock()
+	defer s.q.mu.Unlock()
 	b := &s.bufs[0]
 	if c := b.begin(); c != nil {
 		b.end(append(c, line...), len(c))
 	}
-	b.Flush()
 }
 
-// Wake is readable when chunks may be waiting.
-func (s *Sink) Wake() <-chan struct{} { return s.wake }
+// Wake is readable when chunks are to be drained.
+func (q *Queue) Wake() <-chan struct{} { return q.wake }
+
+// Collect hands over what the control side has written; the consumer calls it before a drain at the flush interval.
+func (q *Queue) Collect() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.bufs[0].Flush()
+}
 
 // Drain calls fn for every chunk that was handed over and gives the chunk back afterwards. One consumer at a time.
-func (s *Sink) Drain(fn func(chunk []byte)) {
-	for i := range s.bufs {
-		b := &s.bufs[i]
+func (q *Queue) Drain(fn func(chunk []byte)) {
+	for i := range q.bufs {
+		b := &q.bufs[i]
 		for {
 			c, ok := b.full.pop()
 			if !ok {
 				break
 			}
+			q.waiting.Add(-int64(len(c)))
 			fn(c)
 			if cap(c) > keepMax {
-				b.made.Add(-1)
+				b.made.Add(^uint32(0))
 				continue
 			}
 			b.free.push(c[:0])
@@ -86,17 +114,19 @@ func (s *Sink) Drain(fn func(chunk []byte)) {
 // Buffer collects the lines of one worker for one sink. It never blocks: chunks travel to the consumer and back through two rings.
 type Buffer struct {
 	// Immutable
-	sink  *Sink
-	stat  *stats.Scope
-	shard int
+	q      *Queue
+	stat   *stats.Scope
+	shard  int
+	chunks uint32 // bound of made, a power of two
 
 	// Worker
 	cur   []byte
+	limit int // a chunk with this many bytes is handed over; 0 makes the first line travel alone
 	block *stats.Block
 
 	// Atomic
 	full, free ring
-	made       atomic.Int32 // chunks in being
+	made       atomic.Uint32 // chunks in being
 }
 
 // Log formats r into the buffer if the logger wants it and reports whether the buffer holds lines that only Flush will hand over.
@@ -113,9 +143,6 @@ func (b *Buffer) Log(l *Logger, r *Record, rnd uint64) (pending bool) {
 
 // begin returns the chunk to append a line to, nil when there is none (the line is counted as dropped).
 func (b *Buffer) begin() []byte {
-	if b.block == nil {
-		b.block = b.stat.Block(b.shard)
-	}
 	if b.cur != nil {
 		return b.cur
 	}
@@ -123,7 +150,11 @@ func (b *Buffer) begin() []byte {
 		b.cur = c
 		return c
 	}
-	if b.made.Load() >= maxChunks {
+	if b.block == nil {
+		b.block = b.stat.Block(b.shard)
+		b.full.slots, b.free.slots = make([][]byte, b.chunks), make([][]byte, b.chunks)
+	}
+	if b.made.Load() >= b.chunks {
 		b.block.Inc(stats.FilesystemWriteDropped)
 		return nil
 	}
@@ -136,47 +167,70 @@ func (b *Buffer) end(c []byte, before int) {
 	b.cur = c
 	b.block.Inc(stats.FilesystemWriteBuffered)
 	b.block.Add(stats.FilesystemWriteTotalBuffered, int64(len(c)-before))
-	if len(c) >= chunkSize {
-		b.Flush()
+	if len(c) >= b.limit {
+		b.filled()
 	}
 }
 
-// Flush hands over what is buffered; the worker calls it at the file flush interval and when it stops.
-func (b *Buffer) Flush() {
-	if len(b.cur) == 0 {
-		return
+// filled hands a full chunk over. The first line of all is not made to wait, so that whoever watches a new log sees that it works (Envoy's too).
+// With a flush size below a chunk, chunks go on growing while the consumer is behind: small ones must not use up the places.
+func (b *Buffer) filled() {
+	switch {
+	case b.limit == 0:
+		b.limit = min(chunkSize, int(b.q.min)+1)
+		b.Flush()
+	case len(b.cur) < chunkSize && b.full.len() >= b.chunks/2:
+	case b.handOver() > b.q.min:
+		b.q.signal()
 	}
-	b.full.push(b.cur) // cannot be full: there are at most maxChunks chunks
+}
+
+// Flush hands over what is buffered and wakes the consumer; the worker calls it at the file flush interval and when it stops.
+func (b *Buffer) Flush() {
+	if len(b.cur) > 0 {
+		b.handOver()
+		b.q.signal()
+	}
+}
+
+// handOver queues the chunk and returns how many bytes the sink has waiting.
+func (b *Buffer) handOver() int64 {
+	n := int64(len(b.cur))
+	b.full.push(b.cur) // cannot be full: there are at most as many chunks as places
 	b.cur = nil
+	return b.q.waiting.Add(n)
+}
+
+func (q *Queue) signal() {
 	select {
-	case b.sink.wake <- struct{}{}:
+	case q.wake <- struct{}{}:
 	default:
 	}
 }
 
-// ring is a bounded queue with one producer and one consumer.
+// ring is a bounded queue with one producer, which makes the slots (a power of two of them), and one consumer.
 type ring struct {
-	slots      [maxChunks][]byte
+	slots      [][]byte
 	head, tail atomic.Uint32 // head: next to pop (consumer), tail: next to push (producer)
 }
 
-func (q *ring) push(c []byte) bool {
+// push appends c; the caller knows that there is room.
+func (q *ring) push(c []byte) {
 	t := q.tail.Load()
-	if t-q.head.Load() == maxChunks {
-		return false
-	}
-	q.slots[t%maxChunks] = c
+	q.slots[t%uint32(len(q.slots))] = c
 	q.tail.Store(t + 1)
-	return true
 }
+
+func (q *ring) len() uint32 { return q.tail.Load() - q.head.Load() }
 
 func (q *ring) pop() ([]byte, bool) {
 	h := q.head.Load()
 	if h == q.tail.Load() {
 		return nil, false
 	}
-	c := q.slots[h%maxChunks]
-	q.slots[h%maxChunks] = nil
+	i := h % uint32(len(q.slots))
+	c := q.slots[i]
+	q.slots[i] = nil
 	q.head.Store(h + 1)
 	return c, true
 }
@@ -185,7 +239,7 @@ func (q *ring) pop() ([]byte, bool) {
 type Writer struct {
 	// Worker
 	Worker int
-	dirty  []*Buffer
+	dirty  []*Sink
 }
 
 // Log writes r to every logger that wants it.
@@ -194,19 +248,19 @@ func (w *Writer) Log(loggers []*Logger, r *Record, rnd uint64) {
 		b := l.Sink.Buffer(w.Worker)
 		was := len(b.cur) > 0
 		if b.Log(l, r, rnd) && !was {
-			w.mark(b)
+			w.mark(l.Sink)
 		}
 	}
 }
 
-// mark remembers b once; a buffer that handed itself over meanwhile may still be in the list. Bounded by the number of sinks.
-func (w *Writer) mark(b *Buffer) {
+// mark remembers s once; one whose buffer handed itself over meanwhile may still be in the list. Bounded by the number of sinks.
+func (w *Writer) mark(s *Sink) {
 	for _, d := range w.dirty {
-		if d == b {
+		if d == s {
 			return
 		}
 	}
-	w.dirty = append(w.dirty, b)
+	w.dirty = append(w.dirty, s)
 }
 
 // Dirty tells whether a flush tick is needed.
@@ -214,8 +268,8 @@ func (w *Writer) Dirty() bool { return len(w.dirty) > 0 }
 
 // Flush hands over everything buffered.
 func (w *Writer) Flush() {
-	for i, b := range w.dirty {
-		b.Flush()
+	for i, s := range w.dirty {
+		s.Buffer(w.Worker).Flush()
 		w.dirty[i] = nil
 	}
 	w.dirty = w.dirty[:0]

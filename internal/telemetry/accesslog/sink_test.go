@@ -18,7 +18,7 @@ import (
 func TestBuffer_WhenConsumerIsSlow_ThenLinesAreDroppedWholeAndCounted(t *testing.T) {
 	reg := stats.NewRegistry(1)
 	fs := reg.Scope("filesystem.", stats.FilesystemDef)
-	s := NewSink("x", 1, fs)
+	s, q := NewSink("x", 1, fs, 64<<10)
 	l := &Logger{Format: must(Compile("%RESPONSE_CODE_DETAILS%\n")), Sink: s}
 	w := Writer{Worker: 0}
 	const lines = 4000
@@ -28,7 +28,7 @@ func TestBuffer_WhenConsumerIsSlow_ThenLinesAreDroppedWholeAndCounted(t *testing
 	}
 	w.Flush()
 	got := 0
-	s.Drain(func(c []byte) {
+	q.Drain(func(c []byte) {
 		if len(c)%100 != 0 {
 			t.Errorf("chunk of %d bytes cuts a line", len(c))
 		}
@@ -39,7 +39,7 @@ func TestBuffer_WhenConsumerIsSlow_ThenLinesAreDroppedWholeAndCounted(t *testing
 	if int64(got) != written || written+dropped != lines || dropped == 0 {
 		t.Errorf("got %d, buffered %d, dropped %d", got, written, dropped)
 	}
-	if max := maxChunks * (chunkSize + 100) / 100; got > max {
+	if max := minChunks * (chunkSize + 100) / 100; got > max {
 		t.Errorf("%d lines kept, bound is %d", got, max)
 	}
 	w.Log([]*Logger{l}, &Record{Details: line}, 0)
@@ -52,7 +52,7 @@ func TestSink_WhenWorkersAndConsumerRunTogether_ThenEveryLineArrivesOnceInOrder(
 	const workers, lines = 4, 5000
 	reg := stats.NewRegistry(workers)
 	fs := reg.Scope("filesystem.", stats.FilesystemDef)
-	s := NewSink("x", workers, fs)
+	s, q := NewSink("x", workers, fs, 64<<10)
 	l := &Logger{Format: must(Compile("%RESPONSE_CODE_DETAILS%\n")), Sink: s}
 	var wg, done sync.WaitGroup
 	for w := range workers {
@@ -71,12 +71,12 @@ func TestSink_WhenWorkersAndConsumerRunTogether_ThenEveryLineArrivesOnceInOrder(
 	stop := make(chan struct{})
 	done.Go(func() {
 		for {
-			s.Drain(func(c []byte) { out.Write(c) })
+			q.Drain(func(c []byte) { out.Write(c) })
 			select {
 			case <-stop:
-				s.Drain(func(c []byte) { out.Write(c) })
+				q.Drain(func(c []byte) { out.Write(c) })
 				return
-			case <-s.Wake():
+			case <-q.Wake():
 			}
 		}
 	})
@@ -104,14 +104,14 @@ func TestSink_WhenWorkersAndConsumerRunTogether_ThenEveryLineArrivesOnceInOrder(
 
 func TestWriter_WhenWarm_ThenLoggingDoesNotAllocate(t *testing.T) {
 	fs := stats.NewRegistry(1).Scope("filesystem.", stats.FilesystemDef)
-	s := NewSink("x", 1, fs)
+	s, q := NewSink("x", 1, fs, 64<<10)
 	l := []*Logger{{Filter: And{&StatusCode{Comparison{Op: GE, Value: 200}}, Or{&ResponseFlag{}, &Duration{Comparison{Op: GE}}}}, Format: Default(), Sink: s}}
 	w := Writer{}
 	r := goldenRecord(t)
 	run := func() {
 		w.Log(l, r, 1)
 		w.Flush()
-		s.Drain(func([]byte) {})
+		q.Drain(func([]byte) {})
 	}
 	run()
 	if n := testing.AllocsPerRun(200, run); n != 0 {

@@ -29,7 +29,8 @@ func (s *sinks) Open(path string) (*accesslog.Sink, error) {
 		return nil, errors.New("unable to open file '" + path + "': no such file or directory")
 	}
 	s.opened = append(s.opened, path)
-	return accesslog.NewSink(path, 1, stats.NewRegistry(1).Scope("filesystem.", stats.FilesystemDef)), nil
+	sink, _ := accesslog.NewSink(path, 1, stats.NewRegistry(1).Scope("filesystem.", stats.FilesystemDef), 0)
+	return sink, nil
 }
 
 func ctx() *registry.Ctx { return &registry.Ctx{Path: "access_log[0]", Report: &registry.Report{}} }
