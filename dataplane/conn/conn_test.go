@@ -15,6 +15,7 @@ import (
 	"sidecar/dataplane/loop"
 	"sidecar/dataplane/snapshot"
 	"sidecar/dataplane/sys"
+	"sidecar/internal/telemetry/accesslog"
 )
 
 // owner counts wake-ups.
@@ -579,15 +580,15 @@ func TestMembers_WhenTheyJoinSwapAndLeave_ThenTheListHoldsTheLiving(t *testing.T
 		names[&m[i]] = string(rune('a' + i))
 	}
 	for i := range 4 {
-		m[i].Start = int64(i + 1)
+		m[i].Info = &accesslog.ConnInfo{Start: int64(i + 1)}
 		s.Join(&m[i])
 	}
 	if list() != "dcba4" {
 		t.Fatal(list())
 	}
 	m[1].Swap(&m[4])
-	if list() != "dcea4" || m[4].Start != 2 {
-		t.Fatal(list(), m[4].Start)
+	if list() != "dcea4" || m[4].Info.Start != 2 {
+		t.Fatal(list(), m[4].Info.Start)
 	}
 	m[1].Leave() // swapped out: nothing
 	m[3].Leave()

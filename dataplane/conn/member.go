@@ -36,7 +36,6 @@ type Member struct {
 	next, prev *Member
 	list       *Members
 	H          Handler
-	Start      int64 // Unix nanoseconds of the accept
 	// Info is what the listener logs when the member leaves; nil logs nothing.
 	Info *accesslog.ConnInfo
 }
@@ -82,7 +81,7 @@ func (m *Member) Leave() {
 
 // Swap puts n in m's place (the sniffing stage hands over to the protocol).
 func (m *Member) Swap(n *Member) {
-	n.next, n.prev, n.list, n.Start, n.Info = m.next, m.prev, m.list, m.Start, m.Info
+	n.next, n.prev, n.list, n.Info = m.next, m.prev, m.list, m.Info
 	if n.prev != nil {
 		n.prev.next = n
 	} else if n.list != nil {

@@ -6,7 +6,6 @@ import (
 	"sidecar/dataplane/fault"
 	"sidecar/dataplane/filter"
 	"sidecar/dataplane/hostset"
-	"sidecar/dataplane/http1"
 	"sidecar/dataplane/httpmsg"
 	"sidecar/dataplane/lb"
 	"sidecar/dataplane/match"
@@ -247,7 +246,7 @@ func (x *Exchange) pick(now sys.Nanos) {
 		}
 	}
 	x.tryStart = now
-	x.fl &^= xHeadSent | xReqSent | xRespHead | xRespEnd | xReplayed | xMoreResp
+	x.fl &^= xHeadSent | xReqSent | xRespHead | xRespEnd | xReplayed
 	if x.has(xTerminate) {
 		x.connectRaw(now)
 		return
@@ -301,7 +300,7 @@ func (x *Exchange) originalDst() sys.Addr {
 	if x.row.Type != snapshot.ClusterOriginalDst {
 		return sys.Addr{}
 	}
-	a := x.s.info.OriginalDst()
+	a := x.side.OriginalDst()
 	if o == nil {
 		return a
 	}
@@ -403,6 +402,7 @@ func (x *Exchange) attach(m *pool.Member, now sys.Nanos) {
 	x.to(stRelay)
 	x.fl |= xHeadSent
 	m.Dec.BeginResponse(x.req.Method, x.has(xUpgrade))
+	x.respIn = source{c: m.C, dec: &m.Dec}
 	x.inSeen, x.outSeen = m.C.BytesIn, m.C.BytesOut
 	r := &x.rec
 	r.UpstreamConnID, r.UpstreamRequests = m.ID(), uint64(m.Requests())
@@ -427,10 +427,10 @@ func (x *Exchange) attach(m *pool.Member, now sys.Nanos) {
 		x.upstreamMaxAt = now + d
 	}
 	x.requestFraming()
-	out := x.sender(m.C)
-	out.enc = http1.AppendRequestHead(out.enc, &x.req, &x.cl.Cfg.H1)
+	out := x.toUpstream()
+	head := out.requestHead(&x.req, &x.cl.Cfg.H1)
 	if x.ch.logsHeads {
-		r.UpHeadOut += sentBytes(out.enc)
+		r.UpHeadOut += sentBytes(head)
 	}
 	r.LastUpTx = x.since(now)
 	if !x.has(xUpgrade) {
@@ -463,7 +463,7 @@ func (x *Exchange) release(reuse bool) {
 	x.rec.UpBytesIn += m.C.BytesIn - x.inSeen
 	x.rec.UpBytesOut += m.C.BytesOut - x.outSeen
 	x.upstreamLog()
-	x.m = nil
+	x.m, x.respIn = nil, source{}
 	switch {
 	case reuse:
 		m.Release(true)

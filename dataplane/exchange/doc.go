@@ -6,6 +6,9 @@
 // One Task, the Server's, runs both sides of a request: the readiness of the downstream connection and, while it is lent, of the upstream
 // connection queue the same task, and Advance looks at whatever can move. So there is no callback and no order of events to get wrong.
 //
+// The exchange knows no codec: it pulls the request and the response out of a source each and pushes them into a sender (stream.go), and tells its
+// client, the downstream connection, how it ended.
+//
 //	Server:    idle ─▶ head ─▶ active ─▶ idle …            any ─▶ linger ─▶ closed
 //	Exchange:  head ─▶ filter ⇄ paused ─▶ pick ⇄ waitPool ─▶ relay ─▶ done
 //	                     └ buffer            ▲                 │ └▶ tunnel ─▶ done

@@ -5,6 +5,7 @@ package exchange
 import (
 	"net/netip"
 
+	"sidecar/dataplane/http1"
 	"sidecar/dataplane/loop"
 	"sidecar/dataplane/snapshot"
 	"sidecar/dataplane/sys"
@@ -56,12 +57,14 @@ type Env struct {
 	exchanges loop.Slab[Exchange]
 	shadows   loop.Slab[shadow]
 	chains    map[*snapshot.FilterChain]*chain
+	halves    map[*Server]http1.Decoder // of connections with a part of a head
 	bufs      [][]byte
 }
 
 // NewEnv makes the environment of one worker.
 func NewEnv(l *loop.Loop, up *upstream.Manager, shard int, snap *snapshot.Snapshot) *Env {
-	return &Env{L: l, Up: up, Shard: shard, Snap: snap, chains: map[*snapshot.FilterChain]*chain{}}
+	return &Env{L: l, Up: up, Shard: shard, Snap: snap, chains: map[*snapshot.FilterChain]*chain{},
+		halves: map[*Server]http1.Decoder{}}
 }
 
 // Active is the number of requests in flight on this worker.

@@ -3,12 +3,13 @@
 package exchange
 
 import (
-	"sidecar/dataplane/conn"
 	"sidecar/dataplane/fault"
 	"sidecar/dataplane/filter"
 	"sidecar/dataplane/hostset"
+	"sidecar/dataplane/http1"
 	"sidecar/dataplane/httpmsg"
 	"sidecar/dataplane/lb"
+	"sidecar/dataplane/loop"
 	"sidecar/dataplane/pool"
 	"sidecar/dataplane/route"
 	"sidecar/dataplane/snapshot"
@@ -18,13 +19,13 @@ import (
 	"sidecar/internal/telemetry/stats"
 )
 
-// outcome is what advance leaves to the Server.
+// outcome is what advance leaves to whoever runs the exchange.
 type outcome uint8
 
 const (
 	waits outcome = iota // nothing to do until a wake-up
 	again                // the budget of this run is used up
-	ended                // the exchange is over; the Server's state says what comes
+	ended                // the exchange is over and freed
 )
 
 // The facts of one exchange that are more than a state.
@@ -38,8 +39,6 @@ const (
 	xRespEnd                        // the response was decoded to its end
 	xRespChunked                    // the response body goes downstream in chunks
 	xNoBody                         // the response has no body on the wire (HEAD, 204, 304)
-	xMoreReq                        // the request decoder wants more bytes than are here
-	xMoreResp                       // the response decoder wants more bytes than are here
 	xInternal                       // the request is internal (x-envoy-internal)
 	xGrpc                           // content-type application/grpc
 	xKeepBody                       // the body is kept for a retry or a mirror
@@ -65,13 +64,19 @@ const (
 // Exchange is one request and its response. It lives in the worker's slab and keeps its memory between uses.
 type Exchange struct {
 	// Worker
-	s     *Server
+	c     client
+	side  *accesslog.ConnInfo // of the client's connection
+	task  *loop.Task          // runs the exchange
 	ch    *chain
 	env   *Env
 	st    state
 	trail uint64 // the last states, four bits each
 	fl    uint32
 	used  bool
+
+	reqIn  source        // the request
+	dec    http1.Decoder // of an HTTP/1 request
+	respIn source        // the response of the present try
 
 	req, resp     httpmsg.Head
 	reqA, respA   httpmsg.Arena
@@ -148,9 +153,18 @@ func (x *Exchange) prepare() {
 	x.resp.Reset(&x.respA)
 }
 
+// origin is where a request comes from.
+type origin struct {
+	c    client
+	side *accesslog.ConnInfo
+	task *loop.Task
+	ch   *chain
+	in   source
+}
+
 // begin starts an exchange; start is when the first byte of the request came, headBytes its length on the wire.
-func (x *Exchange) begin(s *Server, start, now sys.Nanos, headBytes int) {
-	x.s, x.ch, x.env = s, s.ch, s.ch.env
+func (x *Exchange) begin(o *origin, start, now sys.Nanos, headBytes int) {
+	x.c, x.side, x.task, x.ch, x.env, x.reqIn = o.c, o.side, o.task, o.ch, o.ch.env, o.in
 	x.st, x.trail, x.fl = stFree, 0, 0
 	x.to(stHead)
 	x.reqTr.Reset(&x.reqA)
@@ -160,7 +174,7 @@ func (x *Exchange) begin(s *Server, start, now sys.Nanos, headBytes int) {
 		x.used = true
 		x.rec.Reset() // afterwards free does it
 	}
-	x.rec.Conn = s.info
+	x.rec.Conn = x.side
 	x.rec.Start = e.L.Wall() - int64(now-start)
 	x.rec.LastDownRx = int64(now - start)
 	x.rec.Req = &x.req
@@ -185,10 +199,9 @@ func (x *Exchange) begin(s *Server, start, now sys.Nanos, headBytes int) {
 	x.fault, x.errno = fault.None, 0
 	x.filters, x.fctx, x.fphase, x.fwake = x.filters[:0], x.fctx[:0], x.fphase[:0], x.fwake[:0]
 	x.fevents, x.fpos, x.dataPos, x.respPos = 0, 0, 0, 0
-	x.w.Init(&s.task)
+	x.w.Init(x.task)
 	b := x.ch.hcm
 	b.Inc(stats.HCMDownstreamRqTotal)
-	b.Inc(stats.HCMDownstreamRqHTTP1Total)
 	b.Inc(stats.HCMDownstreamRqActive)
 	if x.ch.h.LogOnNewRequest && headBytes > 0 {
 		x.rec.Type = accesslog.DownstreamStart
@@ -205,20 +218,6 @@ func (x *Exchange) since(now sys.Nanos) int64 { return int64(now - x.start) }
 
 // advance moves the exchange until it has to wait or is over.
 func (x *Exchange) advance(now sys.Nanos) outcome {
-	o := x.run(now)
-	if o == waits && x.st != stTunnel {
-		// A client that ends while its request is in flight gets nothing more (as in Envoy); what could be answered at once was.
-		if c := x.s.c; c.PeerClosed() || c.Broken() {
-			x.s.fl |= fPeerGone
-			x.downstreamGone(now)
-			return ended
-		}
-	}
-	return o
-}
-
-// run is the machine.
-func (x *Exchange) run(now sys.Nanos) outcome {
 	for {
 		switch x.st {
 		case stFree:
@@ -265,52 +264,4 @@ func (x *Exchange) run(now sys.Nanos) outcome {
 			panic("exchange: advance in state " + x.st.String())
 		}
 	}
-}
-
-// sender collects output for one connection in the loop's encode scratch, so that a head and the start of its body leave in one system call.
-type sender struct {
-	c   *conn.Conn
-	enc []byte
-}
-
-// gather is the size up to which body pieces are copied behind each other instead of being sent on their own.
-const gather = 16 << 10
-
-func (x *Exchange) sender(c *conn.Conn) sender { return sender{c: c, enc: x.env.L.Enc()} }
-
-// done sends what is left and gives the scratch back.
-func (x *Exchange) sent(o *sender) {
-	if len(o.enc) > 0 {
-		o.c.Send(o.enc, nil)
-	}
-	x.env.L.SetEnc(o.enc)
-	o.enc = nil
-}
-
-// flush sends what was collected.
-func (o *sender) flush() {
-	if len(o.enc) > 0 {
-		o.c.Send(o.enc, nil)
-		o.enc = o.enc[:0]
-	}
-}
-
-// full tells whether there is no room for more. What was collected goes out first: only what the socket does not take brings the writable edge that
-// wakes the owner.
-func (o *sender) full() bool {
-	if o.c.Room() > len(o.enc) {
-		return false
-	}
-	o.flush()
-	return o.c.Room() <= 0
-}
-
-// raw adds body bytes as they are.
-func (o *sender) raw(p []byte) {
-	if len(o.enc)+len(p) <= gather {
-		o.enc = append(o.enc, p...)
-		return
-	}
-	o.c.Send(o.enc, p)
-	o.enc = o.enc[:0]
 }

@@ -3,7 +3,6 @@
 package exchange
 
 import (
-	"sidecar/dataplane/conn"
 	"sidecar/dataplane/fault"
 	"sidecar/dataplane/filter"
 	"sidecar/dataplane/route"
@@ -79,7 +78,7 @@ func (x *Exchange) routeConfig() {
 func (x *Exchange) WakeFilter(i int, ev filter.Event) {
 	if ev == filter.EventResume && x.st != stFree {
 		x.fevents |= 1 << i
-		x.env.L.Ready(&x.s.task)
+		x.env.L.Ready(x.task)
 	}
 }
 
@@ -140,44 +139,25 @@ func (x *Exchange) filterReply(i int) {
 
 // collect reads the request body for a filter that wants it in one piece.
 func (x *Exchange) collect(now sys.Nanos) outcome {
-	c := x.s.c
 	for !x.has(xReqEnd) {
-		if len(c.In()) == 0 || x.has(xMoreReq) {
-			switch c.Fill() {
-			case conn.Blocked:
-				return waits
-			case conn.More:
-			default:
-				x.s.fl |= fPeerGone
-				x.downstreamGone(now)
-				return ended
-			}
-			x.fl &^= xMoreReq
+		n, data, end, ok := x.requestPiece(now)
+		if !ok {
+			return waits
 		}
-		n, data, end, k := x.s.dec.Body(c.In(), &x.reqTr)
-		if k != fault.None {
-			x.requestFault(now, k)
+		if len(x.body)+len(data) > x.bodyLimit() {
+			x.ch.hcm.Inc(stats.HCMDownstreamRqTooLarge)
+			x.replyKind(fault.PayloadTooLarge)
 			return waits
 		}
 		if len(data) > 0 {
-			x.rec.BytesIn += uint64(len(data))
-			x.lastActive = now
-			x.rec.LastDownRx = x.since(now)
-			if len(x.body)+len(data) > x.bodyLimit() {
-				x.ch.hcm.Inc(stats.HCMDownstreamRqTooLarge)
-				x.replyKind(fault.PayloadTooLarge)
-				return waits
-			}
 			if x.body == nil {
 				x.body = x.env.takeBuf()
 			}
 			x.body = append(x.body, data...)
 		}
-		c.Discard(n)
+		x.reqIn.discard(n)
 		if end {
 			x.requestComplete(now)
-		} else if n == 0 {
-			x.fl |= xMoreReq
 		}
 	}
 	x.fl |= xPrebuf
@@ -283,7 +263,7 @@ func (x *Exchange) deliver(now sys.Nanos, i int, ev filter.Event) bool {
 	default:
 		x.fpos--
 		x.to(stRelay)
-		out := x.sender(x.s.c)
+		out := x.toClient()
 		if x.filterResponseHead(now) {
 			x.sendHead(now, &out)
 		}
@@ -327,7 +307,7 @@ func (x *Exchange) filterResponseHead(now sys.Nanos) bool {
 }
 
 // responseEmpty tells whether no response body follows.
-func (x *Exchange) responseEmpty() bool { return x.m == nil || !x.m.Dec.HasBody() }
+func (x *Exchange) responseEmpty() bool { return x.m == nil || !x.respIn.hasBody() }
 
 // filterResponseData takes a piece of the response body through the filters; while a filter buffers, the piece is kept.
 func (x *Exchange) filterResponseData(now sys.Nanos, data []byte, end bool) []byte {

@@ -17,10 +17,15 @@ import (
 // finish is the single exit of an exchange whose response is out.
 func (x *Exchange) finish(now sys.Nanos) {
 	x.leaveUpstream() // nothing, unless the answer came without the upstream
+	x.over(now, answered)
+}
+
+// over writes the record and hands the client's connection back; the exchange must not be touched afterwards.
+func (x *Exchange) over(now sys.Nanos, e ending) {
 	x.log(now)
-	s := x.s
+	c := x.c
 	x.free()
-	s.served(now)
+	c.over(e, now)
 }
 
 // abort ends an exchange whose client will not get (the rest of) its answer; the caller disposes of the connection.
@@ -28,27 +33,19 @@ func (x *Exchange) abort(k fault.Kind) {
 	row := k.Row()
 	x.rec.Flags |= row.Flags
 	x.rec.Details = row.Details
-	b := x.ch.hcm
-	b.Inc(stats.HCMDownstreamCxDestroyActiveRq)
-	if x.s.fl&fPeerGone != 0 {
-		b.Inc(stats.HCMDownstreamCxDestroyRemoteActiveRq)
-		b.Inc(stats.HCMDownstreamRqRxReset)
-	} else {
-		b.Inc(stats.HCMDownstreamCxDestroyLocalActiveRq)
+	if k == fault.DownstreamGone {
+		x.ch.hcm.Inc(stats.HCMDownstreamRqRxReset)
 	}
 	x.leaveUpstream()
 	x.log(x.env.L.Now())
-	s := x.s
 	x.free()
-	s.x = nil
 }
 
-// downstreamGone ends the exchange and the connection when the client ends inside its request.
-func (x *Exchange) downstreamGone(sys.Nanos) {
-	s := x.s
-	x.st = stDone // whatever runs now has nothing more to do
+// clientGone ends the exchange when the client has ended inside of it.
+func (x *Exchange) clientGone(now sys.Nanos) {
+	c := x.c
 	x.abort(fault.DownstreamGone)
-	s.free()
+	c.over(departed, now)
 }
 
 // log writes the one access-log record and counts the request.
@@ -57,10 +54,9 @@ func (x *Exchange) log(now sys.Nanos) {
 		return
 	}
 	x.fl |= xLogged
-	r, c, b := &x.rec, x.s.c, x.ch.hcm
+	r, b := &x.rec, x.ch.hcm
 	r.End = x.since(now)
-	r.DownWireIn, r.DownWireOut = c.BytesIn, c.BytesOut
-	x.s.countBytes()
+	x.c.account(r)
 	b.Dec(stats.HCMDownstreamRqActive)
 	b.Record(stats.HCMDownstreamRqTime, clockMillis(now-x.start))
 	if x.has(xTunnel) {
@@ -127,7 +123,8 @@ func (x *Exchange) free() {
 	e.giveBuf(x.respBody)
 	x.body, x.respBody = nil, nil
 	x.st = stFree
-	x.s, x.ch, x.row, x.cl, x.host, x.entry, x.vh, x.table = nil, nil, nil, nil, nil, nil, nil, nil
+	x.c, x.side, x.task, x.reqIn, x.respIn = nil, nil, nil, source{}, source{}
+	x.ch, x.row, x.cl, x.host, x.entry, x.vh, x.table = nil, nil, nil, nil, nil, nil, nil
 	// Nothing may keep an old snapshot alive while the exchange waits in the slab.
 	x.choice, x.local, x.cookie = route.Choice{}, localReply{}, nil
 	if x.planned {

@@ -83,7 +83,7 @@ func TestSizes_WhenIdle_ThenSmall(t *testing.T) {
 		got  uintptr
 		max  uintptr
 	}{
-		{"Server", unsafe.Sizeof(Server{}), 232},
+		{"Server", unsafe.Sizeof(Server{}), 160},
 		{"Exchange", unsafe.Sizeof(Exchange{}), 4096},
 	} {
 		if s.got > s.max {

@@ -57,7 +57,7 @@ func (x *Exchange) addressInXFF(d *snapshot.IPDetection) (a netip.Addr, trusted,
 		}
 		return a, n == 1, ok
 	}
-	if peer := x.s.info.Remote.IP; !peer.IsValid() || !within(d.Ranges, peer.Addr()) {
+	if peer := x.side.Remote.IP; !peer.IsValid() || !within(d.Ranges, peer.Addr()) {
 		return a, false, false
 	}
 	at := x.req.Find(httpmsg.IDForwardedFor, 0) // repeated fields were joined

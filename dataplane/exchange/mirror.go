@@ -3,7 +3,6 @@
 package exchange
 
 import (
-	"sidecar/dataplane/conn"
 	"sidecar/dataplane/fault"
 	"sidecar/dataplane/http1"
 	"sidecar/dataplane/httpmsg"
@@ -78,6 +77,7 @@ type shadow struct {
 	w     pool.Waiter
 	q     lb.Query
 	m     *pool.Member
+	in    source
 	cl    *upstream.Cluster
 	req   httpmsg.Head
 	resp  httpmsg.Head
@@ -86,7 +86,6 @@ type shadow struct {
 	body  []byte
 	start sys.Nanos
 	head  bool
-	more  bool
 }
 
 func (h *shadow) begin(x *Exchange, cl *upstream.Cluster, m *route.Mirror, now sys.Nanos) {
@@ -95,7 +94,7 @@ func (h *shadow) begin(x *Exchange, cl *upstream.Cluster, m *route.Mirror, now s
 		h.task.Init(h)
 		h.timer.Init(&h.task)
 	}
-	h.env, h.cl, h.start, h.head, h.more, h.m = x.env, cl, now, false, false, nil
+	h.env, h.cl, h.start, h.head, h.m = x.env, cl, now, false, nil
 	h.w.Init(&h.task)
 	h.a.Reset(arenaKeep)
 	h.respA.Reset(arenaKeep)
@@ -148,7 +147,7 @@ func (h *shadow) pick(x *Exchange, now sys.Nanos) {
 }
 
 func (h *shadow) send(m *pool.Member) {
-	h.m = m
+	h.m, h.in = m, source{c: m.C, dec: &m.Dec}
 	m.Dec.BeginResponse(h.req.Method, false)
 	b := http1.AppendRequestHead(h.env.L.Enc(), &h.req, &h.cl.Cfg.H1)
 	m.C.Send(b, h.body)
@@ -181,46 +180,38 @@ func (h *shadow) Advance(now sys.Nanos) loop.Step {
 }
 
 func (h *shadow) read() loop.Step {
-	c := h.m.C
 	for moved := 0; moved < maxMove; {
-		if len(c.In()) == 0 || h.more {
-			switch c.Fill() {
-			case conn.Blocked:
-				return loop.Idle
-			case conn.More:
-				h.more = false
-			default:
-				h.end(false)
-				return loop.Done
-			}
+		switch h.in.fill() {
+		case gotNothing:
+			return loop.Idle
+		case gotEOF, gotBroken:
+			h.end(false)
+			return loop.Done
 		}
 		if !h.head {
-			n, st, k := h.m.Dec.Head(c.In(), &h.resp)
-			if k != fault.None {
+			moved += minHead
+			if ok, k := h.in.head(&h.resp); k != fault.None {
 				h.end(false)
 				return loop.Done
-			}
-			h.more = st == http1.NeedMore
-			c.Discard(n)
-			if h.head = st == http1.Done && h.resp.Status >= 200; !h.head {
-				moved += minHead
-				if st == http1.Done {
-					h.resp.Reset(&h.respA)
-					h.respA.Reset(arenaKeep)
-				}
+			} else if !ok {
 				continue
 			}
+			if h.resp.Status < 200 {
+				h.resp.Reset(&h.respA)
+				h.respA.Reset(arenaKeep)
+				continue
+			}
+			h.head = true
 			h.cl.Block.Code(stats.ClusterCodes, h.resp.Status)
 			h.cl.Block.Code(stats.ClusterCodesInternal, h.resp.Status)
 		}
-		n, _, end, k := h.m.Dec.Body(c.In(), nil)
-		c.Discard(n)
+		n, _, end, k := h.in.body(nil)
+		h.in.discard(n)
 		moved += n
 		if end || k != fault.None {
 			h.end(end && h.resp.KeepAlive)
 			return loop.Done
 		}
-		h.more = n == 0
 	}
 	return loop.Again
 }
@@ -238,7 +229,7 @@ func (h *shadow) end(reuse bool) {
 	h.w.Cancel()
 	if h.m != nil {
 		m := h.m
-		h.m = nil
+		h.m, h.in = nil, source{}
 		m.Release(reuse)
 	}
 	e.giveBuf(h.body)

@@ -206,7 +206,7 @@ func TestOriginalDst_WhenDestinationsVary_ThenHostsOnDemandAndCleanedUp(t *testi
 	r.rowOf["c"], r.row = &row, &row
 	r.publish()
 	c := r.dial()
-	info := r.server().info
+	info := r.server().Place.Info
 	side := *info.ConnSide
 	side.Local = r.ups[0].addr // where the client meant to go
 	info.ConnSide = &side

@@ -3,27 +3,11 @@
 package exchange
 
 import (
-	"sidecar/dataplane/conn"
 	"sidecar/dataplane/fault"
-	"sidecar/dataplane/http1"
 	"sidecar/dataplane/httpmsg"
 	"sidecar/dataplane/sys"
 	"sidecar/internal/telemetry/stats"
 )
-
-// chunk adds p as one chunk.
-func (o *sender) chunk(p []byte) {
-	if len(p) == 0 {
-		return
-	}
-	if len(o.enc)+len(p) <= gather {
-		o.enc = http1.AppendChunk(o.enc, p)
-		return
-	}
-	o.enc = http1.AppendChunkHead(o.enc, len(p))
-	o.c.Send(o.enc, p)
-	o.enc = append(o.enc[:0], "\r\n"...)
-}
 
 // relay moves both directions as far as bytes and room allow.
 func (x *Exchange) relay(now sys.Nanos) outcome {
@@ -41,7 +25,7 @@ func (x *Exchange) relay(now sys.Nanos) outcome {
 
 // pumpRequest moves the request body upstream.
 func (x *Exchange) pumpRequest(now sys.Nanos) outcome {
-	out := x.sender(x.m.C)
+	out := x.toUpstream()
 	r := x.requestBody(now, &out)
 	x.sent(&out)
 	return r
@@ -53,13 +37,8 @@ func (x *Exchange) requestBody(now sys.Nanos, out *sender) outcome {
 		x.fl |= xReplayed
 		x.putRequest(out, x.body)
 	}
-	if x.has(xReqEnd) {
-		x.endRequest(now, out)
-		return waits
-	}
-	c := x.s.c
-	for moved := 0; ; {
-		if out.full() || out.c.Broken() {
+	for moved := 0; !x.has(xReqEnd); {
+		if out.full() || x.reqIn.broken() {
 			x.pause(xDownPaused)
 			return waits
 		}
@@ -67,44 +46,49 @@ func (x *Exchange) requestBody(now sys.Nanos, out *sender) outcome {
 		if moved > maxMove {
 			return again
 		}
-		if len(c.In()) == 0 || x.has(xMoreReq) {
-			switch c.Fill() {
-			case conn.Blocked:
-				return waits
-			case conn.More:
-			default:
-				// The client ended inside its message; advance sees it next time, but the edge is spent: act now.
-				x.s.fl |= fPeerGone
-				x.downstreamGone(now)
-				return waits
-			}
-			x.fl &^= xMoreReq
-		}
-		n, data, end, k := x.s.dec.Body(c.In(), &x.reqTr)
-		if k != fault.None {
-			x.requestFault(now, k)
+		n, data, end, ok := x.requestPiece(now)
+		if !ok {
 			return waits
 		}
 		moved += n
-		if len(data) > 0 {
-			x.rec.BytesIn += uint64(len(data))
-			x.lastActive = now
-			x.rec.LastDownRx = x.since(now)
-			if !x.takeRequestData(now, out, data, end) {
-				c.Discard(n)
-				return waits
-			}
-		}
-		c.Discard(n)
-		if end {
-			x.requestComplete(now)
-			x.endRequest(now, out)
+		ok = len(data) == 0 || x.takeRequestData(now, out, data, end)
+		if x.st == stFree {
 			return waits
 		}
-		if n == 0 {
-			x.fl |= xMoreReq
+		x.reqIn.discard(n)
+		if !ok {
+			return waits
+		}
+		if end {
+			x.requestComplete(now)
 		}
 	}
+	x.endRequest(now, out)
+	return waits
+}
+
+// requestPiece takes the next piece of the request body from the client: n bytes to discard afterwards, with data in them. Not ok means that there is
+// none; if the state has changed, the request is malformed or the client is gone.
+func (x *Exchange) requestPiece(now sys.Nanos) (n int, data []byte, end, ok bool) {
+	switch x.reqIn.fill() {
+	case gotNothing:
+		return 0, nil, false, false
+	case gotEOF, gotBroken:
+		// The client ended inside its message. Its connection would see it next time, but the edge is spent: act now.
+		x.clientGone(now)
+		return 0, nil, false, false
+	}
+	n, data, end, k := x.reqIn.body(&x.reqTr)
+	if k != fault.None {
+		x.requestFault(now, k)
+		return 0, nil, false, false
+	}
+	if len(data) > 0 {
+		x.rec.BytesIn += uint64(len(data))
+		x.lastActive = now
+		x.rec.LastDownRx = x.since(now)
+	}
+	return n, data, end, true
 }
 
 // pause and resume count a direction that stops for want of room on the far side, under the names of Envoy's watermark events.
@@ -150,11 +134,7 @@ func (x *Exchange) takeRequestData(now sys.Nanos, out *sender, data []byte, end 
 }
 
 func (x *Exchange) putRequest(out *sender, data []byte) {
-	if x.has(xReqChunked) {
-		out.chunk(data)
-	} else {
-		out.raw(data)
-	}
+	out.data(data)
 	x.rec.LastUpTx = x.since(x.env.L.Now())
 }
 
@@ -164,13 +144,11 @@ func (x *Exchange) endRequest(now sys.Nanos, out *sender) {
 		return
 	}
 	x.fl |= xReqSent
-	if x.has(xReqChunked) {
-		var tr *httpmsg.Fields
-		if x.cl.Cfg.H1.EnableTrailers && len(x.reqTr.List) > 0 {
-			tr = &x.reqTr
-		}
-		out.enc = http1.AppendLastChunk(out.enc, tr)
+	var tr *httpmsg.Fields
+	if x.cl.Cfg.H1.EnableTrailers && len(x.reqTr.List) > 0 {
+		tr = &x.reqTr
 	}
+	out.end(tr)
 	x.rec.LastUpTx = x.since(now)
 	x.armPerTry(now)
 }
@@ -223,17 +201,16 @@ const minHead = 64
 
 // pumpResponse reads the response and moves it downstream.
 func (x *Exchange) pumpResponse(now sys.Nanos) outcome {
-	if !x.m.C.Readable() {
+	if !x.respIn.readable() {
 		return waits
 	}
-	out := x.sender(x.s.c)
+	out := x.toClient()
 	r := x.response(now, &out)
 	x.sent(&out)
 	return r
 }
 
 func (x *Exchange) response(now sys.Nanos, out *sender) outcome {
-	up := x.m.C
 	for moved := 0; x.st == stRelay; {
 		if out.full() {
 			x.pause(xUpPaused)
@@ -243,27 +220,23 @@ func (x *Exchange) response(now sys.Nanos, out *sender) outcome {
 		if moved > maxMove {
 			return again
 		}
-		if len(up.In()) == 0 || x.has(xMoreResp) {
-			switch up.Fill() {
-			case conn.Blocked:
-				if up.Broken() {
-					out.flush()
-					x.upstreamFault(now, x.brokenKind())
-				}
-				return waits
-			case conn.More:
-				if x.rec.FirstUpRx < 0 {
-					x.rec.FirstUpRx = x.since(now)
-				}
-			case conn.EOF:
-				x.responseEOF(now, out)
-				return waits
-			default:
-				out.flush()
-				x.upstreamFault(now, x.brokenKind())
+		switch x.respIn.fill() {
+		case gotMore:
+			if x.rec.FirstUpRx < 0 {
+				x.rec.FirstUpRx = x.since(now)
+			}
+		case gotNothing:
+			if !x.respIn.broken() {
 				return waits
 			}
-			x.fl &^= xMoreResp
+			fallthrough
+		case gotBroken:
+			out.flush()
+			x.upstreamFault(now, x.brokenKind())
+			return waits
+		case gotEOF:
+			x.responseEOF(now, out)
+			return waits
 		}
 		if !x.has(xRespHead) {
 			if !x.responseHead(now, out) {
@@ -274,7 +247,7 @@ func (x *Exchange) response(now sys.Nanos, out *sender) outcome {
 				return waits
 			}
 		}
-		n, data, end, k := x.m.Dec.Body(up.In(), &x.respTr)
+		n, data, end, k := x.respIn.body(&x.respTr)
 		if k != fault.None {
 			out.flush()
 			x.upstreamFault(now, fault.UpstreamProtocol)
@@ -285,14 +258,14 @@ func (x *Exchange) response(now sys.Nanos, out *sender) outcome {
 			x.lastActive = now
 			x.takeResponseData(now, out, data, end)
 		}
-		up.Discard(n)
+		if x.m == nil {
+			return waits // a filter has had enough of it: the connection is gone
+		}
+		x.respIn.discard(n)
 		if end {
 			x.rec.LastUpRx = x.since(now)
 			x.endResponse(now, out)
 			return waits
-		}
-		if n == 0 {
-			x.fl |= xMoreResp
 		}
 	}
 	return waits
@@ -300,22 +273,19 @@ func (x *Exchange) response(now sys.Nanos, out *sender) outcome {
 
 // responseHead decodes one head; false means that the loop goes on reading (or that the state has changed).
 func (x *Exchange) responseHead(now sys.Nanos, out *sender) bool {
-	up := x.m.C
-	n, st, k := x.m.Dec.Head(up.In(), &x.resp)
-	switch {
-	case k != fault.None:
+	ok, k := x.respIn.head(&x.resp)
+	if k != fault.None {
 		x.upstreamFault(now, fault.UpstreamProtocol)
 		return false
-	case st == http1.NeedMore:
-		x.fl |= xMoreResp
+	}
+	if !ok {
 		return false
 	}
 	if x.ch.logsHeads {
 		x.rec.UpHeadIn += receivedBytes(&x.resp)
 	}
-	up.Discard(n)
 	x.lastActive = now
-	if x.resp.Status < 200 && !x.m.Dec.Tunnel() {
+	if x.resp.Status < 200 && !x.respIn.tunnel() {
 		x.informational(out)
 		x.resp.Reset(&x.respA)
 		x.respA.Reset(arenaKeep) // there is no limit to the number of these
@@ -328,7 +298,7 @@ func (x *Exchange) responseHead(now sys.Nanos, out *sender) bool {
 
 // responseEOF: the upstream sent FIN.
 func (x *Exchange) responseEOF(now sys.Nanos, out *sender) {
-	end, k := x.m.Dec.EOF()
+	end, k := x.respIn.eof()
 	if !end {
 		out.flush() // what came before the break belongs to the client
 	}
@@ -358,11 +328,7 @@ func (x *Exchange) putResponse(out *sender, data []byte) {
 		return
 	}
 	x.rec.BytesOut += uint64(len(data))
-	if x.has(xRespChunked) {
-		out.chunk(data)
-	} else {
-		out.raw(data)
-	}
+	out.data(data)
 	x.rec.LastDownTx = x.since(x.env.L.Now())
 }
 
@@ -379,13 +345,11 @@ func (x *Exchange) endResponse(now sys.Nanos, out *sender) {
 }
 
 func (x *Exchange) finishResponse(now sys.Nanos, out *sender) {
-	if x.has(xRespChunked) && !x.has(xNoBody) {
-		var tr *httpmsg.Fields
-		if x.ch.h.H1.EnableTrailers && len(x.respTr.List) > 0 {
-			tr = &x.respTr
-		}
-		out.enc = http1.AppendLastChunk(out.enc, tr)
+	var tr *httpmsg.Fields
+	if x.ch.h.H1.EnableTrailers && len(x.respTr.List) > 0 {
+		tr = &x.respTr
 	}
+	out.end(tr)
 	if len(x.respTr.List) > 0 {
 		x.rec.RespTrailers = &x.respTr
 	}
@@ -397,7 +361,7 @@ func (x *Exchange) finishResponse(now sys.Nanos, out *sender) {
 // brokenKind names a connection error by what was seen before.
 func (x *Exchange) brokenKind() fault.Kind {
 	x.errno = x.m.C.Err()
-	if x.has(xRespHead) || !x.m.Dec.Idle() && x.has(xMoreResp) {
+	if x.has(xRespHead) || x.respIn.begun() {
 		return fault.UpstreamProtocol // as Envoy: a reset inside a message reads like one that is malformed
 	}
 	return fault.RemoteReset

@@ -65,55 +65,16 @@ var kindBodies = func() (t [256][]byte) {
 	return t
 }()
 
-// codecFault answers bytes that are not HTTP, or closes if there is no answer to that.
-func (x *Exchange) codecFault(k fault.Kind) {
-	x.rec.Req = nil // Envoy logs such a request without method, path and authority
-	x.req.Version = httpmsg.HTTP11
-	x.ch.hcm.Inc(stats.HCMDownstreamCxProtocolError)
-	x.early() // nothing tells where such a request ends
-	if sc := x.ch.h.H1Scope; k == fault.UnexpectedUnderscore && sc != nil {
-		sc.Block(x.env.Shard).Inc(stats.H1RequestsRejectedWithUnderscoresInHeaders)
-	}
-	x.headFault(k)
-	if k == fault.LowVersion {
-		x.local.flags |= fault.FlagDPE
-	}
-}
-
-// headFault answers a request whose head is not usable.
-func (x *Exchange) headFault(k fault.Kind) {
-	if k.Row().Status == 0 {
-		s := x.s
-		s.fl |= fClose
-		x.rec.Flags, x.rec.Details = k.Row().Flags, k.Row().Details
-		x.log(x.env.L.Now())
-		x.free()
-		s.x = nil
-		s.detach()
-		return
-	}
-	x.replyKind(k)
-	if k == fault.StreamIdle {
-		x.local.status = 408
-	}
-	x.s.fl |= fClose
-}
-
 // requestFault: the request body is malformed. An answer is possible only if none has begun.
 func (x *Exchange) requestFault(now sys.Nanos, k fault.Kind) {
 	x.ch.hcm.Inc(stats.HCMDownstreamCxProtocolError)
-	x.s.fl |= fClose
+	x.c.closeAfter()
 	if x.has(xRespStarted) {
 		x.rec.Flags |= fault.FlagDPE
 		x.rec.Details = k.Row().Details
 		x.release(false)
-		x.log(now)
 		x.to(stDone)
-		s := x.s
-		x.free()
-		s.x = nil
-		s.c.CloseWrite() // nothing that could be said would be understood
-		s.startLinger()
+		x.over(now, garbled)
 		return
 	}
 	x.leaveUpstream()
@@ -221,13 +182,13 @@ func (x *Exchange) sendReply(now sys.Nanos) {
 		x.replyBody(body)
 	}
 	if l.close {
-		x.s.fl |= fClose
+		x.c.closeAfter()
 	}
 	if len(x.filters) > 0 {
 		x.filterLocalHead(now)
 	}
 	x.rec.LocalReplyBody = nil // only the reply's own formats see it, not the log
-	out := x.sender(x.s.c)
+	out := x.toClient()
 	x.sendHead(now, &out)
 	if len(body) > 0 {
 		x.putResponse(&out, body)

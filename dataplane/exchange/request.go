@@ -21,28 +21,17 @@ type pathOptions = httpmsg.PathOptions
 
 // onHead looks at a complete request head in the order of Envoy's connection manager: host, path, hop-by-hop fields, addresses, request id, route.
 func (x *Exchange) onHead(now sys.Nanos) {
-	h, s, b := x.ch.h, x.s, x.ch.hcm
+	h, b := x.ch.h, x.ch.hcm
 	req := &x.req
-	if sc := h.H1Scope; req.DroppedUS > 0 && sc != nil {
-		sc.Block(x.env.Shard).Add(stats.H1DroppedHeadersWithUnderscores, int64(req.DroppedUS))
-	}
-	if req.Version == httpmsg.HTTP10 {
-		x.rec.Protocol = "HTTP/1.0"
-	}
-	if !req.KeepAlive {
-		s.fl |= fClose
-	}
-	if n := h.MaxRequestsPerConn; n > 0 && s.requests >= n {
-		s.fl |= fClose | fCloseNow
-		b.Inc(stats.HCMDownstreamCxMaxRequestsReached)
-	}
 	if req.Body == httpmsg.BodyNone {
 		x.fl |= xReqEnd
 		x.reqDone = now
 	}
 	if req.ExpectContinue && !h.Proxy100Continue {
 		req.Remove(keyExpect)
-		s.c.Send(continue100, nil)
+		out := x.toClient()
+		out.sayContinue()
+		x.sent(&out)
 		x.countCode(100)
 	}
 	route.JoinRepeated(req)
@@ -74,8 +63,6 @@ func (x *Exchange) onHead(now sys.Nanos) {
 	x.startFilters(now)
 	x.matchRoute()
 }
-
-var continue100 = []byte("HTTP/1.1 100 Continue\r\n\r\n")
 
 func (x *Exchange) grpcFlag() uint32 {
 	if i := x.req.Find(httpmsg.IDContentType, 0); i >= 0 && match.GRPC(&x.req) {
@@ -124,7 +111,7 @@ func (x *Exchange) stripHost(connect bool) {
 	}
 	if h.StripMatchingPort {
 		p, ok := match.ParseUint(host[i+1:])
-		if !ok || p != uint64(x.s.info.Local.IP.Port()) {
+		if !ok || p != uint64(x.side.Local.IP.Port()) {
 			return
 		}
 	}
@@ -156,7 +143,7 @@ var dropClass = func() (t [256]uint8) {
 // addresses settles who the client is (x-forwarded-for), and with that x-forwarded-proto, :scheme, and whether the request is internal. False
 // means that the request was answered.
 func (x *Exchange) addresses() bool {
-	h, req, info := x.ch.h, &x.req, x.s.info
+	h, req, info := x.ch.h, &x.req, x.side
 	xff, xfp, others := x.scanHead()
 	remote, single := x.clientAddress(xff)
 	if len(h.IPDetection) > 0 {
@@ -294,7 +281,7 @@ var loopback4, loopback6 = netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loo
 func (x *Exchange) appendXFF(xff int) {
 	var t [64]byte
 	var ip []byte
-	if a := x.s.info.Remote; a.IP.IsValid() {
+	if a := x.side.Remote; a.IP.IsValid() {
 		addr := a.IP.Addr().Unmap()
 		if (addr == loopback4 || addr == loopback6) && x.env.LocalIP.IsValid() {
 			addr = x.env.LocalIP
@@ -571,23 +558,15 @@ func (x *Exchange) grpcDuration(f *route.Forward) {
 // badBody looks, while the request waits for a connection, whether the chunked body that is here already is malformed: such a request is refused
 // before any of it is sent. Nothing is consumed; relay reads the same bytes again.
 func (x *Exchange) badBody() fault.Kind {
-	in := x.s.c.In()
-	if len(in) == 0 || x.req.Body != httpmsg.BodyChunked || x.has(xReqEnd) || x.has(xPrebuf) || x.has(xUpgrade) {
+	if x.req.Body != httpmsg.BodyChunked || x.has(xReqEnd) || x.has(xPrebuf) || x.has(xUpgrade) {
 		return fault.None
 	}
-	d := x.s.dec
-	defer x.respTr.Reset(&x.respA) // it takes the trailers meanwhile; there is no response yet
-	mark := x.respA.Len()
-	defer func() { x.respA.Truncate(mark) }()
-	for got := 0; len(in) > 0; {
-		n, data, end, k := d.Body(in, &x.respTr)
-		if got += len(data); k != fault.None {
-			x.rec.BytesIn += uint64(got)
-		}
-		if end || n == 0 || k != fault.None {
-			return k
-		}
-		in = in[n:]
+	mark := x.respA.Len() // respTr takes the trailers meanwhile; there is no response yet
+	n, k := x.reqIn.malformed(&x.respTr)
+	x.respTr.Reset(&x.respA)
+	x.respA.Truncate(mark)
+	if k != fault.None {
+		x.rec.BytesIn += uint64(n)
 	}
-	return fault.None
+	return k
 }

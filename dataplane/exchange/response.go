@@ -7,7 +7,6 @@ import (
 	"sidecar/dataplane/httpmsg"
 	"sidecar/dataplane/snapshot"
 	"sidecar/dataplane/sys"
-	"sidecar/internal/telemetry/stats"
 )
 
 // informational handles a 1xx head: swallowed, unless proxy_100_continue is set.
@@ -20,20 +19,20 @@ func (x *Exchange) informational(out *sender) {
 	}
 	http1.StripHopByHop(&x.resp, true)
 	x.resp.Body = httpmsg.BodyNone
-	out.enc = http1.AppendResponseHead(out.enc, &x.resp, httpmsg.HTTP11, &x.ch.h.H1)
+	out.responseHead(&x.resp, x.req.Version, &x.ch.h.H1)
 	x.countCode(x.resp.Status)
 }
 
 // onResponseHead handles the final head of a try: retry, router headers, filters, and out it goes.
 func (x *Exchange) onResponseHead(now sys.Nanos, out *sender) {
-	if x.has(xUpgrade) && x.m.Dec.Tunnel() {
+	if x.has(xUpgrade) && x.respIn.tunnel() {
 		x.startTunnel(now, out)
 		return
 	}
 	if x.has(xUpgrade) {
 		// Refused: the answer is an ordinary one, and as the client may already speak the other protocol the connection ends with it. Envoy
 		// drops the body of such an answer; it is passed on here.
-		x.s.fl |= fClose
+		x.c.closeAfter()
 		x.early()
 	}
 	if x.retryResponse(now) {
@@ -75,27 +74,14 @@ func (x *Exchange) routerHeaders(now sys.Nanos) {
 
 // sendHead finishes a response head, whoever made it, and puts it into out: connection manager headers, framing, connection handling.
 func (x *Exchange) sendHead(now sys.Nanos, out *sender) {
-	h, resp, s := x.ch.h, &x.resp, x.s
+	resp := &x.resp
 	x.managerHeaders()
 	x.responseFraming()
-	closing := x.closes()
-	if closing {
-		s.fl |= fClose
-		resp.SetString(keyConnection, "close")
-	} else if x.req.Version == httpmsg.HTTP10 {
-		resp.SetString(keyConnection, "keep-alive")
-	}
-	version := httpmsg.HTTP11
-	if x.req.Version == httpmsg.HTTP10 {
-		version = httpmsg.HTTP10
-	}
-	if !x.req.KeepAlive && x.has(xRespHead|xReqEnd) {
-		s.fl |= fCloseNow // the client has said so itself and knows what comes
-	}
-	n := len(out.enc)
-	out.enc = http1.AppendResponseHead(out.enc, resp, version, &h.H1)
+	x.c.answer(x)
+	out.chunked = x.has(xRespChunked)
+	head := out.responseHead(resp, x.req.Version, &x.ch.h.H1)
 	if x.ch.logsHeads {
-		x.rec.RespHeadBytes = sentBytes(out.enc[n:])
+		x.rec.RespHeadBytes = sentBytes(head)
 	}
 	x.rec.Code = resp.Status
 	x.rec.Resp = resp
@@ -104,28 +90,6 @@ func (x *Exchange) sendHead(now sys.Nanos, out *sender) {
 	if x.rec.FirstDownTx < 0 {
 		x.rec.FirstDownTx = x.since(now)
 	}
-}
-
-// closes decides whether the connection ends with this response.
-func (x *Exchange) closes() bool {
-	s, b := x.s, x.ch.hcm
-	if !x.has(xReqEnd) {
-		// An early answer: what the client still sends belongs to this request and cannot be told from a next one by everybody.
-		x.early()
-		return true
-	}
-	if s.fl&fClose != 0 {
-		return true
-	}
-	switch {
-	case s.fl&fDrain != 0, x.env.FailHealth && !x.ch.l.DrainModifyOnly, x.env.DrainClose != nil && x.env.DrainClose(x.ch.l, x.ch.fc):
-		b.Inc(stats.HCMDownstreamCxDrainClose)
-		return true
-	case x.env.Overloaded:
-		b.Inc(stats.HCMDownstreamCxOverloadDisableKeepalive)
-		return true
-	}
-	return false
 }
 
 // managerHeaders adds what the connection manager adds to every response.
@@ -181,7 +145,7 @@ func (x *Exchange) responseFraming() {
 	case httpmsg.BodyChunked, httpmsg.BodyUntilClose:
 		if x.req.Version == httpmsg.HTTP10 {
 			resp.Body = httpmsg.BodyUntilClose
-			x.s.fl |= fClose
+			x.c.closeAfter()
 			return
 		}
 		resp.Body = httpmsg.BodyChunked

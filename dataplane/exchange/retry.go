@@ -71,13 +71,8 @@ func (x *Exchange) resetStarted(now sys.Nanos, k fault.Kind) {
 	x.ch.hcm.Inc(stats.HCMDownstreamRqTxReset)
 	x.ch.hcm.Inc(stats.HCMDownstreamRqRxReset)
 	x.release(false)
-	s := x.s
 	x.to(stDone)
-	s.fl |= fClose
-	x.log(now)
-	x.free()
-	s.x = nil
-	s.lingerIfAlive()
+	x.over(now, cut)
 }
 
 // startedDetails is RESPONSE_CODE_DETAILS of a response that broke off.
@@ -257,18 +252,7 @@ func (x *Exchange) retryResponse(now sys.Nanos) bool {
 
 // drainResponse throws the body of a response away that nobody gets, as far as it is here; true means that the connection can be used again.
 func (x *Exchange) drainResponse() bool {
-	c := x.m.C
-	for x.m.Dec.HasBody() && len(c.In()) > 0 {
-		n, data, end, k := x.m.Dec.Body(c.In(), nil)
-		c.Discard(n)
-		if end {
-			break
-		}
-		if k != fault.None || n == 0 && len(data) == 0 {
-			return false
-		}
-	}
-	return x.m.Dec.Idle() && x.resp.KeepAlive && x.has(xReqSent)
+	return x.respIn.drain() && x.resp.KeepAlive && x.has(xReqSent)
 }
 
 // failureReason is %UPSTREAM_TRANSPORT_FAILURE_REASON%: Envoy says why a connection did not come about.

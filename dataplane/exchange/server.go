@@ -48,9 +48,7 @@ type Server struct {
 	timer    loop.Timer
 	ch       *chain
 	c        *conn.Conn
-	info     *accesslog.ConnInfo
 	x        *Exchange // nil while idle
-	dec      http1.Decoder
 	since    sys.Nanos // idle: since when; head: when its first byte came; linger: when it began
 	requests uint32
 	st       serverState
@@ -67,10 +65,9 @@ func NewServer(env *Env, c *conn.Conn, l *snapshot.Listener, fc *snapshot.Filter
 		s.task.Init(s)
 		s.timer.Init(&s.task)
 	}
-	s.ch, s.c, s.info, s.x, s.fl, s.st, s.requests = env.chainOf(l, fc), c, info, nil, fl|fBound, sIdle, 0
-	s.Place = conn.Member{H: s, Start: info.Start}
+	s.ch, s.c, s.x, s.fl, s.st, s.requests = env.chainOf(l, fc), c, nil, fl|fBound, sIdle, 0
+	s.Place = conn.Member{H: s, Info: info}
 	s.since = env.L.Now()
-	s.dec.InitRequest(&s.ch.h.H1)
 	b := s.ch.hcm
 	b.Inc(stats.HCMDownstreamCxTotal)
 	b.Inc(stats.HCMDownstreamCxActive)
@@ -111,9 +108,7 @@ func (s *Server) Close() {
 	if s.st == sClosed {
 		return
 	}
-	if s.x != nil {
-		s.x.abort(fault.LocalReset)
-	}
+	s.abort(fault.LocalReset)
 	s.free()
 }
 
@@ -123,11 +118,20 @@ func (s *Server) Poison(any) {
 		return
 	}
 	s.ch.env.Panicked++
-	x := s.x
-	s.x = nil
 	defer s.free() // even if the exchange is too far gone to be aborted
-	if x != nil && x.s == s {
-		x.abort(fault.Bug)
+	if s.x != nil && s.x.c != client(s) {
+		s.x = nil
+	}
+	s.abort(fault.Bug)
+}
+
+// abort ends the request in flight because its connection is about to be closed.
+func (s *Server) abort(k fault.Kind) {
+	if x := s.x; x != nil {
+		s.x = nil
+		s.ch.hcm.Inc(stats.HCMDownstreamCxDestroyActiveRq)
+		s.ch.hcm.Inc(stats.HCMDownstreamCxDestroyLocalActiveRq)
+		x.abort(k)
 	}
 }
 
@@ -146,6 +150,10 @@ func (s *Server) Advance(now sys.Nanos) loop.Step {
 		case sActive:
 			switch s.x.advance(now) {
 			case waits:
+				if s.clientLeft() {
+					s.x.clientGone(now)
+					return loop.Done
+				}
 				s.rearm(now)
 				return loop.Idle
 			case again:
@@ -191,8 +199,14 @@ func (s *Server) readHead(now sys.Nanos) bool {
 	}
 	x := e.exchanges.Get()
 	x.prepare()
-	n, st, k := s.dec.Head(c.In(), &x.req)
+	if s.st == sHead {
+		x.dec = e.halves[s]
+	} else {
+		x.dec.InitRequest(&s.ch.h.H1)
+	}
+	n, st, k := x.dec.Head(c.In(), &x.req)
 	if k == fault.None && st == http1.NeedMore {
+		e.halves[s] = x.dec
 		e.exchanges.Put(x)
 		if s.st == sIdle {
 			s.st, s.since = sHead, now
@@ -204,17 +218,43 @@ func (s *Server) readHead(now sys.Nanos) bool {
 	start := now
 	if s.st == sHead {
 		start = s.since
+		delete(e.halves, s)
 	}
 	s.st, s.x = sActive, x
 	s.fl = s.fl&^fIdleDrain | fUsed
 	s.requests++
-	x.begin(s, start, now, n)
+	s.begin(x, start, now, n)
 	if k != fault.None {
-		x.codecFault(k)
-	} else {
-		x.onHead(now)
+		s.codecFault(k)
+		return true
 	}
+	s.admit(x)
+	x.onHead(now)
 	return true
+}
+
+// admit settles what a request means for its connection.
+func (s *Server) admit(x *Exchange) {
+	if sc := s.ch.h.H1Scope; x.req.DroppedUS > 0 && sc != nil {
+		sc.Block(s.ch.env.Shard).Add(stats.H1DroppedHeadersWithUnderscores, int64(x.req.DroppedUS))
+	}
+	if x.req.Version == httpmsg.HTTP10 {
+		x.rec.Protocol = "HTTP/1.0"
+	}
+	if !x.req.KeepAlive {
+		s.fl |= fClose
+	}
+	if most := s.ch.h.MaxRequestsPerConn; most > 0 && s.requests >= most {
+		s.fl |= fClose | fCloseNow
+		s.ch.hcm.Inc(stats.HCMDownstreamCxMaxRequestsReached)
+	}
+}
+
+// begin starts the exchange of a request on this connection.
+func (s *Server) begin(x *Exchange, start, now sys.Nanos, headBytes int) {
+	x.begin(&origin{c: s, side: s.Place.Info, task: &s.task, ch: s.ch, in: source{c: s.c, dec: &x.dec}}, start, now, headBytes)
+	b := s.ch.hcm
+	b.Inc(stats.HCMDownstreamRqHTTP1Total)
 }
 
 // peerEnded handles the end of input between requests or inside a head.
@@ -224,16 +264,97 @@ func (s *Server) peerEnded(now sys.Nanos) bool {
 		x := s.ch.env.exchanges.Get()
 		x.prepare()
 		s.x = x
-		x.begin(s, s.since, now, 0)
-		x.abort(fault.DownstreamGone)
+		s.begin(x, s.since, now, 0)
+		x.clientGone(now)
+		return true
 	}
 	s.free()
 	return true
 }
 
-// served is called by the exchange when its last byte was handed to the connection and it is logged.
-func (s *Server) served(now sys.Nanos) {
+// clientLeft tells whether the client has ended the connection inside of a request: it gets nothing more then, as in Envoy; what could be answered at
+// once was. A tunnel looks after its ends itself.
+func (s *Server) clientLeft() bool {
+	return s.x.st != stTunnel && (s.c.PeerClosed() || s.c.Broken())
+}
+
+// closeAfter implements client.
+func (s *Server) closeAfter() { s.fl |= fClose }
+
+// account implements client.
+func (s *Server) account(r *accesslog.Record) {
+	r.DownWireIn, r.DownWireOut = s.c.BytesIn, s.c.BytesOut
+	s.countBytes()
+}
+
+// answer implements client: connection: close, or keep-alive for HTTP/1.0.
+func (s *Server) answer(x *Exchange) {
+	if s.closes(x) {
+		s.fl |= fClose
+		x.resp.SetString(keyConnection, "close")
+	} else if x.req.Version == httpmsg.HTTP10 {
+		x.resp.SetString(keyConnection, "keep-alive")
+	}
+	if !x.req.KeepAlive && x.has(xRespHead|xReqEnd) {
+		s.fl |= fCloseNow // the client has said so itself and knows what comes
+	}
+}
+
+// closes decides whether the connection ends with the present response.
+func (s *Server) closes(x *Exchange) bool {
+	b, e := s.ch.hcm, s.ch.env
+	if !x.has(xReqEnd) {
+		// An early answer: what the client still sends belongs to this request and cannot be told from a next one by everybody.
+		x.early()
+		return true
+	}
+	if s.fl&fClose != 0 {
+		return true
+	}
+	switch {
+	case s.fl&fDrain != 0, e.FailHealth && !s.ch.l.DrainModifyOnly, e.DrainClose != nil && e.DrainClose(s.ch.l, s.ch.fc):
+		b.Inc(stats.HCMDownstreamCxDrainClose)
+		return true
+	case e.Overloaded:
+		b.Inc(stats.HCMDownstreamCxOverloadDisableKeepalive)
+		return true
+	}
+	return false
+}
+
+// over implements client.
+func (s *Server) over(e ending, now sys.Nanos) {
 	s.x = nil
+	switch e {
+	case answered:
+		s.served(now)
+	case departed:
+		s.countCut()
+		s.free()
+	case refused:
+		s.fl |= fClose
+		s.detach()
+	case garbled:
+		s.c.CloseWrite() // nothing that could be said would be understood
+		s.startLinger()
+	case hungUp:
+		s.countCut()
+		s.lingerIfAlive()
+	default:
+		s.fl |= fClose
+		s.lingerIfAlive()
+	}
+}
+
+// countCut counts a connection that the client ends with a request in flight.
+func (s *Server) countCut() {
+	s.fl |= fPeerGone
+	s.ch.hcm.Inc(stats.HCMDownstreamCxDestroyActiveRq)
+	s.ch.hcm.Inc(stats.HCMDownstreamCxDestroyRemoteActiveRq)
+}
+
+// served goes on with the next request when the last byte of an answer was handed to the connection.
+func (s *Server) served(now sys.Nanos) {
 	s.since = now
 	if s.c.Broken() {
 		s.free()
@@ -336,7 +457,7 @@ func (s *Server) leave() {
 	if s.fl&fHTTP != 0 {
 		b.Dec(stats.HCMDownstreamCxHTTP1Active)
 	}
-	b.Record(stats.HCMDownstreamCxLengthMs, clockMillis(sys.Nanos(ch.env.L.Wall()-s.Place.Start)))
+	b.Record(stats.HCMDownstreamCxLengthMs, clockMillis(sys.Nanos(ch.env.L.Wall()-s.Place.Info.Start)))
 	s.Place.Leave()
 }
 
@@ -345,7 +466,11 @@ func (s *Server) recycle() {
 	e.L.Disarm(&s.timer)
 	e.L.Cancel(&s.task)
 	s.ch.release()
-	s.ch, s.c, s.info, s.x, s.st = nil, nil, nil, nil, sClosed
+	if s.st == sHead {
+		delete(e.halves, s)
+	}
+	s.Place = conn.Member{}
+	s.ch, s.c, s.x, s.st = nil, nil, nil, sClosed
 	e.servers.Put(s)
 }
 
@@ -396,7 +521,7 @@ func (s *Server) maxAge() sys.Nanos {
 		return 0
 	}
 	l := s.ch.env.L
-	return max(l.Now()+d-sys.Nanos(l.Wall()-s.Place.Start), 1)
+	return max(l.Now()+d-sys.Nanos(l.Wall()-s.Place.Info.Start), 1)
 }
 
 func (s *Server) rearm(now sys.Nanos) {
@@ -489,10 +614,42 @@ func (s *Server) headTimer(now sys.Nanos) {
 	}
 	x := s.ch.env.exchanges.Get()
 	x.prepare()
+	delete(s.ch.env.halves, s)
 	s.st, s.x = sActive, x
 	s.requests++
-	x.begin(s, s.since, now, 0)
-	x.headFault(k)
+	s.begin(x, s.since, now, 0)
+	s.headFault(k)
+}
+
+// codecFault answers bytes that are not HTTP, or closes if there is no answer to that.
+func (s *Server) codecFault(k fault.Kind) {
+	x := s.x
+	x.rec.Req = nil // Envoy logs such a request without method, path and authority
+	x.req.Version = httpmsg.HTTP11
+	s.ch.hcm.Inc(stats.HCMDownstreamCxProtocolError)
+	x.early() // nothing tells where such a request ends
+	if sc := s.ch.h.H1Scope; k == fault.UnexpectedUnderscore && sc != nil {
+		sc.Block(s.ch.env.Shard).Inc(stats.H1RequestsRejectedWithUnderscoresInHeaders)
+	}
+	s.headFault(k)
+	if k == fault.LowVersion {
+		x.local.flags |= fault.FlagDPE
+	}
+}
+
+// headFault answers a request whose head is not usable.
+func (s *Server) headFault(k fault.Kind) {
+	x, row := s.x, k.Row()
+	if row.Status == 0 {
+		x.rec.Flags, x.rec.Details = row.Flags, row.Details
+		x.over(s.ch.env.L.Now(), refused)
+		return
+	}
+	x.replyKind(k)
+	if k == fault.StreamIdle {
+		x.local.status = 408
+	}
+	s.fl |= fClose
 }
 
 // keyOf names used on the request path.

@@ -5,7 +5,6 @@ package exchange
 import (
 	"sidecar/dataplane/conn"
 	"sidecar/dataplane/fault"
-	"sidecar/dataplane/http1"
 	"sidecar/dataplane/httpmsg"
 	"sidecar/dataplane/route"
 	"sidecar/dataplane/sys"
@@ -124,20 +123,20 @@ func (x *Exchange) startTunnel(now sys.Nanos, out *sender) {
 	x.rec.Details = "via_upstream"
 	x.managerHeaders()
 	x.resp.Body = httpmsg.BodyNone
-	out.enc = http1.AppendResponseHead(out.enc, &x.resp, httpmsg.HTTP11, &x.ch.h.H1)
+	out.responseHead(&x.resp, httpmsg.HTTP11, &x.ch.h.H1)
 	x.rec.Code, x.rec.Resp = x.resp.Status, &x.resp
 	x.fl |= xRespStarted | xReqEnd
 	if x.reqDone == 0 {
 		x.reqDone = now
 	}
 	x.rec.FirstDownTx = x.since(now)
-	x.s.fl |= fClose
+	x.c.closeAfter()
 	x.to(stTunnel)
 }
 
 // tunnel relays bytes both ways. The end of one side is passed on as FIN; when both have ended, or one connection breaks, it is over.
 func (x *Exchange) tunnel(now sys.Nanos) outcome {
-	down, up := x.s.c, x.upConn()
+	down, up := x.reqIn.c, x.upConn()
 	o1, end1 := x.copyBytes(now, down, up, &x.rec.BytesIn)
 	o2, end2 := x.copyBytes(now, up, down, &x.rec.BytesOut)
 	if end1 && !x.has(xUpFirst) {
@@ -200,8 +199,8 @@ func (x *Exchange) upConn() *conn.Conn {
 
 // connectRaw starts the raw connection of a CONNECT that ends here (connect_config).
 func (x *Exchange) connectRaw(now sys.Nanos) {
-	x.tcp.Init(&x.s.task)
-	k, e := x.cl.ConnectTCP(&x.tcp, x.host, &x.s.task)
+	x.tcp.Init(x.task)
+	k, e := x.cl.ConnectTCP(&x.tcp, x.host, x.task)
 	if k != fault.None {
 		x.errno = e
 		x.poolFailed(now, k)
@@ -231,7 +230,7 @@ func (x *Exchange) rawAnswer(now sys.Nanos) bool {
 	}
 	x.resp.Reset(&x.respA)
 	x.resp.Status, x.resp.Version = 200, httpmsg.HTTP11
-	out := x.sender(x.s.c)
+	out := x.toClient()
 	x.startTunnel(now, &out)
 	x.sent(&out)
 	return true
@@ -247,28 +246,21 @@ func (x *Exchange) releaseRaw() {
 
 // endTunnel logs with the flag of the side that ended first, as Envoy does.
 func (x *Exchange) endTunnel(now sys.Nanos) {
-	s := x.s
+	end := cut
 	if x.has(xUpFirst) || x.upConn().Broken() && !x.has(xPeerFirst) {
 		x.rec.Flags |= fault.FlagUC
 		x.rec.Details = startedDetails(fault.ConnectionTerminate)
 	} else {
 		x.rec.Flags |= fault.FlagDC
 		x.rec.Details = fault.DownstreamGone.Row().Details
-		s.fl |= fPeerGone
+		end = hungUp
 	}
-	b := x.ch.hcm
 	x.early() // Envoy never regards the request as complete
-	if s.fl&fPeerGone != 0 {
-		b.Inc(stats.HCMDownstreamCxDestroyActiveRq)
-		b.Inc(stats.HCMDownstreamCxDestroyRemoteActiveRq)
-	} else {
-		b.Inc(stats.HCMDownstreamRqTxReset)
+	if end == cut {
+		x.ch.hcm.Inc(stats.HCMDownstreamRqTxReset)
 	}
 	x.chargeTime(now)
 	x.release(false)
 	x.to(stDone)
-	x.log(now)
-	x.free()
-	s.x = nil
-	s.lingerIfAlive()
+	x.over(now, end)
 }

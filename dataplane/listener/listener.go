@@ -377,7 +377,7 @@ func (x *Listener) begin(c *conn.Conn, info *accesslog.ConnInfo) {
 		p.timer.Init(&p.task)
 	}
 	p.home, p.l, p.c, p.info, p.next, p.hops, p.counted = x, x, c, info, 0, 0, false
-	p.member = conn.Member{H: p, Start: info.Start, Info: info}
+	p.member = conn.Member{H: p, Info: info}
 	x.Members.Join(&p.member)
 	c.SetOwner(&p.task)
 	p.start()
@@ -402,7 +402,7 @@ func (x *Listener) left(m *conn.Member) {
 		x.host.Released(x.Cfg)
 		return
 	}
-	x.gone(m.Start)
+	x.gone(m.Info.Start)
 }
 
 // log writes the listener's own access log.

@@ -160,7 +160,7 @@ func (r *rig) dial() *net.TCPConn {
 		}
 		remote := sys.AddrOf(c.LocalAddr().(*net.TCPAddr).AddrPort())
 		info := accesslog.NewConnInfo(1, r.l.Wall(), remote, sys.AddrOf(netip.MustParseAddrPort("192.0.2.1:80")))
-		place := &conn.Member{Start: info.Start}
+		place := &conn.Member{Info: info}
 		r.left.Join(place)
 		New(r.env, dc, r.lis, r.fc, info, place)
 	})
