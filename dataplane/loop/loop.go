@@ -18,6 +18,9 @@ const (
 	// maxRuns and maxTurn bound step 5; what is left runs in the next turn, whose epoll_wait then does not block.
 	maxRuns = 512
 	maxTurn = 2 * sys.Millisecond
+	// busyEvents in one turn mean that more have come by its end: the next turn looks for them without the scheduler's part in a blocking wait.
+	// With fewer the look would mostly find nothing and be a system call in vain.
+	busyEvents = 4
 	// clockEvery is how many runs pass between two looks at the clock.
 	clockEvery = 32
 	// ScratchSize is the shared read buffer: 256 KiB halves the cost of bulk transfer against 16 KiB and costs nothing per connection.
@@ -101,6 +104,7 @@ type Loop struct {
 	free    []uint32
 	events  []sys.Event
 	queue   taskRing
+	busy    bool // the last turn brought busyEvents
 	wheel   timer.Wheel[Task]
 	expired []*timer.Entry[Task]
 	scratch []byte
@@ -265,10 +269,15 @@ func (l *Loop) SetEnc(b []byte) {
 // Turn runs one turn. With block it may wait for events or the next deadline.
 func (l *Loop) Turn(block bool) {
 	l.stats.Turns++
-	n, e := l.K.EpollWait(l.ep, l.events, 0)
-	if n == 0 && e == 0 && block && l.queue.n == 0 {
+	block = block && l.queue.n == 0
+	n, e := 0, sys.Errno(0)
+	if l.busy || !block {
+		n, e = l.K.EpollWait(l.ep, l.events, 0)
+	}
+	if n == 0 && e == 0 && block {
 		n = l.park()
 	}
+	l.busy = n >= busyEvents
 	l.tick()
 	if l.load != nil {
 		l.load.BusySince(int64(l.now))
@@ -300,7 +309,14 @@ func (l *Loop) park() int {
 	if l.load != nil {
 		l.load.BusySince(0)
 	}
-	n, _ := l.K.EpollWait(l.ep, l.events, timeout)
+	n := 0
+	if timeout < 0 || timeout > sys.BriefWait { // under traffic the next event is not far
+		n, _ = l.K.EpollWait(l.ep, l.events, sys.BriefWait)
+		timeout = max(timeout-sys.BriefWait, -1)
+	}
+	if n == 0 {
+		n, _ = l.K.EpollWait(l.ep, l.events, timeout)
+	}
 	l.box.awake()
 	return n
 }
@@ -331,12 +347,7 @@ func (l *Loop) messages() {
 
 // runQueue is step 5. A panic in one Advance poisons that task and the queue goes on.
 func (l *Loop) runQueue() {
-	left := min(l.queue.n, maxRuns)
-	if left == 0 {
-		return
-	}
-	left = max(left, maxRuns)
-	deadline := l.now + maxTurn
+	left, deadline := maxRuns, l.now+maxTurn
 	for left > 0 && l.queue.n > 0 {
 		left = l.runSome(left, deadline)
 	}

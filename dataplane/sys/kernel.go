@@ -63,6 +63,10 @@ type DialOpts struct {
 	Opts                         []SockOpt // STATE_PREBIND
 }
 
+// BriefWait is up to which timeout EpollWait waits without telling Go's scheduler. Much less would make the kernel program a timer for every wait,
+// which costs more than is saved.
+const BriefWait = 20 * Millisecond
+
 // Kernel is everything the data plane asks of the operating system. Calls never block except EpollWait with a timeout other than 0.
 // Errno is a value, never an error. One instance per worker; not safe for concurrent use except Wake.
 type Kernel interface {
