@@ -15,6 +15,8 @@ import (
 type timeFormat struct {
 	parts []timePart
 	local bool
+	// plain is set for defaultTime in UTC, which nearly every format has: it is printed without the calendar machinery.
+	plain bool
 }
 
 type timePart struct {
@@ -40,7 +42,7 @@ func compileTime(text string, local bool) (*timeFormat, error) {
 			text = "%Y-%m-%dT%H:%M:%E3S%z"
 		}
 	}
-	f := &timeFormat{local: local}
+	f := &timeFormat{local: local, plain: !local && text == defaultTime}
 	for text != "" {
 		i := strings.IndexByte(text, '%')
 		if i < 0 || i == len(text)-1 {
@@ -110,6 +112,9 @@ func parseVerb(s string) (timePart, int) {
 
 // append prints the time ns (Unix nanoseconds). It allocates nothing.
 func (f *timeFormat) append(b []byte, ns int64) []byte {
+	if f.plain && ns >= 0 {
+		return appendDefaultTime(b, ns)
+	}
 	t := time.Unix(0, ns)
 	if f.local {
 		t = t.Local()
@@ -121,6 +126,32 @@ func (f *timeFormat) append(b []byte, ns int64) []byte {
 	}
 	return b
 }
+
+// appendDefaultTime prints ns, which is not negative, as defaultTime says. The date is that of the proleptic Gregorian calendar, counted in
+// years that begin in March and eras of 400 years, so that leap days come last.
+func appendDefaultTime(b []byte, ns int64) []byte {
+	const secondsPerDay, daysPerEra, daysToEpoch = 86400, 146097, 719468
+	seconds, milli := uint64(ns)/1e9, uint64(ns)%1e9/1e6
+	clock, days := seconds%secondsPerDay, seconds/secondsPerDay+daysToEpoch
+	era, inEra := days/daysPerEra, days%daysPerEra
+	yearOfEra := (inEra - inEra/1460 + inEra/36524 - inEra/146096) / 365
+	inYear := inEra - (365*yearOfEra + yearOfEra/4 - yearOfEra/100)
+	march := (5*inYear + 2) / 153 // months since March
+	year, month, day := era*400+yearOfEra, march+3, inYear-(153*march+2)/5+1
+	if march >= 10 {
+		year, month = year+1, march-9
+	}
+	hour, minute, second := clock/3600, clock/60%60, clock%60
+	t := [...]byte{
+		digit(year / 1000), digit(year / 100), digit(year / 10), digit(year), '-', digit(month / 10), digit(month), '-', digit(day / 10), digit(day),
+		'T', digit(hour / 10), digit(hour), ':', digit(minute / 10), digit(minute), ':', digit(second / 10), digit(second),
+		'.', digit(milli / 100), digit(milli / 10), digit(milli), 'Z',
+	}
+	return append(b, t[:]...)
+}
+
+// digit is the last decimal digit of v.
+func digit(v uint64) byte { return byte('0' + v%10) }
 
 func (p *timePart) append(b []byte, t time.Time) []byte {
 	switch p.verb {
