@@ -128,6 +128,11 @@ static_resources:
 	return b.String()
 }
 
+// nginxLine is Envoy's default access-log line in nginx's words, so that both write the same facts (nginx has no response flags). HAProxy's own HTTP
+// line, httplog, has about as many.
+const nginxLine = `[$time_iso8601] "$request_method $request_uri $server_protocol" $status - $request_length $bytes_sent $request_time ` +
+	`$upstream_response_time "$http_x_forwarded_for" "$http_user_agent" "$request_id" "$host" "$upstream_addr"`
+
 // nginx renders nginx.conf; stream says where the stream module is.
 func (c *config) nginx(stream string) string {
 	var b strings.Builder
@@ -141,7 +146,7 @@ func (c *config) nginx(stream string) string {
 	}
 	log := "access_log off;"
 	if c.log {
-		log = fmt.Sprintf("access_log %s combined buffer=64k flush=1s;", filepath.Join(c.dir, "access.log"))
+		log = fmt.Sprintf("log_format line '%s';\n  access_log %s line buffer=64k flush=1s;", nginxLine, filepath.Join(c.dir, "access.log"))
 	}
 	fmt.Fprintf(&b, `http {
   %s
