@@ -4,7 +4,8 @@
 //
 // A Decoder walks one complete header block as an iterator over borrowed fields, so that the caller counts fields and bytes, copies what it wants
 // into its own arena, and may stop early. An Encoder appends fields to the caller's buffer. Neither allocates once its tables have grown to their working
-// size; the memory of a table is at most about twice its size in HPACK's terms (SETTINGS_HEADER_TABLE_SIZE), and what Huffman coding needs is shared by a worker (Scratch).
+// size. A table's memory grows with what is in it, to at most three times its size in HPACK's terms (SETTINGS_HEADER_TABLE_SIZE); what Huffman coding needs is
+// shared by a worker (Scratch).
 //
 // The Encoder sends strings raw: on the networks of a mesh the bytes that Huffman coding saves cost both ends more time than the wire does.
 package hpack

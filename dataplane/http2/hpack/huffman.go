@@ -106,7 +106,6 @@ func decodeHuffman(dst, src []byte) ([]byte, bool) {
 
 // decodeHuffmanTail decodes the last octets with o octets of dst filled and n bits in acc.
 func decodeHuffmanTail(dst []byte, o int, src []byte, acc uint64, n uint) ([]byte, bool) {
-	acc &^= 1<<(64-n) - 1
 	for {
 		for n <= 56 && len(src) > 0 {
 			acc |= uint64(src[0]) << (56 - n)
