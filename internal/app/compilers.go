@@ -12,6 +12,7 @@ import (
 	accesslogcompile "sidecar/xds/compile/accesslog"
 	"sidecar/xds/compile/listener"
 	routeconfig "sidecar/xds/compile/route"
+	"sidecar/xds/compile/secret"
 	"sidecar/xds/controller"
 	"sidecar/xds/registry"
 )
@@ -24,7 +25,7 @@ func (a *App) compilers() (controller.Compilers, error) {
 	}
 	logs := &accesslogcompile.Compiler{Sinks: a.files}
 	var static, dynamic *routeconfig.Context
-	k := controller.Compilers{Schema: schema, Runtime: a.layers.build, DrainTime: a.opt.DrainTime}
+	k := controller.Compilers{Schema: schema, Secrets: &secret.Compiler{}, Runtime: a.layers.build, DrainTime: a.opt.DrainTime}
 	k.Routes = func(c *controller.Controller, ctx *registry.Ctx, rc *routev3.RouteConfiguration, hash uint64, inline bool) (*route.Table, error) {
 		if static == nil {
 			static = a.routeContext(c, true)

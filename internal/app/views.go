@@ -63,10 +63,11 @@ func (a *App) commandLine() *adminv3.CommandLineOptions {
 	return c
 }
 
-// configDump puts the bootstrap in front of what the controller holds.
+// configDump puts the bootstrap in front of what the controller holds and ends with the secrets, of which there are none yet.
 func (a *App) configDump(q admin.DumpQuery) []proto.Message {
 	out := []proto.Message{&adminv3.BootstrapConfigDump{Bootstrap: a.boot.Proto, LastUpdated: timestamppb.New(a.started)}}
-	return append(out, a.ctl.ConfigDump(controller.Query{Endpoints: q.IncludeEDS, Name: q.Name})...)
+	out = append(out, a.ctl.ConfigDump(controller.Query{Endpoints: q.IncludeEDS, Name: q.Name})...)
+	return append(out, &adminv3.SecretsConfigDump{})
 }
 
 // listeners is /listeners: active listeners in order of acceptance with the addresses that they are really bound to. Listeners that do not bind, and

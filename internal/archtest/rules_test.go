@@ -17,7 +17,7 @@ var order = []string{
 	"dataplane/worker", "dataplane/fleet",
 	// Floor 3, control tower.
 	"xds/registry", "xds/resource", "xds/bootstrap", "xds/ads", "xds/transport", "xds/compile/matcher", "xds/compile/accesslog",
-	"xds/compile/endpoint", "xds/compile/lbpolicy", "xds/compile/statsconfig", "xds/compile/route", "xds/compile/listener", "xds/compile/cluster",
+	"xds/compile/endpoint", "xds/compile/lbpolicy", "xds/compile/statsconfig", "xds/compile/secret", "xds/compile/transportsocket", "xds/compile/route", "xds/compile/listener", "xds/compile/cluster",
 	"xds/controller",
 	// Floor 4, services of the process.
 	"ebpf", "internal/export", "internal/resolve", "internal/hotrestart", "internal/admin",
@@ -48,7 +48,7 @@ var fences = []struct {
 	{"github.com/envoyproxy/", protoRooms, "the data plane knows plain values only"},
 	{"github.com/cncf/", protoRooms, "the data plane knows plain values only"},
 	{"net/http", []string{"internal/admin", "internal/export", "internal/demo", "internal/app", "internal/testctl", "internal/cmd/", "integration/"}, "traffic never goes through net/http"},
-	{"crypto/tls", []string{"dataplane/transport/tls/", "xds/transport", "xds/compile/transportsocket", "integration/"}, "TLS has one place in each tower"},
+	{"crypto/tls", []string{"dataplane/transport/tls/", "xds/transport", "xds/compile/secret", "integration/"}, "TLS has one place in each tower"},
 	{"github.com/miekg/dns", []string{"internal/resolve"}, "one resolver"},
 	{"os/exec", []string{"internal/demo", "internal/cmd/", "integration/"}, "the sidecar starts no processes"},
 }

@@ -20,6 +20,8 @@ import (
 	"sidecar/xds/compile/lbpolicy"
 	"sidecar/xds/compile/listener"
 	routeconfig "sidecar/xds/compile/route"
+	"sidecar/xds/compile/secret"
+	"sidecar/xds/compile/transportsocket"
 	"sidecar/xds/registry"
 )
 
@@ -67,6 +69,10 @@ func document() registry.Document {
 		{Title: "Routes (RDS)", Message: "envoy.config.route.v3.RouteConfiguration", Schema: registry.MustSchema(routeconfig.Messages)},
 		{Title: "Clusters (CDS)", Message: "envoy.config.cluster.v3.Cluster", Schema: cluster.Schema()},
 		kind(lbpolicy.Rows.Info(), registry.MustSchema(lbpolicy.Messages, lbpolicy.Shared)),
+		kind(transportsocket.DownstreamRows.Info(), transportsocket.Schema()),
+		kind(transportsocket.UpstreamRows.Info(), transportsocket.Schema()),
+		{Title: "Secrets (SDS)", Message: "envoy.extensions.transport_sockets.tls.v3.Secret", Schema: secret.Schema()},
+		kind(secret.Validators.Info(), secret.Schema()),
 		{Title: "Endpoints (EDS)", Message: "envoy.config.endpoint.v3.ClusterLoadAssignment", Schema: registry.MustSchema(endpoint.Messages, endpoint.Shared)},
 	}}
 }

@@ -30,8 +30,6 @@ func Defs() []*Def {
 		SubscriptionDef,
 		ReloadDef,
 		RDSDef,
-		SDSDef,
-		SSLSocketFactoryDef,
 		ClusterManagerDef,
 		ListenerManagerDef,
 		ServerDef,

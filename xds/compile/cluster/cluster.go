@@ -11,9 +11,7 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	dnsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/clusters/dns/v3"
 	origv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/clusters/original_dst/v3"
-	rawv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/raw_buffer/v3"
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
@@ -22,9 +20,12 @@ import (
 	"sidecar/dataplane/route"
 	"sidecar/dataplane/snapshot"
 	"sidecar/dataplane/sys"
+	"sidecar/dataplane/transport/tls/policy"
 	"sidecar/internal/telemetry/stats"
 	"sidecar/xds/compile/endpoint"
 	"sidecar/xds/compile/lbpolicy"
+	"sidecar/xds/compile/secret"
+	"sidecar/xds/compile/transportsocket"
 	"sidecar/xds/registry"
 )
 
@@ -33,6 +34,7 @@ type Env struct {
 	Stats       *stats.Registry                     // nil: no scopes are made (--mode validate)
 	Cluster     func(name string) *route.ClusterRef // interns a cluster name
 	DefaultBind *corev3.BindConfig                  // cluster_manager.upstream_bind_config; nil = none
+	Secrets     *secret.Compiler                    // for what TLS contexts hold inline
 }
 
 // Result is a compiled cluster and what the controller must do for it.
@@ -40,6 +42,7 @@ type Result struct {
 	Config *snapshot.ClusterConfig
 	// WaitForWarm is wait_for_warm_on_init (default true): start-up waits for this cluster.
 	WaitForWarm bool
+	TLS         []transportsocket.Client // contexts of the cluster, with the secrets that they wait for
 
 	// Exactly one of these says where the hosts come from; none for ORIGINAL_DST, whose hosts are made on demand. The generations are made by
 	// Config.Balance.Build.
@@ -283,38 +286,17 @@ func (s *state) originalDst() {
 	s.out.OrigDst = o
 }
 
-// TransportSockets is the table of transport sockets.
-var TransportSockets = registry.MustTable("transport sockets", []registry.Row[struct{}]{{
-	Name: "envoy.transport_sockets.raw_buffer", Message: &rawv3.RawBuffer{}, Status: registry.StatusStable, Trust: registry.TrustRobustBoth,
-	Compile: func(*registry.Ctx, proto.Message) (struct{}, error) { return struct{}{}, nil },
-}}, map[string]string{
-	"type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext":                        "TLS",
-	"type.googleapis.com/envoy.extensions.transport_sockets.alts.v3.Alts":                                     "ALTS",
-	"type.googleapis.com/envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport": "upstream PROXY protocol",
-	"type.googleapis.com/envoy.extensions.transport_sockets.internal_upstream.v3.InternalUpstreamTransport":   "internal listeners",
-	"type.googleapis.com/envoy.extensions.transport_sockets.quic.v3.QuicUpstreamTransport":                    "HTTP/3",
-	"type.googleapis.com/envoy.extensions.transport_sockets.http_11_proxy.v3.Http11ProxyUpstreamTransport":    "HTTP/1.1 proxies for upstreams",
-	"type.googleapis.com/envoy.extensions.transport_sockets.starttls.v3.UpstreamStartTlsConfig":               "TLS",
-	"type.googleapis.com/envoy.extensions.transport_sockets.tap.v3.Tap":                                       "traffic taps",
-	"type.googleapis.com/envoy.extensions.transport_sockets.tcp_stats.v3.Config":                              "TCP statistics",
-})
-
-// socket accepts plain-text transport sockets only. With nothing but raw_buffer in transport_socket_matches every endpoint gets what it would
-// get without them.
+// socket compiles the transport socket and those that endpoints choose by their metadata. Sessions are kept apart by cluster and match.
 func (s *state) socket() {
-	check := func(at registry.Path, ts *corev3.TransportSocket) {
-		if ts == nil {
-			return
-		}
-		var cfg *anypb.Any = ts.GetTypedConfig()
-		if cfg == nil {
-			s.failf(at, "transport socket %q has no typed_config", ts.GetName())
-			return
-		}
-		_, err := TransportSockets.Compile(s.c, at.Field("typed_config"), ts.GetName(), cfg)
+	compile := func(at registry.Path, ts *corev3.TransportSocket, match string) *policy.Client {
+		out, err := transportsocket.Upstream(s.c.At(at), s.env.Secrets, ts, s.out.Name+"\x00"+match)
 		s.fail(err)
+		if out.TLS != nil {
+			s.res.TLS = append(s.res.TLS, out)
+		}
+		return out.TLS
 	}
-	check("transport_socket", s.cl.GetTransportSocket())
+	s.out.TLS = compile("transport_socket", s.cl.GetTransportSocket(), "")
 	names := map[string]bool{}
 	for i, m := range s.cl.GetTransportSocketMatches() {
 		at := registry.Path("").Index("transport_socket_matches", i)
@@ -322,7 +304,11 @@ func (s *state) socket() {
 			s.failf(at.Field("name"), "duplicate name %q", m.GetName())
 		}
 		names[m.GetName()] = true
-		check(at.Field("transport_socket"), m.GetTransportSocket())
+		s.out.TransportMatch = append(s.out.TransportMatch, snapshot.TransportMatch{Name: m.GetName(), Match: m.GetMatch().AsMap(),
+			TLS: compile(at.Field("transport_socket"), m.GetTransportSocket(), m.GetName())})
+	}
+	if len(s.res.TLS) == 0 { // whatever an endpoint asks for is plain text
+		s.out.TransportMatch = nil
 	}
 }
 

@@ -5,7 +5,7 @@ package listener
 import (
 	"fmt"
 	"net/netip"
-	"strings"
+	"strconv"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"sidecar/dataplane/snapshot"
+	"sidecar/xds/compile/transportsocket"
 	"sidecar/xds/registry"
 )
 
@@ -92,7 +93,7 @@ func (s *state) chain(c *registry.Ctx, fc *listenerv3.FilterChain, i int) *snaps
 		ConnectTimeout: nanos(fc.GetTransportSocketConnectTimeout(), 0)}
 	out.DrainKey = mixHash(hashProto(fc), s.l.Name)
 	s.chainMatch(c.At("filter_chain_match"), fc.GetFilterChainMatch(), &out.Match)
-	s.transportSocket(c, fc.GetTransportSocket())
+	s.transportSocket(c.At("transport_socket"), fc.GetTransportSocket(), out, i)
 	for j, f := range fc.GetFilters() {
 		at := registry.Path(fmt.Sprintf("filters[%d]", j))
 		if f.GetConfigDiscovery() != nil {
@@ -112,19 +113,16 @@ func (s *state) chain(c *registry.Ctx, fc *listenerv3.FilterChain, i int) *snaps
 	return out
 }
 
-func (s *state) transportSocket(c *registry.Ctx, ts *corev3.TransportSocket) {
-	if ts == nil {
-		return
+// transportSocket compiles the transport socket of chain i (-1: the default chain). Sessions are kept apart by listener and chain.
+func (s *state) transportSocket(c *registry.Ctx, ts *corev3.TransportSocket, fc *snapshot.FilterChain, i int) {
+	scope := s.l.Name + "\x00" + fc.Name
+	if fc.Name == "" {
+		scope += strconv.Itoa(i)
 	}
-	url, _, err := registry.Unwrap(ts.GetTypedConfig())
-	switch {
-	case err != nil:
-		s.fail(c.Errorf("transport_socket.typed_config", "%w", err))
-	case strings.HasSuffix(url, "/envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer"):
-	case strings.HasSuffix(url, "/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext"):
-		s.fail(c.Errorf("transport_socket", "%w (TLS)", registry.ErrLater))
-	default:
-		s.fail(c.Errorf("transport_socket", "unknown transport socket %q (%s)", ts.GetName(), url))
+	out, err := transportsocket.Downstream(c, s.env.Secrets, ts, scope)
+	s.fail(err)
+	if fc.TLS = out.TLS; fc.TLS != nil {
+		s.out.TLS = append(s.out.TLS, out)
 	}
 }
 

@@ -26,6 +26,8 @@ import (
 	"sidecar/dataplane/sys"
 	"sidecar/internal/telemetry/accesslog"
 	"sidecar/internal/telemetry/stats"
+	"sidecar/xds/compile/secret"
+	"sidecar/xds/compile/transportsocket"
 	"sidecar/xds/registry"
 )
 
@@ -44,6 +46,7 @@ type Env struct {
 	// Headers compiles header additions (local reply mappers).
 	Headers func(c *registry.Ctx, in []*corev3.HeaderValueOption) (route.Mutations, error)
 	Runtime *match.Runtime
+	Secrets *secret.Compiler // for what TLS contexts hold inline
 }
 
 // RDS is a route configuration that a listener waits for.
@@ -67,6 +70,7 @@ type Result struct {
 	Listener *snapshot.Listener
 	RDS      []RDS
 	Inline   []Inline
+	TLS      []transportsocket.Server // contexts of filter chains, with the secrets that they wait for
 }
 
 // state carries one listener's compilation.

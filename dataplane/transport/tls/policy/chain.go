@@ -66,7 +66,7 @@ func (f *verifier) acceptable(now Clock, chain []*x509.Certificate) (from, until
 			from, until = max(from, c.NotBefore.Unix()), min(until, c.NotAfter.Unix())
 		}
 	}
-	if f.v.CRL == nil {
+	if f.crls == nil {
 		return from, until, nil
 	}
 	last := len(chain)
@@ -78,7 +78,7 @@ func (f *verifier) acceptable(now Clock, chain []*x509.Certificate) (from, until
 		if i+1 < len(chain) {
 			issuer = chain[i+1]
 		}
-		next, fail := f.v.CRL.check(now, c, issuer, i)
+		next, fail := f.crls.check(now, c, issuer, i)
 		if fail != nil {
 			return 0, 0, fail
 		}

@@ -3,7 +3,6 @@
 package policy
 
 import (
-	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -27,6 +26,9 @@ const (
 )
 
 var oidTLSFeature = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 1, 24}
+
+// ErrKey is wrapped by errors of ParseCertificate about the private key.
+var ErrKey = errors.New("Failed to load private key") //nolint:staticcheck // Envoy's text
 
 var (
 	errKeyMismatch  = errors.New("private key does not match the certificate: KEY_VALUES_MISMATCH")
@@ -68,10 +70,10 @@ func ParseCertificate(chain, key []byte, where, whereKey string) (*Certificate, 
 	}
 	signer, err := parseKey(key)
 	if err != nil {
-		return nil, fmt.Errorf("Failed to load private key from %s, Cause: %w", whereKey, err) //nolint:staticcheck // Envoy's text
+		return nil, fmt.Errorf("%w from %s, Cause: %w", ErrKey, whereKey, err)
 	}
 	if pub, ok := c.Leaf.PublicKey.(interface{ Equal(crypto.PublicKey) bool }); !ok || !pub.Equal(signer.Public()) {
-		return nil, fmt.Errorf("Failed to load private key from %s, Cause: %w", whereKey, errKeyMismatch) //nolint:staticcheck // Envoy's text
+		return nil, fmt.Errorf("%w from %s, Cause: %w", ErrKey, whereKey, errKeyMismatch)
 	}
 	c.Key = signer
 	return c, nil
@@ -138,12 +140,13 @@ func parseKey(text []byte) (crypto.Signer, error) {
 // Bundle is a set of trust anchors. Immutable; bundles with the same text should be shared (they can be large).
 type Bundle struct {
 	Certs []*x509.Certificate
+	CRLs  *CRLs             // revocation lists among the certificates; nil = none
 	Hash  [sha256.Size]byte // of the DER of all certificates in order
 	pool  *x509.CertPool
 }
 
 // ParseBundle reads trusted_ca: PEM certificates, and CRLs among them, which count too. where names the source in errors.
-func ParseBundle(text []byte, where string) (*Bundle, *CRLs, error) {
+func ParseBundle(text []byte, where string) (*Bundle, error) {
 	b := &Bundle{pool: x509.NewCertPool()}
 	var lists [][]byte
 	h := sha256.New()
@@ -160,21 +163,25 @@ func ParseBundle(text []byte, where string) (*Bundle, *CRLs, error) {
 		}
 		x, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {
-			return nil, nil, fmt.Errorf("Failed to load trusted CA certificates from %s: certificate %d: %w", where, len(b.Certs), err) //nolint:staticcheck // Envoy's text
+			return nil, fmt.Errorf("Failed to load trusted CA certificates from %s: certificate %d: %w", where, len(b.Certs), err) //nolint:staticcheck // Envoy's text
 		}
 		if len(b.Certs) == maxRoots {
-			return nil, nil, fmt.Errorf("Failed to load trusted CA certificates from %s: more than %d certificates", where, maxRoots) //nolint:staticcheck // Envoy's text
+			return nil, fmt.Errorf("Failed to load trusted CA certificates from %s: more than %d certificates", where, maxRoots) //nolint:staticcheck // Envoy's text
 		}
 		b.Certs = append(b.Certs, x)
 		b.pool.AddCert(x)
 		h.Write(x.Raw)
 	}
 	if len(b.Certs) == 0 {
-		return nil, nil, fmt.Errorf("Failed to load trusted CA certificates from %s", where) //nolint:staticcheck // Envoy's text
+		return nil, fmt.Errorf("Failed to load trusted CA certificates from %s", where) //nolint:staticcheck // Envoy's text
 	}
 	h.Sum(b.Hash[:0])
-	crls, err := newCRLs(lists, where)
-	return b, crls, err
+	var err error
+	b.CRLs, err = newCRLs(lists, where)
+	if err != nil {
+		return nil, err
+	}
+	return b, nil
 }
 
 // BundleOf makes a bundle of certificates that are parsed already (SPIFFE trust bundle maps).
@@ -285,12 +292,4 @@ func (s *CRLs) with(o *CRLs) *CRLs {
 	}
 	m.Hash = sha256.Sum256(slices.Concat(s.Hash[:], o.Hash[:]))
 	return m
-}
-
-// Join returns both sets of revocation lists as one; either may be nil.
-func Join(a, b *CRLs) *CRLs { return a.with(b) }
-
-// Trusts tells whether c is one of the bundle's certificates.
-func (b *Bundle) Trusts(c *x509.Certificate) bool {
-	return slices.ContainsFunc(b.Certs, func(x *x509.Certificate) bool { return bytes.Equal(x.Raw, c.Raw) })
 }

@@ -186,7 +186,7 @@ func bundle(t testing.TB, cas ...*authority) *Bundle {
 	for _, a := range cas {
 		text = append(text, a.pem()...)
 	}
-	b, _, err := ParseBundle(text, "<inline>")
+	b, err := ParseBundle(text, "<inline>")
 	if err != nil {
 		t.Fatal(err)
 	}

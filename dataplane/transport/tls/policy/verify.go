@@ -19,6 +19,7 @@ type verifier struct {
 	purpose  x509.ExtKeyUsage // what a peer's certificate must be good for
 	pool     *x509.CertPool   // nil: the chain is not verified
 	domains  map[string]*x509.CertPool
+	crls     *CRLs // nil: nothing is revoked
 	matchers []SANMatcher
 	hash     [sha256.Size]byte // of everything that decides
 }
@@ -43,6 +44,7 @@ func newVerifier(v *Validation, purpose x509.ExtKeyUsage) *verifier {
 		}
 	case v.CA != nil:
 		f.pool = pool(v.CA)
+		f.crls = v.CA.CRLs.with(v.CRL)
 	}
 	return f
 }
@@ -209,6 +211,9 @@ func (v *Validation) digest() [sha256.Size]byte {
 	h := newHasher()
 	if v.CA != nil {
 		h.bytes("ca", v.CA.Hash[:])
+		if v.CA.CRLs != nil {
+			h.bytes("ca crl", v.CA.CRLs.Hash[:])
+		}
 	}
 	for _, td := range sortedKeys(v.SPIFFE) {
 		h.text("td", td)
