@@ -6,6 +6,7 @@ package admin
 
 import (
 	"context"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -156,6 +157,8 @@ type reply struct {
 	code int
 	ctyp string
 	body []byte
+	// stream, when not nil, writes the body in bounded pieces.
+	stream func(io.Writer) error
 }
 
 const (
@@ -165,10 +168,10 @@ const (
 	htmlType  = "text/html; charset=UTF-8"
 )
 
-func ok(body string) reply               { return reply{200, plainText, []byte(body)} }
-func bad(code int, body string) reply    { return reply{code, plainText, []byte(body)} }
-func asJSON(b []byte) reply              { return reply{200, jsonType, b} }
-func dumpError(code int, b string) reply { return reply{code, bareText, []byte(b)} }
+func ok(body string) reply               { return reply{code: 200, ctyp: plainText, body: []byte(body)} }
+func bad(code int, body string) reply    { return reply{code: code, ctyp: plainText, body: []byte(body)} }
+func asJSON(b []byte) reply              { return reply{code: 200, ctyp: jsonType, body: b} }
+func dumpError(code int, b string) reply { return reply{code: code, ctyp: bareText, body: []byte(b)} }
 
 // ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -186,11 +189,27 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Server", "envoy")
 	w.WriteHeader(rep.code)
-	n := 0
-	if r.Method != http.MethodHead {
-		n, _ = w.Write(rep.body) // the client may be gone; nothing to do about it
+	out := &counter{w: w}
+	switch {
+	case r.Method == http.MethodHead:
+	case rep.stream != nil:
+		_ = rep.stream(out) // the client may be gone; nothing to do about it
+	default:
+		_, _ = out.Write(rep.body) // as above
 	}
-	s.log(r, rep.code, n, start)
+	s.log(r, rep.code, out.n, start)
+}
+
+// counter counts what was written.
+type counter struct {
+	w io.Writer
+	n int
+}
+
+func (c *counter) Write(p []byte) (int, error) {
+	n, err := c.w.Write(p)
+	c.n += n
+	return n, err
 }
 
 func (s *Server) handle(r *http.Request) reply {

@@ -110,7 +110,7 @@ func (s *Server) index(*http.Request, query) reply {
 		b.WriteString("<tr><td><a href='" + name + "'>" + name + "</a></td><td>" + help + "</td></tr>\n")
 	}
 	b.WriteString("</table>\n</body>\n</html>\n")
-	return reply{200, htmlType, []byte(b.String())}
+	return reply{code: 200, ctyp: htmlType, body: []byte(b.String())}
 }
 
 func (s *Server) act(pick func(*Sources) func()) func(*http.Request, query) reply {
@@ -228,7 +228,7 @@ func statsQuery(q query) (*stats.Query, *reply) {
 	if f, ok := q.get("filter"); ok && f != "" {
 		re, err := regexp.Compile(f)
 		if err != nil {
-			return nil, &reply{400, plainText, []byte("Invalid re2 regex: " + reError(err))}
+			return nil, &reply{code: 400, ctyp: plainText, body: []byte("Invalid re2 regex: " + reError(err))}
 		}
 		out.Filter = re
 	}
@@ -274,15 +274,20 @@ func (s *Server) stats(_ *http.Request, q query) reply {
 	format, _ := q.get("format")
 	switch format {
 	case "", "text":
-		return reply{200, plainText, s.cfg.Sources.Stats.Text(nil, sq)}
+		return streamed(plainText, s.cfg.Sources.Stats.Text, sq)
 	case "json":
-		return asJSON(s.cfg.Sources.Stats.JSON(nil, sq))
+		return streamed(jsonType, s.cfg.Sources.Stats.JSON, sq)
 	case "prometheus":
-		return reply{200, plainText, s.cfg.Sources.Stats.Prometheus(nil, sq)}
+		return streamed(plainText, s.cfg.Sources.Stats.Prometheus, sq)
 	case "html", "active-html":
-		return reply{200, htmlType, s.cfg.Sources.Stats.HTML(nil, sq)}
+		return streamed(htmlType, s.cfg.Sources.Stats.HTML, sq)
 	}
 	return bad(400, "usage: /stats?format=(html|active-html|json|prometheus|text)\n\n")
+}
+
+// streamed is a list of stats, which may be long.
+func streamed(ctyp string, render func(io.Writer, *stats.Query) error, q *stats.Query) reply {
+	return reply{code: 200, ctyp: ctyp, stream: func(w io.Writer) error { return render(w, q) }}
 }
 
 func (s *Server) prometheus(_ *http.Request, q query) reply {
@@ -290,7 +295,7 @@ func (s *Server) prometheus(_ *http.Request, q query) reply {
 	if fail != nil {
 		return *fail
 	}
-	return reply{200, plainText, s.cfg.Sources.Stats.Prometheus(nil, sq)}
+	return streamed(plainText, s.cfg.Sources.Stats.Prometheus, sq)
 }
 
 func (s *Server) memory(*http.Request, query) reply {

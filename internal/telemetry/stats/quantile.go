@@ -170,9 +170,12 @@ func disjoint(c []uint64) []uint64 {
 }
 
 func (s *Summary) cumulative(d HistData) []uint64 {
-	out := make([]uint64, len(s.Bounds))
-	for i, b := range s.Bounds {
-		out[i] = d.AtMost(b)
+	return s.appendCumulative(make([]uint64, 0, len(s.Bounds)), d)
+}
+
+func (s *Summary) appendCumulative(out []uint64, d HistData) []uint64 {
+	for _, b := range s.Bounds {
+		out = append(out, d.AtMost(b))
 	}
 	return out
 }

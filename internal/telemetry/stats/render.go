@@ -3,11 +3,9 @@
 package stats
 
 import (
-	"cmp"
 	"html"
+	"io"
 	"math"
-	"math/big"
-	"slices"
 	"strconv"
 	"strings"
 )
@@ -33,28 +31,76 @@ func appendJSONNumber(b []byte, v float64) []byte {
 	return appendG(b, v)
 }
 
-// Text renders "name: value" lines.
-func (v *View) Text(b []byte, q *Query) []byte {
-	list := v.Collect(q)
-	sortForLists(list)
-	for i := range list {
-		m := &list[i]
-		b = append(append(b, m.Name...), ": "...)
-		switch m.Kind {
-		case Text:
-			b = append(append(append(b, '"'), m.Text...), '"')
-		case Histogram:
-			if m.Hist == nil {
-				b = append(b, "No recorded values"...)
-			} else {
-				b = m.Hist.appendText(b, q.Buckets)
-			}
-		default:
-			b = strconv.AppendUint(b, m.Value, 10)
-		}
-		b = append(b, '\n')
+// outputChunk is how much of a rendered list is in memory at once, the longest line apart.
+const outputChunk = 32 << 10
+
+// output writes what was appended to b in chunks; after an error it takes everything and writes nothing.
+type output struct {
+	w   io.Writer
+	b   []byte
+	err error
+}
+
+// full writes b when it holds a chunk.
+func (o *output) full() {
+	if len(o.b) >= outputChunk {
+		o.flush()
 	}
-	return b
+}
+
+func (o *output) flush() {
+	if o.err == nil && len(o.b) > 0 {
+		_, o.err = o.w.Write(o.b)
+	}
+	o.b = o.b[:0]
+}
+
+// end writes the rest and returns the first error.
+func (o *output) end() error {
+	o.flush()
+	return o.err
+}
+
+// lists calls fn for every metric in the order of Envoy's text and JSON lists: text readouts, then counters and gauges together, then histograms,
+// each sorted by name.
+func (v *View) lists(q *Query, fn func(*Metric)) {
+	for _, kinds := range [...][4]bool{{Text: true}, {Counter: true, Gauge: true}, {Histogram: true}} {
+		part, any := *q, false
+		for k := range kinds {
+			part.Kinds[k] = kinds[k] && q.wants(Kind(k))
+			any = any || part.Kinds[k]
+		}
+		if any {
+			v.Each(&part, fn)
+		}
+	}
+}
+
+// Text renders "name: value" lines.
+func (v *View) Text(w io.Writer, q *Query) error {
+	out := &output{w: w}
+	v.lists(q, func(m *Metric) {
+		out.b = m.appendText(out.b, q)
+		out.full()
+	})
+	return out.end()
+}
+
+func (m *Metric) appendText(b []byte, q *Query) []byte {
+	b = append(append(b, m.Name...), ": "...)
+	switch m.Kind {
+	case Text:
+		b = append(append(append(b, '"'), m.Text...), '"')
+	case Histogram:
+		if m.Hist == nil {
+			b = append(b, "No recorded values"...)
+		} else {
+			b = m.Hist.appendText(b, q.Buckets)
+		}
+	default:
+		b = strconv.AppendUint(b, m.Value, 10)
+	}
+	return append(b, '\n')
 }
 
 func (s *Summary) appendText(b []byte, mode BucketMode) []byte {
@@ -105,14 +151,12 @@ func (s *Summary) appendQuantiles(b []byte) []byte {
 }
 
 // JSON renders Envoy's {"stats":[…]} document.
-func (v *View) JSON(b []byte, q *Query) []byte {
-	list := v.Collect(q)
-	sortForLists(list)
-	b = append(b, `{"stats":[`...)
+func (v *View) JSON(w io.Writer, q *Query) error {
+	out := &output{w: w, b: []byte(`{"stats":[`)}
 	first := true
 	hists := false
-	for i := range list {
-		m := &list[i]
+	v.lists(q, func(m *Metric) {
+		b := out.b
 		if m.Kind == Histogram {
 			if !hists {
 				b = startHistograms(comma(b, &first), q.Buckets)
@@ -122,25 +166,28 @@ func (v *View) JSON(b []byte, q *Query) []byte {
 				m.Hist = &Summary{Bounds: v.bounds(m.Name)}
 			}
 			b = m.Hist.appendJSON(comma(b, &first), m.Name, q.Buckets)
-			continue
-		}
-		b = appendQuoted(append(comma(b, &first), `{"name":`...), m.Name)
-		b = append(b, `,"value":`...)
-		if m.Kind == Text {
-			b = appendQuoted(b, m.Text)
 		} else {
-			b = strconv.AppendUint(b, m.Value, 10)
-		}
-		b = append(b, '}')
-	}
-	if hists {
-		b = append(b, ']')
-		if q.Buckets != BucketsCumulative && q.Buckets != BucketsDisjoint {
+			b = appendQuoted(append(comma(b, &first), `{"name":`...), m.Name)
+			b = append(b, `,"value":`...)
+			if m.Kind == Text {
+				b = appendQuoted(b, m.Text)
+			} else {
+				b = strconv.AppendUint(b, m.Value, 10)
+			}
 			b = append(b, '}')
 		}
-		b = append(b, '}')
+		out.b = b
+		out.full()
+	})
+	if hists {
+		out.b = append(out.b, ']')
+		if q.Buckets != BucketsCumulative && q.Buckets != BucketsDisjoint {
+			out.b = append(out.b, '}')
+		}
+		out.b = append(out.b, '}')
 	}
-	return append(b, "]}"...)
+	out.b = append(out.b, "]}"...)
+	return out.end()
 }
 
 func comma(b []byte, first *bool) []byte {
@@ -224,125 +271,16 @@ func appendQuoted(b []byte, s string) []byte {
 	return append(b, '"')
 }
 
-type promMetric struct {
-	name   string
-	labels string
-	m      *Metric
-}
-
-// Prometheus renders the text exposition format 0.0.4: counters, gauges, (text readouts as gauges,) histograms, each group sorted by name
-// with one TYPE line.
-func (v *View) Prometheus(b []byte, q *Query) []byte {
-	for _, kind := range [...]Kind{Counter, Gauge, Text, Histogram} {
-		if !q.wants(kind) || kind == Text && !q.TextReadouts {
-			continue
-		}
-		// One kind at a time, so that not all metrics of a large configuration are in memory together.
-		one := *q
-		one.Kinds = [4]bool{}
-		one.Kinds[kind] = true
-		list := v.Collect(&one)
-		group := make([]promMetric, 0, len(list))
-		for i := range list {
-			m := &list[i]
-			name, tags := v.tags.Extract(m.Name)
-			if m.Kind == Histogram && m.Hist == nil {
-				m.Hist = &Summary{Bounds: v.bounds(m.Name)}
-			}
-			group = append(group, promMetric{promName(name), promLabels(tags), m})
-		}
-		slices.SortStableFunc(group, func(x, y promMetric) int { return cmp.Compare(x.name, y.name) })
-		last := ""
-		for _, g := range group {
-			if g.name != last {
-				b = append(append(append(b, "# TYPE "...), g.name...), ' ')
-				b = append(append(b, [...]string{Counter: "counter", Gauge: "gauge", Histogram: "histogram", Text: "gauge"}[kind]...), '\n')
-				last = g.name
-			}
-			b = g.append(b)
-		}
-	}
-	return b
-}
-
-func (g *promMetric) append(b []byte) []byte {
-	switch g.m.Kind {
-	case Histogram:
-		return g.appendHistogram(b)
-	case Text:
-		sep := ""
-		if g.labels != "" {
-			sep = ","
-		}
-		b = append(append(append(append(b, g.name...), '{'), g.labels+sep...), `text_value="`...)
-		return append(append(b, promValue(g.m.Text)...), "\"} 0\n"...)
-	}
-	b = append(append(append(append(b, g.name...), '{'), g.labels...), "} "...)
-	return append(strconv.AppendUint(b, g.m.Value, 10), '\n')
-}
-
-func (g *promMetric) appendHistogram(b []byte) []byte {
-	s := g.m.Hist
-	sep := ""
-	if g.labels != "" {
-		sep = ","
-	}
-	line := func(b []byte, le string, n uint64) []byte {
-		b = append(append(append(b, g.name...), "_bucket{"...), g.labels+sep+`le="`+le+`"} `...)
-		return append(strconv.AppendUint(b, n, 10), '\n')
-	}
-	c := s.cumulative(s.Total)
-	for i, bound := range s.Bounds {
-		b = line(b, strconv.FormatFloat(bound, 'f', -1, 64), c[i])
-	}
-	n := s.Total.Count()
-	b = line(b, "+Inf", n)
-	b = append(append(append(append(b, g.name...), "_sum{"...), g.labels...), "} "...)
-	b = append(appendG32(b, s.Total.Sum()), '\n')
-	b = append(append(append(append(b, g.name...), "_count{"...), g.labels...), "} "...)
-	return append(strconv.AppendUint(b, n, 10), '\n')
-}
-
-// appendG32 is C's %.32g, in which Envoy prints sums.
-func appendG32(b []byte, v float64) []byte {
-	s := new(big.Float).SetFloat64(v).Text('g', 32)
-	return append(b, s...)
-}
-
-// promName makes a metric name: "envoy_" and the name with everything outside [a-zA-Z0-9_] as '_'.
-func promName(name string) string { return "envoy_" + promClean(name) }
-
-func promClean(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '_' {
-			return r
-		}
-		return '_'
-	}, s)
-}
-
-var promEscape = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`)
-
-func promValue(s string) string { return promEscape.Replace(strings.ToValidUTF8(s, "�")) }
-
-func promLabels(tags []Tag) string {
-	var b strings.Builder
-	for i, t := range tags {
-		if i > 0 {
-			b.WriteByte(',')
-		}
-		name := promClean(t.Name)
-		if name == "" || name[0] >= '0' && name[0] <= '9' {
-			name = "_" + name
-		}
-		b.WriteString(name + `="` + promValue(t.Value) + `"`)
-	}
-	return b.String()
-}
-
 // HTML renders the text list as a page.
-func (v *View) HTML(b []byte, q *Query) []byte {
-	b = append(b, "<!DOCTYPE html>\n<html lang='en'>\n<head><title>Admin: stats</title></head>\n<body>\n<pre>\n"...)
-	b = append(b, html.EscapeString(string(v.Text(nil, q)))...)
-	return append(b, "</pre>\n</body>\n</html>\n"...)
+func (v *View) HTML(w io.Writer, q *Query) error {
+	out := &output{w: w}
+	out.b = append(out.b, "<!DOCTYPE html>\n<html lang='en'>\n<head><title>Admin: stats</title></head>\n<body>\n<pre>\n"...)
+	var line []byte
+	v.lists(q, func(m *Metric) {
+		line = m.appendText(line[:0], q)
+		out.b = append(out.b, html.EscapeString(string(line))...)
+		out.full()
+	})
+	out.b = append(out.b, "</pre>\n</body>\n</html>\n"...)
+	return out.end()
 }

@@ -150,6 +150,7 @@ type Scope struct {
 	merged sync.Map // stat id -> *histMerged, as of the last Flush
 	source atomic.Pointer[func(id int) (int64, bool)]
 	allow  atomic.Pointer[allowSet]
+	prom   atomic.Pointer[promScope]
 }
 
 // Release drops one reference; the last one removes the scope from the registry (its numbers are gone, as Envoy's).

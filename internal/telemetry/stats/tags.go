@@ -49,28 +49,63 @@ type Tags struct {
 }
 
 type tagRule struct {
-	name   string
-	re     *regexp.Regexp
-	prefix string // what every match begins with
-	part   string // what every match holds; both spare most names the regex
+	name    string
+	re      *regexp.Regexp
+	prefix  []string // a match is at the begin of the name and begins with one of these; nil: unknown
+	part    string   // what every match begins with; both spare most names the regex
+	segment bool     // the regex is ^prefix and one segment in its group, as most are: no regex is needed
 }
 
-// literals finds the literal that follows the anchor of a regex, or the one that an unanchored regex begins with.
-func literals(src string) (prefix, part string) {
+// literals finds the literals that can follow the anchor of a regex, or the one that an unanchored regex begins with.
+func literals(src string) (prefixes []string, part string) {
 	re, err := syntax.Parse(rewrite(src), syntax.Perl)
 	if err != nil {
-		return "", ""
+		return nil, ""
 	}
-	if re.Op == syntax.OpConcat && len(re.Sub) > 1 && re.Sub[0].Op == syntax.OpBeginText {
-		if l := re.Sub[1]; l.Op == syntax.OpLiteral && l.Flags&syntax.FoldCase == 0 {
-			return string(l.Rune), ""
-		}
-		return "", ""
+	if p := anchored(re); p != nil {
+		return p, ""
 	}
 	if c, err := regexp.Compile(rewrite(src)); err == nil {
 		part, _ = c.LiteralPrefix()
 	}
-	return "", part
+	return nil, part
+}
+
+// anchored lists what a match of re, which must be at the begin of the text, can begin with; nil when that is not known.
+func anchored(re *syntax.Regexp) []string {
+	switch {
+	case re.Op == syntax.OpConcat && len(re.Sub) > 1 && re.Sub[0].Op == syntax.OpBeginText:
+		return begins(re.Sub[1])
+	case re.Op == syntax.OpAlternate:
+		return union(re.Sub, anchored)
+	}
+	return nil
+}
+
+// begins lists the literals that re can begin with.
+func begins(re *syntax.Regexp) []string {
+	switch re.Op {
+	case syntax.OpLiteral:
+		if re.Flags&syntax.FoldCase == 0 {
+			return []string{string(re.Rune)}
+		}
+	case syntax.OpConcat, syntax.OpCapture:
+		return begins(re.Sub[0])
+	case syntax.OpAlternate:
+		return union(re.Sub, begins)
+	}
+	return nil
+}
+
+func union(subs []*syntax.Regexp, of func(*syntax.Regexp) []string) (out []string) {
+	for _, s := range subs {
+		l := of(s)
+		if l == nil {
+			return nil
+		}
+		out = append(out, l...)
+	}
+	return out
 }
 
 // TagsConfig is stats_config.stats_tags and use_all_default_tags.
@@ -112,7 +147,8 @@ func NewTags(cfg TagsConfig) (*Tags, error) {
 			return nil, fmt.Errorf("stats_tags[%d]: %s: %w", i, r.Name, err)
 		}
 		prefix, part := literals(r.Regex)
-		t.rules = append(t.rules, tagRule{r.Name, re, prefix, part})
+		segment := len(prefix) == 1 && r.Regex == "^"+regexp.QuoteMeta(prefix[0])+`((`+seg+`)\.)`
+		t.rules = append(t.rules, tagRule{r.Name, re, prefix, part, segment})
 	}
 	return t, nil
 }
@@ -141,19 +177,51 @@ func compileTag(src string) (*regexp.Regexp, error) {
 	return re, nil
 }
 
+// may is false for names that cannot match.
+func (r *tagRule) may(name string) bool {
+	for _, p := range r.prefix {
+		if strings.HasPrefix(name, p) {
+			return true
+		}
+	}
+	return r.prefix == nil && strings.Contains(name, r.part)
+}
+
+// find is FindStringSubmatchIndex of a name for which may is true.
+func (r *tagRule) find(name string) []int {
+	if r.part != "" { // what a match begins with: nothing before its first place can matter
+		at := strings.Index(name, r.part)
+		m := r.re.FindStringSubmatchIndex(name[at:])
+		for i := range m {
+			if m[i] >= 0 {
+				m[i] += at
+			}
+		}
+		return m
+	}
+	if !r.segment {
+		return r.re.FindStringSubmatchIndex(name)
+	}
+	n := len(r.prefix[0])
+	if i := strings.IndexByte(name[n:], '.'); i > 0 {
+		return []int{0, n + i + 1, n, n + i + 1, n, n + i}
+	}
+	return nil
+}
+
 // Extract returns the name without its tags, the fixed tags and then those of the rules, in rule order, as Envoy.
 func (t *Tags) Extract(name string) (string, []Tag) {
 	tags := slices.Clone(t.fixed)
 	var cuts [][2]int
 	for i := range t.rules {
 		r := &t.rules[i]
-		if !strings.HasPrefix(name, r.prefix) || !strings.Contains(name, r.part) {
+		if !r.may(name) {
 			continue
 		}
 		if slices.ContainsFunc(tags, func(x Tag) bool { return x.Name == r.name }) {
 			continue
 		}
-		m := r.re.FindStringSubmatchIndex(name)
+		m := r.find(name)
 		if m == nil {
 			continue
 		}

@@ -3,7 +3,6 @@
 package stats
 
 import (
-	"cmp"
 	"regexp"
 	"slices"
 	"strconv"
@@ -29,6 +28,8 @@ type View struct {
 	reg  *Registry
 	tags *Tags
 	cfg  Config
+
+	shapes promShapes
 }
 
 // NewView makes a view; tags nil means Envoy's defaults.
@@ -91,11 +92,64 @@ type Metric struct {
 	Hist  *Summary // nil when nothing was recorded before the last flush
 }
 
+// scopes lists the live scopes by prefix, those with the same prefix in creation order.
+func (v *View) scopes() []*Scope {
+	list := v.reg.list()
+	slices.SortStableFunc(list, func(a, b *Scope) int { return strings.Compare(a.Prefix, b.Prefix) })
+	return list
+}
+
+// Each calls fn for every metric that q selects, sorted by name. Only the metrics of scopes whose names interleave are in memory at once.
+func (v *View) Each(q *Query, fn func(*Metric)) {
+	var open []*scopeCursor // those with metrics left; few, since prefixes rarely hold each other
+	least := func() int {
+		at := 0
+		for i := range open {
+			if open[i].list[0].Name < open[at].list[0].Name {
+				at = i
+			}
+		}
+		return at
+	}
+	drain := func(until *Scope) {
+		for len(open) > 0 {
+			i := least()
+			c := open[i]
+			if until != nil && c.list[0].Name >= until.Prefix {
+				return
+			}
+			fn(&c.list[0])
+			if c.list = c.list[1:]; len(c.list) == 0 {
+				open = slices.Delete(open, i, i+1)
+			}
+		}
+	}
+	var free []Metric
+	for _, s := range v.scopes() {
+		drain(s)
+		var buf []Metric
+		if len(open) == 0 {
+			buf = free[:0]
+		}
+		list := v.scope(buf, s, q)
+		if len(open) == 0 {
+			free = list
+		}
+		if len(list) > 0 {
+			slices.SortFunc(list, func(a, b Metric) int { return strings.Compare(a.Name, b.Name) })
+			open = append(open, &scopeCursor{list})
+		}
+	}
+	drain(nil)
+}
+
+// scopeCursor is what is left of a scope's metrics, sorted by name.
+type scopeCursor struct{ list []Metric }
+
 // Collect lists the metrics that q selects, sorted by name.
 func (v *View) Collect(q *Query) []Metric {
 	var out []Metric
-	v.reg.Each(func(s *Scope) { out = v.scope(out, s, q) })
-	slices.SortFunc(out, func(a, b Metric) int { return strings.Compare(a.Name, b.Name) })
+	v.Each(q, func(m *Metric) { out = append(out, *m) })
 	return out
 }
 
@@ -105,47 +159,55 @@ func (v *View) scope(out []Metric, s *Scope, q *Query) []Metric {
 	}
 	allowed := v.allowed(s)
 	for id := range s.Def.Stats {
-		st := &s.Def.Stats[id]
-		if allowed != nil && allowed[id>>6]&(1<<(id&63)) == 0 {
-			continue
-		}
-		if !q.wants(st.Kind) || (st.Hidden && q.Hidden == HiddenExclude) || (!st.Hidden && q.Hidden == HiddenOnly) {
-			continue
-		}
-		m := Metric{Kind: st.Kind, Unit: st.Unit}
-		switch st.Kind {
-		case Text:
-			m.Text, m.Used = s.Text(id), true // Envoy counts text readouts as used
-		case Histogram:
-			if _, made := s.histMade(id); st.Lazy && !made {
-				continue
-			}
-			if total, interval, used := s.Histogram(id); used {
-				m.Hist, m.Used = &Summary{Total: total, Interval: interval}, true
-			}
-		default:
-			n, used := s.Value(id)
-			if st.Lazy && !used {
-				continue
-			}
-			m.Used = used
-			m.Value = uint64(n)
-			if n < 0 && !st.Wide && !strings.HasSuffix(st.Name, "version") {
-				m.Value = 0 // a gauge read while one shard had given back what another had not yet taken
-			}
-		}
-		if q.UsedOnly && !m.Used {
-			continue
-		}
-		m.Name = s.Prefix + st.Name
-		if q.matches(m.Name) {
-			if m.Hist != nil {
-				m.Hist.Bounds = v.bounds(m.Name)
-			}
+		if m, ok := v.metric(s, id, allowed, q); ok {
+			m.Name = s.Prefix + s.Def.Stats[id].Name
 			out = append(out, m)
 		}
 	}
 	return v.codes(out, s, q)
+}
+
+// metric reads one stat; false when q or the stats_matcher (allowed) leaves it out. The name is not filled in: joining it costs more than the rest.
+func (v *View) metric(s *Scope, id int, allowed []uint64, q *Query) (Metric, bool) {
+	st := &s.Def.Stats[id]
+	if allowed != nil && allowed[id>>6]&(1<<(id&63)) == 0 {
+		return Metric{}, false
+	}
+	if !q.wants(st.Kind) || (st.Hidden && q.Hidden == HiddenExclude) || (!st.Hidden && q.Hidden == HiddenOnly) {
+		return Metric{}, false
+	}
+	m := Metric{Kind: st.Kind, Unit: st.Unit}
+	switch st.Kind {
+	case Text:
+		m.Text, m.Used = s.Text(id), true // Envoy counts text readouts as used
+	case Histogram:
+		if _, made := s.histMade(id); st.Lazy && !made {
+			return Metric{}, false
+		}
+		if total, interval, used := s.Histogram(id); used {
+			m.Hist, m.Used = &Summary{Total: total, Interval: interval}, true
+		}
+	default:
+		n, used := s.Value(id)
+		if st.Lazy && !used {
+			return Metric{}, false
+		}
+		m.Used = used
+		m.Value = uint64(n)
+		if n < 0 && !st.Wide && !strings.HasSuffix(st.Name, "version") {
+			m.Value = 0 // a gauge read while one shard had given back what another had not yet taken
+		}
+	}
+	if q.UsedOnly && !m.Used || q.Filter != nil && !q.matches(s.Prefix+st.Name) {
+		return Metric{}, false
+	}
+	if m.Hist != nil {
+		m.Hist.Bounds = DefaultBuckets
+		if len(v.cfg.Buckets) > 0 {
+			m.Hist.Bounds = v.bounds(s.Prefix + st.Name)
+		}
+	}
+	return m, true
 }
 
 func (q *Query) matches(name string) bool {
@@ -187,35 +249,58 @@ func (v *View) bounds(name string) []float64 {
 
 // codes lists the counters that Block.Code makes.
 func (v *View) codes(out []Metric, s *Scope, q *Query) []Metric {
-	if !q.wants(Counter) || q.Hidden == HiddenOnly {
-		return out
+	v.eachCode(s, q, func(set, code string, n uint64) {
+		out = append(out, Metric{Name: s.Prefix + set + code, Kind: Counter, Used: true, Value: n})
+	})
+	return out
+}
+
+// codeNames are the status codes in decimal.
+var codeNames = func() (out [600]string) {
+	for c := range out {
+		out[c] = strconv.Itoa(c)
 	}
-	for set, prefix := range s.Def.Codes {
+	return out
+}()
+
+var classNames = [...]string{1: "1xx", "2xx", "3xx", "4xx", "5xx"}
+
+// eachCode calls fn for the counters that Block.Code makes: each is named by the scope's prefix, that of its set, and its code.
+func (v *View) eachCode(s *Scope, q *Query, fn func(set, code string, n uint64)) {
+	if !q.wants(Counter) || q.Hidden == HiddenOnly {
+		return
+	}
+	for i, set := range s.Def.Codes {
 		var byCode [600]int64
 		total := int64(0)
-		s.eachCode(set, func(code int, n int64) { byCode[code] += n; total += n })
+		s.eachCode(i, func(code int, n int64) { byCode[code] += n; total += n })
 		if total == 0 {
 			continue
 		}
-		add := func(name string, n int64) {
-			if n > 0 && q.matches(name) && (v.cfg.Allow == nil || v.cfg.Allow(name)) {
-				out = append(out, Metric{Name: name, Kind: Counter, Used: true, Value: uint64(n)})
+		add := func(code string, n int64) {
+			if n <= 0 {
+				return
 			}
+			if q.Filter != nil || v.cfg.Allow != nil {
+				if name := s.Prefix + set + code; !q.matches(name) || v.cfg.Allow != nil && !v.cfg.Allow(name) {
+					return
+				}
+			}
+			fn(set, code, uint64(n))
 		}
 		for class := 1; class <= 5; class++ {
 			sum := int64(0)
 			for c := class * 100; c < class*100+100; c++ {
 				sum += byCode[c]
-				add(s.Prefix+prefix+strconv.Itoa(c), byCode[c])
+				add(codeNames[c], byCode[c])
 			}
-			add(s.Prefix+prefix+strconv.Itoa(class)+"xx", sum)
+			add(classNames[class], sum)
 		}
-		add(s.Prefix+prefix+"unknown", byCode[0])
-		if !slices.ContainsFunc(s.Def.Stats, func(st Stat) bool { return st.FromCodes == set+1 }) {
-			add(s.Prefix+prefix+"completed", total)
+		add("unknown", byCode[0])
+		if !slices.ContainsFunc(s.Def.Stats, func(st Stat) bool { return st.FromCodes == i+1 }) {
+			add("completed", total)
 		}
 	}
-	return out
 }
 
 // histMade tells whether any shard has the histogram.
@@ -246,19 +331,4 @@ func (r *Registry) ResetCounters() {
 			}
 		}
 	}
-}
-
-// kindOrder sorts as Envoy's text and JSON lists do: text readouts, then counters and gauges together, then histograms.
-func kindOrder(k Kind) int {
-	switch k {
-	case Text:
-		return 0
-	case Histogram:
-		return 2
-	}
-	return 1
-}
-
-func sortForLists(m []Metric) {
-	slices.SortStableFunc(m, func(a, b Metric) int { return cmp.Compare(kindOrder(a.Kind), kindOrder(b.Kind)) })
 }
