@@ -4,8 +4,11 @@ package lifecycle
 
 import (
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
+	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -98,4 +101,49 @@ func TestAdmin_WhenTheProcessDrains_ThenItStillAnswers(t *testing.T) {
 	c.answered("hello", true)
 	c.c.Close()
 	p.exits(0, 0, 2*time.Second)
+}
+
+// TestPrometheus_WhenScraped_ThenPromtoolFindsNothing runs promtool over a scrape with traffic, where promtool is installed.
+func TestPrometheus_WhenScraped_ThenPromtoolFindsNothing(t *testing.T) {
+	t.Parallel()
+	tool, err := exec.LookPath("promtool")
+	if err != nil {
+		t.Skip("SKIP: no promtool in PATH")
+	}
+	b, echo := newBackend(t, false), newEcho(t, false)
+	p := start(t, static([]string{httpListener("l", "b", "", ""), tcpListener("t", "echo", "")},
+		[]string{cluster("b", b.addr), cluster("echo", echo)}), "--concurrency", "2")
+	p.dial("l").want("hello", false)
+	tunnel := p.dial("t")
+	tunnel.send("x")
+	if _, err := tunnel.r.ReadByte(); err != nil {
+		t.Fatal(err)
+	}
+	p.until("histograms", func() bool { return strings.Contains(p.get("/stats?usedonly"), "cluster.b.upstream_rq_time: P0") })
+	cmd := exec.Command(tool, "check", "metrics")
+	cmd.Stdin = strings.NewReader(p.get("/stats/prometheus?text_readouts"))
+	out, err := cmd.CombinedOutput()
+	var exit *exec.ExitError
+	if err != nil && (!errors.As(err, &exit) || exit.ExitCode() != lintOnly) {
+		t.Fatalf("promtool: %v\n%s", err, out)
+	}
+	for _, line := range strings.Split(strings.TrimSpace(string(out)), "\n") {
+		_, finding, _ := strings.Cut(line, " ")
+		if line != "" && !slices.Contains(envoysStyle, finding) {
+			t.Error(line)
+		}
+	}
+}
+
+// lintOnly is promtool's exit code when the scrape is valid and only its style is found fault with.
+const lintOnly = 3
+
+// envoysStyle is what promtool says of Envoy's own scrape too: the names are Envoy's, since dashboards ask for them, and come without help.
+var envoysStyle = []string{
+	"no help text",
+	`counter metrics should have "_total" suffix`,
+	`non-counter metrics should not have "_total" suffix`,
+	`non-histogram and non-summary metrics should not have "_count" suffix`,
+	"metric names should not contain abbreviated units",
+	`use base unit "seconds" instead of "days"`,
 }
