@@ -9,7 +9,8 @@ import "math/bits"
 const (
 	minShift = 10 // 1 KiB
 	maxShift = 24 // 16 MiB
-	// keepBytes bounds what the free lists hold per size class; the rest goes back to the heap.
+	// keepBytes bounds what the free lists hold per size class; the rest, and every larger buffer, goes back to the heap. With eleven classes up to 1 MiB a
+	// pool keeps 11 MiB at most, and by and by nothing (Trim).
 	keepBytes = 1 << 20
 )
 
@@ -90,7 +91,7 @@ func (p *Pool) Put(b []byte) {
 		return
 	}
 	p.out -= c
-	if len(p.free[k])<<k < max(keepBytes, 1<<k) {
+	if (len(p.free[k])+1)<<k <= keepBytes {
 		p.free[k] = append(p.free[k], b[:0])
 	}
 }
@@ -109,10 +110,20 @@ func (p *Pool) Grow(b []byte, extra int) []byte {
 // Outstanding is the number of bytes handed out: back to zero when nothing is in flight.
 func (p *Pool) Outstanding() int { return p.out }
 
-// Trim drops all free buffers, for memory pressure.
+// Trim drops half of what is free, at least one of each kind; the owner calls it from a slow timer. What traffic needs comes back with its next use, and
+// what a burst has left is gone after a few calls.
 func (p *Pool) Trim() {
-	p.flights = nil
+	p.flights = halve(p.flights)
 	for i := range p.free {
-		p.free[i] = nil
+		p.free[i] = halve(p.free[i])
 	}
+}
+
+func halve[T any](l []T) []T {
+	n := len(l) / 2
+	if n == 0 {
+		return nil
+	}
+	clear(l[n:])
+	return l[:n]
 }

@@ -43,9 +43,51 @@ func TestPool_WhenManyAreFree_ThenKeptWithinTheBound(t *testing.T) {
 	if n := len(p.free[16]); n == 0 || n<<16 > keepBytes {
 		t.Errorf("%d buffers of 64 KiB kept", n)
 	}
-	p.Trim()
-	if p.free[16] != nil || p.flights != nil {
-		t.Error("Trim keeps something")
+	p.Put(p.Get(2 << 20))
+	if p.free[21] != nil {
+		t.Error("a buffer over the bound was kept")
+	}
+}
+
+func TestPool_WhenABurstIsOver_ThenTrimGivesItsMemoryBack(t *testing.T) {
+	var p Pool
+	var all [][]byte
+	var flights []*Flight
+	for range 1000 {
+		for _, n := range []int{1 << 10, 4 << 10, 64 << 10, 1 << 20} {
+			all = append(all, p.Get(n))
+		}
+		flights = append(flights, p.GetFlight())
+	}
+	for _, b := range all {
+		p.Put(b)
+	}
+	for _, f := range flights {
+		p.PutFlight(f)
+	}
+	held := func() (n int) {
+		for k := range p.free {
+			n += len(p.free[k]) << k
+		}
+		return n
+	}
+	if n := held(); n == 0 || n > 11<<20 {
+		t.Errorf("%d bytes kept after the burst", n)
+	}
+	used := p.Get(4 << 10)
+	for range 12 {
+		before := held()
+		p.Trim()
+		if n := held(); n > before/2 {
+			t.Errorf("%d bytes of %d kept", n, before)
+		}
+	}
+	if held() != 0 || p.flights != nil {
+		t.Errorf("%d bytes and %d flights kept for ever", held(), len(p.flights))
+	}
+	p.Put(used)
+	if p.Outstanding() != 0 || held() != 4<<10 {
+		t.Error("a buffer that was out during the trims was not taken back")
 	}
 }
 

@@ -39,6 +39,7 @@ type Worker struct {
 	tcp       *tunnel.Env
 	logs      accesslog.Writer
 	flush     flusher
+	trim      trimmer
 	stopping  bool
 
 	// Atomic
@@ -83,6 +84,7 @@ func New(c Config) (*Worker, error) {
 	w.http.Logs, w.http.LocalIP = w, c.LocalIP
 	w.tcp = &tunnel.Env{L: l, Up: w.up, Shard: c.Index + 1, Logs: w, Snap: empty, Splice: true}
 	w.flush.init(w)
+	w.trim.init(w)
 	return w, nil
 }
 
@@ -142,6 +144,32 @@ func (f *flusher) Advance(sys.Nanos) loop.Step {
 	if f.timer.Fired() {
 		f.w.Loop.Disarm(&f.timer)
 		f.w.logs.Flush()
+	}
+	return loop.Idle
+}
+
+// trimEvery is how often a worker's buffer pool gives half of its free buffers back to the heap: what a burst needed is gone a minute or two later.
+const trimEvery = 10 * sys.Second
+
+// trimmer trims the buffer pool.
+type trimmer struct {
+	l     *loop.Loop
+	task  loop.Task
+	timer loop.Timer
+}
+
+func (t *trimmer) init(w *Worker) {
+	t.l = w.Loop
+	t.task.Init(t)
+	t.timer.Init(&t.task)
+	t.l.Arm(&t.timer, t.l.Now()+trimEvery)
+}
+
+// Advance trims.
+func (t *trimmer) Advance(now sys.Nanos) loop.Step {
+	if t.timer.Fired() {
+		t.l.Bufs.Trim()
+		t.l.Arm(&t.timer, now+trimEvery)
 	}
 	return loop.Idle
 }
