@@ -39,16 +39,18 @@ const (
 	fWantRoom                     // wake the owner on the next writable edge
 	fSendFailed                   // a send failed; what the peer sent before may still be read
 	fClosed
+	fTLS     // x.sec is set: bytes on the wire are ciphertext
+	fShaking // the TLS handshake is to be done
 )
 
 // Conn is one connection. Worker-owned; made by Dial or Adopt. After Close it must not be touched. It is small, because most connections are idle:
 // what belongs to bytes in flight is lent by the worker's pool.
 type Conn struct {
 	// Immutable until Close
-	l      *loop.Loop
-	remote *sys.Addr // as dialled; nil for accepted ones
-	fd     sys.FD
-	slot   uint32
+	l    *loop.Loop
+	x    *extra // nil: accepted and plain
+	fd   sys.FD
+	slot uint32
 
 	// Worker
 	owner *loop.Task
@@ -57,8 +59,14 @@ type Conn struct {
 	fl    flags
 	err   sys.Errno
 
-	// BytesIn and BytesOut count wire bytes.
+	// BytesIn and BytesOut count what the owner read and what the kernel took; over TLS plaintext, as Envoy counts.
 	BytesIn, BytesOut uint64
+}
+
+// extra is what only some connections have.
+type extra struct {
+	remote sys.Addr // as dialled; zero for accepted ones
+	sec    *secure  // nil without TLS
 }
 
 // maxInput bounds the unread input that one connection may hold: the largest head that can be configured (max_request_headers_kb 8192) and a read.
@@ -75,7 +83,7 @@ func Dial(l *loop.Loop, a sys.Addr, o *sys.DialOpts, limit int, owner *loop.Task
 	if e != 0 {
 		return nil, e
 	}
-	c := &Conn{l: l, fd: fd, limit: bounded(limit), remote: &a, owner: owner, fl: fConnecting}
+	c := &Conn{l: l, fd: fd, limit: bounded(limit), x: &extra{remote: a}, owner: owner, fl: fConnecting}
 	return c.register()
 }
 
@@ -105,7 +113,10 @@ func (c *Conn) SetOwner(t *loop.Task) {
 
 // Notify records an epoll event: it sets bits, flushes the queue on a writable edge, and queues the owner.
 func (c *Conn) Notify(ev sys.Events) {
-	if c.fl&fClosed != 0 {
+	if c.fl&(fClosed|fShaking) != 0 {
+		if c.fl&fClosed == 0 {
+			c.shaking(ev)
+		}
 		return
 	}
 	wake := false
@@ -156,21 +167,30 @@ func (c *Conn) land() {
 	}
 }
 
-// Connected reports the outcome of a non-blocking connect: not done, or done with an errno (0 = connected).
+// Connected reports the outcome of a non-blocking connect and the TLS handshake behind it: not done, or done with an errno (0 = connected; EPROTO and
+// others with TransportFailure).
 func (c *Conn) Connected() (done bool, e sys.Errno) {
 	switch {
-	case c.fl&fConnecting == 0:
+	case c.fl&(fConnecting|fShaking) == 0:
 		return true, c.err
-	case c.fl&fDecided == 0:
+	case c.fl&(fConnecting|fDecided) != fConnecting|fDecided:
 		return false, 0
 	case c.fl&fHup != 0: // writable alone means success; only a hang-up leaves the question open
 		if e = c.l.K.ConnectResult(c.fd); e != 0 {
 			c.fl &^= fConnecting
-			c.fail(e)
+			if c.fl&fShaking != 0 {
+				c.shakeFailed(e, nil)
+			} else {
+				c.fail(e)
+			}
 			return true, e
 		}
 	}
 	c.fl &^= fConnecting
+	if c.fl&fShaking != 0 {
+		c.x.sec.w.push(c.x.sec.sh)
+		return false, 0
+	}
 	if c.queued() {
 		c.flush()
 	} else if c.fl&fShutAfter != 0 {
@@ -191,7 +211,7 @@ func (c *Conn) In() []byte {
 // (8 MiB) means that input must be consumed first.
 func (c *Conn) Fill() Status { return c.FillUpTo(loop.ScratchSize) }
 
-// FillUpTo is Fill that reads at most n bytes: for owners that must queue what they read.
+// FillUpTo is Fill that reads at most n bytes: for owners that must queue what they read. Over TLS it may be a record more.
 func (c *Conn) FillUpTo(limit int) Status {
 	switch {
 	case c.fl&(fFailed|fClosed) != 0:
@@ -200,6 +220,8 @@ func (c *Conn) FillUpTo(limit int) Status {
 		return EOF
 	case c.fl&fReadable == 0:
 		return Blocked
+	case c.fl&fTLS != 0:
+		return c.fillSecure(limit)
 	}
 	b, ok := c.space()
 	if !ok {
@@ -328,6 +350,10 @@ func (c *Conn) Send(a, b []byte) {
 	if c.fl&(fFailed|fSendFailed|fClosed|fShut|fShutAfter) != 0 {
 		return
 	}
+	if c.fl&fTLS != 0 {
+		c.sendSecure(a, b)
+		return
+	}
 	if !c.queued() && c.fl&fConnecting == 0 {
 		n, e := c.sendNow(a, b)
 		if e != 0 && e != sys.EAGAIN && e != sys.EINTR {
@@ -390,13 +416,20 @@ func (c *Conn) flush() bool {
 		c.failSend(e)
 		return true
 	}
-	c.BytesOut += uint64(n)
 	f.OutOff += n
+	if c.fl&fTLS != 0 {
+		c.BytesOut += uint64(c.x.sec.sent(n, len(p)))
+	} else {
+		c.BytesOut += uint64(n)
+	}
 	if n < len(p) {
 		return c.Queued() <= int(c.limit)/2
 	}
 	c.dropOut()
 	c.land()
+	if c.fl&fShaking != 0 {
+		return false
+	}
 	if c.fl&fShutAfter != 0 {
 		c.shut()
 	}
@@ -437,24 +470,36 @@ func (c *Conn) failSend(e sys.Errno) {
 	}
 }
 
-// Queued is the number of output bytes that the kernel has not taken.
+// Queued is the number of output bytes that the kernel has not taken; over TLS those of records.
 func (c *Conn) Queued() int {
-	if c.f == nil {
-		return 0
+	n := 0
+	if c.f != nil {
+		n = len(c.f.Out) - c.f.OutOff
 	}
-	return len(c.f.Out) - c.f.OutOff
+	if c.fl&fShaking != 0 {
+		n += len(c.x.sec.early)
+	}
+	return n
 }
 
 // Room is how many more output bytes should be queued: the buffer limit less what waits. At 0 or below the producer stops; the owner is woken when
 // the queue has drained to half the limit.
 func (c *Conn) Room() int { return int(c.limit) - c.Queued() }
 
-// CloseWrite sends FIN once the queue is out. Later Sends are dropped.
+// CloseWrite sends FIN, over TLS after close_notify, once the queue is out. Later Sends are dropped.
 func (c *Conn) CloseWrite() {
 	if c.fl&(fShut|fShutAfter|fFailed|fSendFailed|fClosed) != 0 {
 		return
 	}
-	if c.queued() || c.fl&fConnecting != 0 {
+	if c.fl&(fTLS|fShaking) == fTLS {
+		c.closeNotify()
+		if c.queued() {
+			c.fl |= fShutAfter
+			c.flush()
+			return
+		}
+	}
+	if c.queued() || c.fl&(fConnecting|fShaking) != 0 {
 		c.fl |= fShutAfter
 		return
 	}
@@ -469,7 +514,7 @@ func (c *Conn) shut() {
 // WriteClosed tells whether CloseWrite was called.
 func (c *Conn) WriteClosed() bool { return c.fl&(fShut|fShutAfter) != 0 }
 
-// Close closes at once; queued output is lost.
+// Close closes at once; queued output is lost. Over TLS the peer is told first, if no output is lost.
 func (c *Conn) Close() { c.close(false) }
 
 // Reset closes with RST.
@@ -480,6 +525,12 @@ func (c *Conn) close(rst bool) {
 		return
 	}
 	c.fl |= fClosed
+	if c.fl&fTLS != 0 {
+		if !rst {
+			c.goodbye()
+		}
+		c.dropSecure()
+	}
 	c.l.Free(c.slot)
 	if rst {
 		c.l.K.Reset(c.fd)
@@ -495,9 +546,12 @@ func (c *Conn) close(rst bool) {
 // CloseAfterFlush closes once the queue is out, or at a deadline of 30 s. The owner hears nothing more and must forget the connection.
 func (c *Conn) CloseAfterFlush() {
 	c.owner = nil
-	if !c.queued() || c.fl&fFailed != 0 {
+	if c.Queued() == 0 || c.fl&fFailed != 0 {
 		c.Close()
 		return
+	}
+	if c.fl&(fTLS|fShaking) == fTLS {
+		c.closeNotify()
 	}
 	c.fl |= fCloseAfter
 	o := &orphan{c: c}
@@ -519,7 +573,8 @@ func (o *orphan) Advance(sys.Nanos) loop.Step {
 	return loop.Done
 }
 
-// Release takes the socket out of the worker without closing it and returns the descriptor; unread input and queued output must be empty.
+// Release takes the socket of a plain connection out of the worker without closing it and returns the descriptor; unread input and queued output
+// must be empty.
 func (c *Conn) Release() sys.FD {
 	c.fl |= fClosed
 	c.l.Detach(c.fd)
@@ -551,8 +606,8 @@ func (c *Conn) Closed() bool { return c.fl&fClosed != 0 }
 
 // Remote is the peer's address: as dialled, or what the kernel says (a system call) of an accepted connection.
 func (c *Conn) Remote() sys.Addr {
-	if c.remote != nil {
-		return *c.remote
+	if c.x != nil && !c.x.remote.IsZero() {
+		return c.x.remote
 	}
 	a, _ := c.l.K.PeerAddr(c.fd)
 	return a
@@ -580,6 +635,9 @@ func bounded(n int) int32 {
 
 // SetReadable marks that the socket may have input: after splice stopped before the kernel said EAGAIN.
 func (c *Conn) SetReadable(v bool) {
+	if c.fl&fShaking != 0 {
+		return // its own edges wake the handshake
+	}
 	if v {
 		c.fl |= fReadable
 	} else {

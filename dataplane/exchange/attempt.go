@@ -143,7 +143,7 @@ func (x *Exchange) chooseCluster(now sys.Nanos, f *route.Forward) bool {
 		f.Retry.FromHeaders(&x.req, &x.plan)
 		x.planned = true
 	}
-	if x.has(xReqEnd) && x.limits.Global > 0 {
+	if (x.has(xReqEnd) || x.has(xUpgrade)) && x.limits.Global > 0 {
 		x.routeAt = now + x.limits.Global // filters and internal redirects have taken their time before
 	}
 	x.tellDuration(f)
@@ -246,7 +246,7 @@ func (x *Exchange) pick(now sys.Nanos) {
 		}
 	}
 	x.tryStart = now
-	x.fl &^= xHeadSent | xReqSent | xRespHead | xRespEnd | xReplayed
+	x.fl &^= xHeadSent | xReqSent | xRespHead | xRespEnd | xReplayed | xInterim
 	if x.has(xTerminate) {
 		x.connectRaw(now)
 		return

@@ -59,6 +59,7 @@ const (
 	xCallerSays                     // an internal request has x-envoy-* headers that steer the router
 	xTillClose                      // the response body ends with the upstream connection
 	xTunnel                         // counted in downstream_cx_upgrades_active
+	xInterim                        // a 1xx head came in this attempt
 )
 
 // Exchange is one request and its response. It lives in the worker's slab and keeps its memory between uses.

@@ -77,9 +77,8 @@ func (x *Exchange) addressInXFF(d *snapshot.IPDetection) (a netip.Addr, trusted,
 	return a, false, true
 }
 
-// within tells whether one of the ranges holds a.
+// within tells whether one of the ranges holds a. An IPv4-mapped address in a header is an IPv6 one, as in Envoy; peers come unmapped.
 func within(ranges []netip.Prefix, a netip.Addr) bool {
-	a = a.Unmap()
 	for _, p := range ranges {
 		if p.Contains(a) {
 			return true

@@ -3,6 +3,7 @@
 package exchange
 
 import (
+	"bytes"
 	"net/netip"
 
 	"sidecar/dataplane/fault"
@@ -24,6 +25,7 @@ type localReply struct {
 	contentType string
 	headers     []filter.Header
 	hasLocation bool
+	formatted   bool // body and contentType come from local_reply_config
 	tls         bool // the redirect of require_tls, decided at route matching
 	close       bool
 	overloaded  bool // x-envoy-overloaded
@@ -200,9 +202,13 @@ func (x *Exchange) sendReply(now sys.Nanos) {
 func (x *Exchange) replyBody(body []byte) {
 	resp := &x.resp
 	if len(body) == 0 {
+		resp.Remove(keyContentType)
 		return // the framing depends on the method
 	}
 	resp.Body, resp.Length = httpmsg.BodyLength, int64(len(body))
+	if x.local.formatted {
+		resp.Remove(keyContentType) // the format's own counts
+	}
 	if resp.Find(httpmsg.IDContentType, 0) < 0 {
 		ct := x.local.contentType
 		if ct == "" {
@@ -254,7 +260,7 @@ func (x *Exchange) mapReply(sys.Nanos) {
 				ct = "application/json"
 			}
 		}
-		l.contentType = ct
+		l.contentType, l.formatted = ct, true
 	}
 }
 
@@ -287,8 +293,8 @@ func (x *Exchange) grpcReply() {
 	resp.Body = httpmsg.BodyNone
 	resp.SetString(keyContentType, "application/grpc")
 	resp.SetSpan(keyGrpcStatus, x.respA.Take(appendUint(x.respA.Tail(), n)))
-	if len(l.body) > 0 {
-		resp.SetSpan(keyGrpcMessage, x.respA.Take(appendPercent(x.respA.Tail(), l.body)))
+	if msg := bytes.TrimRight(l.body, "\n"); len(msg) > 0 { // a JSON format ends with a newline
+		resp.SetSpan(keyGrpcMessage, x.respA.Take(appendPercent(x.respA.Tail(), msg)))
 	}
 }
 

@@ -27,7 +27,9 @@ func (x *Exchange) onHead(now sys.Nanos) {
 		x.fl |= xReqEnd
 		x.reqDone = now
 	}
-	if req.ExpectContinue && !h.Proxy100Continue {
+	if req.Version == httpmsg.HTTP10 {
+		req.Remove(keyExpect) // RFC 9110 section 10.1.1: ignored
+	} else if req.ExpectContinue && !h.Proxy100Continue {
 		req.Remove(keyExpect)
 		out := x.toClient()
 		out.sayContinue()
@@ -50,7 +52,10 @@ func (x *Exchange) onHead(now sys.Nanos) {
 	if !connect && !x.cleanPath() {
 		return
 	}
-	x.stripHost(connect)
+	if x.stripHost(connect); len(req.Host()) == 0 && !h.H1.Lax {
+		x.replyKind(fault.InvalidAuthority) // the host was but a dot
+		return
+	}
 	http1.StripHopByHop(req, false)
 	if !x.addresses() {
 		return
@@ -115,7 +120,9 @@ func (x *Exchange) stripHost(connect bool) {
 			return
 		}
 	}
-	req.Authority.Len = uint32(i)
+	if _, ok := match.ParseUint(host[i+1:]); ok {
+		req.Authority.Len = uint32(i)
+	}
 }
 
 // What happens to a field of an external request, by id: Envoy's cleanInternalHeaders.
@@ -220,7 +227,7 @@ func (x *Exchange) scanHead() (xff, xfp int, others uint8) {
 		case httpmsg.IDEnvoyInternal:
 			f.Dead = true
 		case httpmsg.IDReferer:
-			f.Dead = !isURL(req.Value(i))
+			f.Dead = !validReferer(req.Value(i))
 		case httpmsg.IDForwardedClientCert:
 			f.Dead = h.XFFCHeader != alwaysForwardOnly // without a client certificate every other mode removes it
 		default:
@@ -242,13 +249,23 @@ func (x *Exchange) dropInternal(edge bool) {
 	}
 }
 
-// isURL tells whether a referer is an absolute URL with a host; Envoy removes any other.
-func isURL(v []byte) bool {
+// validReferer is Envoy's idea of a referer that may pass: an absolute URL with a host and without userinfo and fragment, or a relative reference
+// whose first segment has no colon.
+func validReferer(v []byte) bool {
 	i := 0
 	for i < len(v) && (v[i]|0x20 >= 'a' && v[i]|0x20 <= 'z' || i > 0 && (v[i] >= '0' && v[i] <= '9' || v[i] == '+' || v[i] == '-' || v[i] == '.')) {
 		i++
 	}
-	return i > 0 && len(v) > i+3 && string(v[i:i+3]) == "://" && v[i+3] != '/' && v[i+3] != ':'
+	if i > 0 && len(v) > i+3 && string(v[i:i+3]) == "://" && v[i+3] != '/' && v[i+3] != ':' {
+		rest := v[i+3:]
+		end := bytes.IndexAny(rest, "/?#")
+		if end < 0 {
+			end = len(rest)
+		}
+		return bytes.IndexByte(rest[:end], '@') < 0 && bytes.IndexByte(rest, '#') < 0
+	}
+	colon, slash := bytes.IndexByte(v, ':'), bytes.IndexByte(v, '/')
+	return colon < 0 || slash >= 0 && slash < colon
 }
 
 // alwaysForwardOnly is ALWAYS_FORWARD_ONLY of forward_client_cert_details.
@@ -340,14 +357,25 @@ func (x *Exchange) isInternal(a netip.Addr) bool { return within(x.ch.h.Internal
 
 // appendJoined adds value to a list field, making it if it is not there.
 func appendJoined(h *httpmsg.Head, k httpmsg.Key, value, sep string) {
-	i := h.FindKey(k, 0)
-	if i < 0 {
+	at := -1
+	b := h.A.Tail()
+	for i := h.FindKey(k, 0); i >= 0; i = h.FindKey(k, i+1) {
+		if at < 0 {
+			at = i
+		} else {
+			b = append(b, ',') // repeated lines are one list
+			h.List[i].Dead = true
+		}
+		b = append(b, h.Value(i)...)
+	}
+	if at < 0 {
 		h.AddString(k, value)
 		return
 	}
-	b := append(h.A.Tail(), h.Value(i)...)
-	b = append(b, sep...)
-	h.List[i].Value = h.A.Take(append(b, value...))
+	if len(b) > len(h.A.Tail()) {
+		b = append(b, sep...)
+	}
+	h.List[at].Value = h.A.Take(append(b, value...))
 }
 
 const hexDigits = "0123456789abcdef"

@@ -9,12 +9,15 @@ import (
 	"sidecar/dataplane/sys"
 )
 
-// informational handles a 1xx head: swallowed, unless proxy_100_continue is set.
+// informational handles a 1xx head: swallowed, unless proxy_100_continue is set. As in Envoy the first one of a try is counted, and of several 100
+// only the first is passed on.
 func (x *Exchange) informational(out *sender) {
-	if (x.resp.Status == 100 || x.ch.h.Proxy100Continue) && x.ch.h.Router.DynamicStats {
+	again := x.has(xInterim)
+	x.fl |= xInterim
+	if st := x.resp.Status; !again && (st == 100 || st == 102 || st == 103) && x.ch.h.Router.DynamicStats {
 		x.countUpstream(x.resp.Status)
 	}
-	if !x.ch.h.Proxy100Continue || x.req.Version != httpmsg.HTTP11 || x.has(xRespStarted) {
+	if !x.ch.h.Proxy100Continue || x.req.Version != httpmsg.HTTP11 || x.has(xRespStarted) || again && x.resp.Status == 100 {
 		return
 	}
 	http1.StripHopByHop(&x.resp, true)

@@ -70,6 +70,9 @@ func (x *Exchange) resetStarted(now sys.Nanos, k fault.Kind) {
 	}
 	x.ch.hcm.Inc(stats.HCMDownstreamRqTxReset)
 	x.ch.hcm.Inc(stats.HCMDownstreamRqRxReset)
+	if x.st == stTunnel {
+		x.ch.hcm.Inc(stats.HCMDownstreamRqResponseBeforeRqComplete) // Envoy never regards such a request as complete
+	}
 	x.release(false)
 	x.to(stDone)
 	x.over(now, cut)
@@ -252,7 +255,7 @@ func (x *Exchange) retryResponse(now sys.Nanos) bool {
 
 // drainResponse throws the body of a response away that nobody gets, as far as it is here; true means that the connection can be used again.
 func (x *Exchange) drainResponse() bool {
-	return x.respIn.drain() && x.resp.KeepAlive && x.has(xReqSent)
+	return x.respIn.drain() && x.resp.KeepAlive && x.has(xReqSent) && !x.has(xUpgrade)
 }
 
 // failureReason is %UPSTREAM_TRANSPORT_FAILURE_REASON%: Envoy says why a connection did not come about.

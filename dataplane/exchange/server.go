@@ -295,8 +295,8 @@ func (s *Server) answer(x *Exchange) {
 	} else if x.req.Version == httpmsg.HTTP10 {
 		x.resp.SetString(keyConnection, "keep-alive")
 	}
-	if !x.req.KeepAlive && x.has(xRespHead|xReqEnd) {
-		s.fl |= fCloseNow // the client has said so itself and knows what comes
+	if !x.req.KeepAlive && x.has(xRespHead|xReqEnd) || x.resp.Body == httpmsg.BodyUntilClose {
+		s.fl |= fCloseNow // the client has said so itself and knows what comes, or FIN is the end of the body
 	}
 }
 

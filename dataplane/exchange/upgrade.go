@@ -115,6 +115,9 @@ func equalFold(b []byte, lower string) bool {
 // startTunnel: the upstream has agreed. Its head goes out and both connections become byte streams.
 func (x *Exchange) startTunnel(now sys.Nanos, out *sender) {
 	x.chargeCode(x.resp.Status, true)
+	if x.retries > 0 {
+		x.cl.Block.Inc(stats.ClusterUpstreamRqRetrySuccess)
+	}
 	if x.has(xTerminate) {
 		x.entry.FinalizeResponse(&x.choice, &x.resp, &x.q)
 	} else {

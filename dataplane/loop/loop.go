@@ -6,6 +6,8 @@
 package loop
 
 import (
+	"slices"
+
 	"sidecar/dataplane/buf"
 	"sidecar/dataplane/sys"
 	"sidecar/dataplane/timer"
@@ -50,6 +52,7 @@ type Poisoner interface{ Poison(reason any) }
 type Task struct {
 	run    Runnable
 	queued bool
+	later  bool
 }
 
 // Init binds the task; once per object lifetime, because the interface value is what gets stored.
@@ -104,7 +107,8 @@ type Loop struct {
 	free    []uint32
 	events  []sys.Event
 	queue   taskRing
-	busy    bool // the last turn brought busyEvents
+	later   []*Task // for the next turn
+	busy    bool    // the last turn brought busyEvents
 	wheel   timer.Wheel[Task]
 	expired []*timer.Entry[Task]
 	scratch []byte
@@ -226,8 +230,20 @@ func (l *Loop) Ready(t *Task) {
 	l.queue.push(t)
 }
 
+// Later queues t for the next turn, which then does not block: for work that has had its share of this one.
+func (l *Loop) Later(t *Task) {
+	if !t.later {
+		t.later = true
+		l.later = append(l.later, t)
+	}
+}
+
 // Cancel makes a queued task a no-op; needed before its object is reused.
 func (l *Loop) Cancel(t *Task) {
+	if t.later {
+		t.later = false
+		l.later = slices.DeleteFunc(l.later, func(x *Task) bool { return x == t })
+	}
 	if t.queued {
 		l.queue.remove(t)
 		t.queued = false
@@ -269,7 +285,7 @@ func (l *Loop) SetEnc(b []byte) {
 // Turn runs one turn. With block it may wait for events or the next deadline.
 func (l *Loop) Turn(block bool) {
 	l.stats.Turns++
-	block = block && l.queue.n == 0
+	block = block && l.queue.n == 0 && len(l.later) == 0
 	n, e := 0, sys.Errno(0)
 	if l.busy || !block {
 		n, e = l.K.EpollWait(l.ep, l.events, 0)
@@ -291,6 +307,12 @@ func (l *Loop) Turn(block bool) {
 	for _, x := range l.expired {
 		l.Ready(x.Owner)
 	}
+	for _, t := range l.later {
+		t.later = false
+		l.Ready(t)
+	}
+	clear(l.later)
+	l.later = l.later[:0]
 	l.runQueue()
 }
 

@@ -13,6 +13,7 @@ const (
 	ECONNRESET   = Errno(unix.ECONNRESET)
 	ECONNABORTED = Errno(unix.ECONNABORTED)
 	EPIPE        = Errno(unix.EPIPE)
+	EPROTO       = Errno(unix.EPROTO)
 	ETIMEDOUT    = Errno(unix.ETIMEDOUT)
 	EHOSTUNREACH = Errno(unix.EHOSTUNREACH)
 	ENETUNREACH  = Errno(unix.ENETUNREACH)

@@ -11,9 +11,11 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/anypb"
+
+	"sidecar/xds/resource"
 )
 
-// configDump serves /config_dump: all dumps; with mask, what it leaves of each dump that it fits; with resource, the elements of the repeated
+// configDump serves /config_dump: all dumps, without what is sensitive; with mask, what it leaves of each dump that it fits; with resource, the elements of the repeated
 // field of that name in the first dump that has it.
 func (s *Server) configDump(_ *http.Request, q query) reply {
 	dq := DumpQuery{IncludeEDS: q.has("include_eds")}
@@ -28,10 +30,13 @@ func (s *Server) configDump(_ *http.Request, q query) reply {
 	if s.cfg.Sources.ConfigDump != nil {
 		dumps = s.cfg.Sources.ConfigDump(dq)
 	}
+	for i, d := range dumps {
+		dumps[i] = resource.Redacted(d)
+	}
 	mask, _ := q.get("mask")
-	resource, _ := q.get("resource")
-	if resource != "" {
-		return dumpResource(dumps, resource, mask)
+	field, _ := q.get("resource")
+	if field != "" {
+		return dumpResource(dumps, field, mask)
 	}
 	if mask != "" {
 		var kept []proto.Message

@@ -63,11 +63,10 @@ func (a *App) commandLine() *adminv3.CommandLineOptions {
 	return c
 }
 
-// configDump puts the bootstrap in front of what the controller holds and ends with the secrets, of which there are none yet.
+// configDump puts the bootstrap in front of what the controller holds.
 func (a *App) configDump(q admin.DumpQuery) []proto.Message {
 	out := []proto.Message{&adminv3.BootstrapConfigDump{Bootstrap: a.boot.Proto, LastUpdated: timestamppb.New(a.started)}}
-	out = append(out, a.ctl.ConfigDump(controller.Query{Endpoints: q.IncludeEDS, Name: q.Name})...)
-	return append(out, &adminv3.SecretsConfigDump{})
+	return append(out, a.ctl.ConfigDump(controller.Query{Endpoints: q.IncludeEDS, Name: q.Name})...)
 }
 
 // listeners is /listeners: active listeners in order of acceptance with the addresses that they are really bound to. Listeners that do not bind, and

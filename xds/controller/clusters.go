@@ -59,6 +59,8 @@ type clusterVersion struct {
 	service *serviceState // EDS
 	stop    func()        // DNS
 	timer   *time.Timer   // initial_fetch_timeout
+	tls     *tlsUse
+	members *hostset.Input // found while secrets are missing
 }
 
 // clusterState is one cluster by name.
@@ -105,7 +107,7 @@ func (c *Controller) applyClusters(f *feed, d ads.Deliver) []ads.Rejection {
 			continue
 		}
 		version := first(r.Version, d.Version)
-		dec, err := resource.Decode(resource.Cluster, r.TypeURL, r.Body, resource.Options{})
+		dec, err := c.decode(resource.Cluster, r)
 		name := r.Name
 		if err == nil {
 			name = dec.Name
@@ -151,7 +153,11 @@ func (c *Controller) addCluster(f *feed, d *resource.Decoded, raw *ads.Raw, vers
 	rep := &registry.Report{}
 	ctx := &registry.Ctx{Unknown: c.unknown(static), Report: rep, Env: &cluster.Env{Stats: c.cfg.Stats, Cluster: c.internCluster, Secrets: c.cfg.Compile.Secrets,
 		DefaultBind: c.cfg.Bootstrap.Proto.GetClusterManager().GetUpstreamBindConfig()}}
-	plan, err := cluster.Compile(ctx, cl, hash64(d.Hash))
+	var plan *cluster.Result
+	err := c.guard(resource.Cluster, d.Name, func() (err error) {
+		plan, err = cluster.Compile(ctx, cl, hash64(d.Hash))
+		return err
+	})
 	if err != nil {
 		return err
 	}
@@ -159,7 +165,7 @@ func (c *Controller) addCluster(f *feed, d *resource.Decoded, raw *ads.Raw, vers
 	if plan.EDS != nil {
 		src, err := c.source(plan.EDS.Source, "eds_cluster_config.eds_config")
 		if err == nil {
-			edsFeed, err = c.feedFor(resource.Endpoints, src)
+			edsFeed, err = c.feedFor(resource.Endpoints, src, "")
 		}
 		if err != nil {
 			releaseScope(plan.Config.Traffic)
@@ -171,6 +177,11 @@ func (c *Controller) addCluster(f *feed, d *resource.Decoded, raw *ads.Raw, vers
 	s := c.clusters[d.Name]
 	if s == nil {
 		s = &clusterState{name: d.Name, static: static}
+	}
+	if v.tls, err = c.clusterSecrets(s, v); err != nil {
+		v.scopes.release()
+		releaseScope(plan.Config.Traffic)
+		return err
 	}
 	c.countOffered(d.Name)
 	c.clusters[d.Name] = s
@@ -185,6 +196,21 @@ func (c *Controller) addCluster(f *feed, d *resource.Decoded, raw *ads.Raw, vers
 	}
 	c.discover(s, v, edsFeed)
 	return nil
+}
+
+// clusterSecrets subscribes a version to the secrets of its TLS contexts. It warms when they and the members are there.
+func (c *Controller) clusterSecrets(s *clusterState, v *clusterVersion) (*tlsUse, error) {
+	contexts := c.cfg.Compile.clusterTLS(v.plan)
+	if len(contexts) == 0 {
+		return nil, nil
+	}
+	scope := c.cfg.Stats.Scope("cluster."+v.plan.Config.StatName+".client_ssl_socket_factory.", stats.SSLSocketFactoryDef)
+	return c.useSecrets(contexts, scope, s.serving != nil, func() {
+		if in := v.members; in != nil && s.warming == v {
+			v.members = nil
+			c.warm(s, v, *in)
+		}
+	})
 }
 
 // countOffered counts a cluster that is new or changed.
@@ -262,17 +288,21 @@ func (c *Controller) hosts(prev *hostset.Hosts, v *clusterVersion, in hostset.In
 	return hostset.Build(prev, in)
 }
 
-// warm makes a version with members the serving one.
+// warm makes a version with members the serving one, or keeps them until its secrets are there.
 func (c *Controller) warm(s *clusterState, v *clusterVersion, in hostset.Input) {
+	if v.timer != nil {
+		v.timer.Stop()
+		v.timer = nil
+	}
+	if v.tls.waiting() {
+		v.members = &in
+		return
+	}
 	var prev *hostset.Hosts
 	if s.active != nil {
 		prev = s.active.Hosts
 	}
 	row := &snapshot.Cluster{ClusterConfig: v.plan.Config, Hosts: c.hosts(prev, v, in)}
-	if v.timer != nil {
-		v.timer.Stop()
-		v.timer = nil
-	}
 	c.tally(s, -1)
 	old := s.serving
 	s.serving, s.warming, s.active = v, nil, row
@@ -334,6 +364,7 @@ func (c *Controller) endVersion(s *clusterState, v *clusterVersion) {
 		v.stop()
 	}
 	c.leaveService(v)
+	c.leaveSecrets(v.tls)
 	v.scopes.release()
 	releaseScope(v.plan.Config.Traffic)
 }

@@ -6,9 +6,11 @@ import (
 	"time"
 
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 
 	"sidecar/dataplane/match"
 	"sidecar/dataplane/route"
+	"sidecar/xds/compile/cluster"
 	listenercompile "sidecar/xds/compile/listener"
 	"sidecar/xds/compile/secret"
 	"sidecar/xds/registry"
@@ -25,6 +27,11 @@ type Compilers struct {
 	Secrets *secret.Compiler
 	// Runtime builds one generation of runtime values from the layers and what the admin layer was set to.
 	Runtime func(admin map[string]string) *match.Runtime
+	// Secret turns a secret into what contexts take as its content. It is given what files held, inline; only a static secret may still name files.
+	Secret func(ctx *registry.Ctx, s *tlsv3.Secret) (any, error)
+	// ListenerTLS and ClusterTLS list the TLS contexts of a compiled listener or cluster; nil functions know of none.
+	ListenerTLS func(*listenercompile.Result) []TLSContext
+	ClusterTLS  func(*cluster.Result) []TLSContext
 	// DrainTime is how long connections of a replaced listener may live: until then its route configurations stay subscribed.
 	DrainTime time.Duration
 }
@@ -41,6 +48,20 @@ func (k *Compilers) listenerEnv(c *Controller) *listenercompile.Env {
 		return k.Routes(c, ctx, rc, 0, true)
 	}
 	return &e
+}
+
+func (k *Compilers) listenerTLS(r *listenercompile.Result) []TLSContext {
+	if k.ListenerTLS == nil {
+		return nil
+	}
+	return k.ListenerTLS(r)
+}
+
+func (k *Compilers) clusterTLS(r *cluster.Result) []TLSContext {
+	if k.ClusterTLS == nil {
+		return nil
+	}
+	return k.ClusterTLS(r)
 }
 
 // ClusterKnown tells whether a cluster exists, warms or was left out (see Static), for validate_clusters; control goroutine only.

@@ -109,6 +109,11 @@ type Controller struct {
 	later     []*listenerVersion     // static listeners that ask for routes when the clusters are warm
 	routes    map[string]*routeState // RDS
 	uses      map[string]*use        // who names a cluster
+	secrets   map[secretKey]*secretState
+	contents  map[resource.Hash]*secretContent // of secrets, each once
+	fileUsers map[string][]*secretState        // by path: the secrets that were read from it
+	fileWatch fileWatch
+	panicked  map[string]bool // panics whose stack was logged
 	rejected  map[string]*Rejected
 	warnings  map[string]*Warned
 	dirty     dirt
@@ -168,7 +173,9 @@ func New(cfg Config) *Controller {
 		start: time.Now(), in: snapshot.NewInterner(), feeds: map[string]*feed{}, clusters: map[string]*clusterState{},
 		services: map[serviceKey]*serviceState{}, listeners: map[string]*listenerState{}, routes: map[string]*routeState{},
 		addresses: map[addressKey]*addressOwner{}, uses: map[string]*use{}, rejected: map[string]*Rejected{}, skipped: map[string]bool{}, warnings: map[string]*Warned{},
-		admin: map[string]string{}, state: PreInitializing}
+		admin: map[string]string{}, state: PreInitializing, secrets: map[secretKey]*secretState{}, contents: map[resource.Hash]*secretContent{},
+		fileUsers: map[string][]*secretState{}, panicked: map[string]bool{}}
+	c.fileWatch.changed = func(paths []string) { c.Post(func() { c.filesChanged(paths) }) }
 	if c.cfg.Log == nil {
 		c.cfg.Log = func(string, string, string, ...any) {}
 	}
@@ -229,6 +236,7 @@ func (c *Controller) Run() {
 		select {
 		case <-c.stop:
 			c.closeFeeds()
+			c.fileWatch.close()
 			return
 		case fn := <-c.events:
 			fn()

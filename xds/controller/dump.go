@@ -29,7 +29,7 @@ type Query struct {
 func (q *Query) takes(name string) bool { return q.Name == nil || q.Name(name) }
 
 // ConfigDump returns the dynamic and static configuration as Envoy's dump messages, without Bootstrap: Clusters, Endpoints (when asked for),
-// Listeners, ScopedRoutes, Routes. The resources inside are those received, unmodified; they are shared and must not be changed. Any goroutine;
+// Listeners, ScopedRoutes, Routes, Secrets (redacted). The resources inside are those received, unmodified; they are shared and must not be changed. Any goroutine;
 // nil when the controller is gone.
 func (c *Controller) ConfigDump(q Query) (out []proto.Message) {
 	c.Call(dumpTimeout, func() {
@@ -37,7 +37,7 @@ func (c *Controller) ConfigDump(q Query) (out []proto.Message) {
 		if q.Endpoints {
 			out = append(out, c.dumpEndpoints(&q))
 		}
-		out = append(out, c.dumpListeners(&q), &adminv3.ScopedRoutesConfigDump{}, c.dumpRoutes(&q))
+		out = append(out, c.dumpListeners(&q), &adminv3.ScopedRoutesConfigDump{}, c.dumpRoutes(&q), c.dumpSecrets(&q))
 	})
 	return out
 }
@@ -258,6 +258,7 @@ func (c *Controller) InitDump() *adminv3.UnreadyTargetsDumps {
 				for _, n := range sortedKeys(v.waits) {
 					waits = append(waits, "RdsRouteConfigSubscription "+n)
 				}
+				waits = append(waits, v.tls.waitsFor()...)
 				add("init manager Listener "+s.name, waits)
 			}
 		}

@@ -93,7 +93,7 @@ func (c *Controller) applyEndpoints(f *feed, d ads.Deliver) []ads.Rejection {
 			c.sameEndpoints(sv, version)
 			continue
 		}
-		dec, err := resource.Decode(resource.Endpoints, raw.TypeURL, raw.Body, resource.Options{})
+		dec, err := c.decode(resource.Endpoints, raw)
 		name := raw.Name
 		if err == nil {
 			name = dec.Name
@@ -157,7 +157,11 @@ func (sv *serviceState) each(fn func(*clusterState, *clusterVersion)) {
 
 func (c *Controller) addEndpoints(sv *serviceState, d *resource.Decoded, raw *ads.Raw, version string) error {
 	rep := &registry.Report{}
-	in, err := endpoint.Compile(d.Message.(*endpointv3.ClusterLoadAssignment), "", c.unknown(false), rep)
+	var in hostset.Input
+	err := c.guard(resource.Endpoints, sv.key.name, func() (err error) {
+		in, err = endpoint.Compile(d.Message.(*endpointv3.ClusterLoadAssignment), "", c.unknown(false), rep)
+		return err
+	})
 	if err != nil {
 		return err
 	}

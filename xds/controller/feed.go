@@ -29,23 +29,29 @@ type feed struct {
 	flushing bool
 	warming  int         // clusters of this feed that warm
 	withheld bool        // CDS answers wait until none does
+	only     string      // name of the one secret of a stream of its own; "" = shared
+	closed   bool        // retired: what still comes is for nobody
 	ttl      *time.Timer // to the next expiry
 	version  map[resource.Type]string
 }
 
-// feedFor returns the feed of a config source for one type, making it on first use.
-func (c *Controller) feedFor(t resource.Type, src *bootstrap.Source) (*feed, error) {
+// feedFor returns the feed of a config source for one type, making it on first use. Secrets that do not come over ADS have a stream each, as in Envoy:
+// Istio's agent ends the stream when it cannot make one of them. only is that secret's name, "" for other types.
+func (c *Controller) feedFor(t resource.Type, src *bootstrap.Source, only string) (*feed, error) {
 	key := "ads"
+	if src.Kind != bootstrap.SourceGRPC {
+		only = ""
+	}
 	switch src.Kind {
 	case bootstrap.SourceGRPC:
-		key = fmt.Sprintf("%s|grpc|%v|%s", t, src.API.Delta, servicesKey(src.API.Services))
+		key = fmt.Sprintf("%s|grpc|%v|%s|%s", t, src.API.Delta, servicesKey(src.API.Services), only)
 	case bootstrap.SourcePath:
 		key = fmt.Sprintf("%s|path|%s", t, src.Path)
 	}
 	if f := c.feeds[key]; f != nil {
 		return f, nil
 	}
-	f := &feed{c: c, key: key, version: map[resource.Type]string{}}
+	f := &feed{c: c, key: key, only: only, version: map[resource.Type]string{}}
 	if err := f.open(t, src); err != nil {
 		return nil, err
 	}
@@ -156,6 +162,9 @@ func (f *feed) later() {
 
 // step feeds the session and carries out its actions. Deliver is handled at once; its verdict is a further step.
 func (f *feed) step(ev ads.Event) {
+	if f.closed {
+		return
+	}
 	if _, closed := ev.(ads.Closed); closed {
 		f.failed()
 	}
@@ -193,6 +202,10 @@ func (f *feed) watchTTL(ev ads.Event) {
 // failed counts a stream that ended, or could not be opened, for every subscription on it.
 func (f *feed) failed() {
 	c := f.c
+	c.secretsFailed(f)
+	if f.only != "" {
+		return
+	}
 	if f == c.cds {
 		c.mgr.of(resource.Cluster).failed()
 	}
@@ -235,6 +248,8 @@ func (f *feed) deliver(d ads.Deliver) {
 		c.ldsIn = c.ldsIn || f == c.lds
 	case resource.RouteConfiguration:
 		v.Rejected = c.applyRoutes(f, d)
+	case resource.Secret:
+		v.Rejected = c.applySecrets(f, d)
 	default:
 		for _, r := range d.Changed {
 			v.Rejected = append(v.Rejected, ads.Rejection{Name: r.Name, Text: fmt.Sprintf("%s %q is not supported", d.TypeURL, r.Name)})
@@ -255,6 +270,16 @@ func (f *feed) deliver(d ads.Deliver) {
 		}
 	}
 	f.step(v)
+}
+
+// retire ends the stream of a secret that nobody needs any more; other feeds stay for the next user.
+func (f *feed) retire() {
+	if f.only == "" {
+		return
+	}
+	f.closed = true
+	delete(f.c.feeds, f.key)
+	go f.run.Close() // waits for the stream's goroutines, which may be waiting for this one
 }
 
 func (c *Controller) closeFeeds() {

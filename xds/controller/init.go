@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	"google.golang.org/protobuf/proto"
 
 	"sidecar/internal/telemetry/stats"
@@ -35,6 +36,11 @@ func (c *Controller) Static() error {
 	c.runtime = c.cfg.Compile.Runtime(c.admin)
 	c.dirty.runtime = true
 	var errs []error
+	for i, s := range b.Proto.GetStaticResources().GetSecrets() {
+		errs = append(errs, c.static(resource.Secret, fmt.Sprintf("static_resources.secrets[%d]", i), s, func(d *resource.Decoded) error {
+			return c.staticSecret(d.Message.(*tlsv3.Secret), d.Hash)
+		}))
+	}
 	for i, cl := range b.Clusters() {
 		errs = append(errs, c.static(resource.Cluster, fmt.Sprintf("static_resources.clusters[%d]", i), cl, func(d *resource.Decoded) error {
 			if c.clusters[d.Name] != nil {
@@ -147,7 +153,7 @@ func (c *Controller) startCDS() {
 	if src == nil {
 		return
 	}
-	f, err := c.feedFor(resource.Cluster, src)
+	f, err := c.feedFor(resource.Cluster, src, "")
 	if err != nil {
 		c.cfg.Log("critical", "config", "dynamic_resources.cds_config: %v", err)
 		return
@@ -168,7 +174,7 @@ func (c *Controller) startLDS() {
 	if src == nil {
 		return
 	}
-	f, err := c.feedFor(resource.Listener, src)
+	f, err := c.feedFor(resource.Listener, src, "")
 	if err != nil {
 		c.cfg.Log("critical", "config", "dynamic_resources.lds_config: %v", err)
 		return

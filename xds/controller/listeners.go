@@ -30,6 +30,8 @@ type listenerVersion struct {
 	waits  map[string]bool     // RDS names that are not in yet
 	colds  map[string]bool     // clusters that are not warm yet
 	timer  *time.Timer         // bounds colds
+	parked bool                // of the bootstrap; subscribes when the clusters are warm
+	tls    *tlsUse
 }
 
 // listenerState is one listener by name.
@@ -74,7 +76,7 @@ func (c *Controller) applyListeners(f *feed, d ads.Deliver) []ads.Rejection {
 			continue // a dynamic listener named like a static one is accepted and ignored
 		}
 		version := first(r.Version, d.Version)
-		dec, err := resource.Decode(resource.Listener, r.TypeURL, r.Body, resource.Options{})
+		dec, err := c.decode(resource.Listener, r)
 		name := r.Name
 		if err == nil {
 			name = dec.Name
@@ -107,7 +109,11 @@ func (c *Controller) addListener(d *resource.Decoded, raw *ads.Raw, version stri
 	l := d.Message.(*listenerv3.Listener)
 	rep := &registry.Report{}
 	ctx := &registry.Ctx{Schema: c.schema, Unknown: c.unknown(static), Report: rep, Env: c.cfg.Compile.listenerEnv(c)}
-	res, err := listenercompile.Compile(ctx, l, hash64(d.Hash))
+	var res *listenercompile.Result
+	err := c.guard(resource.Listener, d.Name, func() (err error) {
+		res, err = listenercompile.Compile(ctx, l, hash64(d.Hash))
+		return err
+	})
 	if err != nil {
 		return err
 	}
@@ -133,7 +139,8 @@ func (c *Controller) addListener(d *resource.Decoded, raw *ads.Raw, version stri
 	for i := range res.RDS {
 		v.routes[res.RDS[i].Name] = true
 	}
-	if err := c.subscribeRoutes(s, v); err != nil {
+	if err := c.subscribeListener(s, v); err != nil {
+		c.leaveSecrets(v.tls)
 		c.cfg.Plane.Discard(m)
 		releaseListener(m, res)
 		for n := range v.routes {
@@ -230,13 +237,29 @@ func (c *Controller) ownAddresses(l *snapshot.Listener, s *listenerState, n int)
 	})
 }
 
-// subscribeRoutes asks for the route configurations that v needs. Static listeners ask when the clusters are warm, in Envoy's order.
-func (c *Controller) subscribeRoutes(s *listenerState, v *listenerVersion) error {
-	var errs []error
-	if c.phase < phaseListeners && len(v.res.RDS) > 0 {
-		v.waits[v.res.RDS[0].Name] = true
+// subscribeListener asks for the route configurations and secrets that v needs. Static listeners ask when the clusters are warm, in Envoy's order.
+func (c *Controller) subscribeListener(s *listenerState, v *listenerVersion) error {
+	contexts := c.cfg.Compile.listenerTLS(v.res)
+	if c.phase < phaseListeners && (len(v.res.RDS) > 0 || len(contexts) > 0) {
+		if err := c.checkStaticSecrets(contexts); err != nil {
+			return err
+		}
+		v.parked = true
 		c.later = append(c.later, v)
 		return nil
+	}
+	var errs []error
+	if len(contexts) > 0 {
+		var err error
+		scope := c.cfg.Stats.Scope(v.model.Scope.Prefix+"server_ssl_socket_factory.", stats.SSLSocketFactoryDef)
+		v.tls, err = c.useSecrets(contexts, scope, s.active != nil, func() {
+			if s.warming == v {
+				c.tryActivate(s)
+			}
+		})
+		if err != nil {
+			errs = append(errs, err)
+		}
 	}
 	for i := range v.res.RDS {
 		w := &v.res.RDS[i]
@@ -250,13 +273,13 @@ func (c *Controller) subscribeRoutes(s *listenerState, v *listenerVersion) error
 	return errors.Join(errs...)
 }
 
-// subscribeStatic makes up for what subscribeRoutes put off.
+// subscribeStatic makes up for what subscribeListener put off.
 func (c *Controller) subscribeStatic() {
 	list := c.later
 	c.later = nil
 	for _, v := range list {
-		clear(v.waits)
-		if err := c.subscribeRoutes(v.s, v); err != nil {
+		v.parked = false
+		if err := c.subscribeListener(v.s, v); err != nil {
 			c.cfg.Log("critical", "config", "listener %q: %v", v.s.name, err)
 		}
 		c.tryActivate(v.s)
@@ -274,7 +297,7 @@ func (v *listenerVersion) clusterWarm(c *Controller, name string) {
 // tryActivate makes the warming version the active one when it waits for nothing.
 func (c *Controller) tryActivate(s *listenerState) {
 	v := s.warming
-	if v == nil || len(v.waits) > 0 || len(v.colds) > 0 {
+	if v == nil || v.parked || len(v.waits) > 0 || len(v.colds) > 0 || v.tls.waiting() {
 		return
 	}
 	if v.timer != nil {
@@ -299,6 +322,7 @@ func (c *Controller) endWarming(v *listenerVersion) {
 		v.timer.Stop()
 	}
 	c.noWait(v, v.colds)
+	c.leaveSecrets(v.tls)
 	c.cfg.Plane.Discard(v.model)
 	c.ownAddresses(v.model, v.s, -1)
 	c.unhold(v.names)
@@ -312,6 +336,7 @@ func (c *Controller) endWarming(v *listenerVersion) {
 func (c *Controller) endActive(v *listenerVersion, replaced bool) {
 	c.ownAddresses(v.model, v.s, -1)
 	c.unhold(v.names)
+	c.leaveSecrets(v.tls)
 	d := &drainingListener{name: v.s.name, since: time.Now(), replaced: replaced}
 	for n := range v.routes {
 		if !c.usesRoute(v.s.name, n) {

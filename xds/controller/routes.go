@@ -48,7 +48,7 @@ func (c *Controller) useRoute(s *listenerState, w *listenercompile.RDS) (wait bo
 	if err != nil {
 		return false, err
 	}
-	f, err := c.feedFor(resource.RouteConfiguration, src)
+	f, err := c.feedFor(resource.RouteConfiguration, src, "")
 	if err != nil {
 		return false, err
 	}
@@ -91,7 +91,7 @@ func (c *Controller) applyRoutes(f *feed, d ads.Deliver) []ads.Rejection {
 			c.sameRoute(r, version)
 			continue
 		}
-		dec, err := resource.Decode(resource.RouteConfiguration, raw.TypeURL, raw.Body, resource.Options{})
+		dec, err := c.decode(resource.RouteConfiguration, raw)
 		name := raw.Name
 		if err == nil {
 			name = dec.Name
@@ -142,7 +142,11 @@ func (c *Controller) addRoute(r *routeState, d *resource.Decoded, raw *ads.Raw, 
 	rc := d.Message.(*routev3.RouteConfiguration)
 	rep := &registry.Report{}
 	ctx := &registry.Ctx{Schema: c.schema, Unknown: c.unknown(false), Report: rep}
-	t, err := c.cfg.Compile.Routes(c, ctx, rc, hash64(d.Hash), false)
+	var t *route.Table
+	err := c.guard(resource.RouteConfiguration, r.name, func() (err error) {
+		t, err = c.cfg.Compile.Routes(c, ctx, rc, hash64(d.Hash), false)
+		return err
+	})
 	if err != nil {
 		return err
 	}

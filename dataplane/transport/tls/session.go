@@ -241,15 +241,15 @@ const (
 	maxCiphertext = 16384 + 2048
 )
 
-// whole is the length of the record at the front of b, 0 if a part of it is missing. What the library rejects by its header alone is handed over as it
-// is, so that a peer which speaks something else hears so at once.
+// whole is the length of the record at the front of b, 0 if a part of it is missing. What the library rejects by its header alone, too large
+// or no TLS from the start, is handed over as it is, so that a peer which speaks something else hears so at once.
 func (s *Session) whole(b []byte) int {
 	if len(b) < recordHeader {
 		return 0
 	}
 	n := recordHeader + int(b[3])<<8 + int(b[4])
 	first := s.got == 0 && s.st != Open
-	if n > recordHeader+maxCiphertext || first && (b[0] != 21 && b[0] != 22 || b[1] >= 0x10) || !first && b[1] != 3 {
+	if n > recordHeader+maxCiphertext || first && (b[0] != 21 && b[0] != 22 || b[1] >= 0x10) {
 		return len(b)
 	}
 	if len(b) < n {

@@ -30,6 +30,8 @@ func Defs() []*Def {
 		SubscriptionDef,
 		ReloadDef,
 		RDSDef,
+		SDSDef,
+		SSLSocketFactoryDef,
 		ClusterManagerDef,
 		ListenerManagerDef,
 		ServerDef,

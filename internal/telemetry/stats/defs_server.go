@@ -50,6 +50,30 @@ var RDSDef = &Def{Name: "rds", Stats: []Stat{
 	{Name: "update_empty", Kind: Counter},
 }}
 
+// The ids of SDSDef.
+const (
+	SDSKeyRotationFailed = iota
+)
+
+// SDSDef is what "sds.NAME." has besides SubscriptionDef.
+var SDSDef = &Def{Name: "sds", Stats: []Stat{
+	{Name: "key_rotation_failed", Kind: Counter},
+}}
+
+// The ids of SSLSocketFactoryDef.
+const (
+	SSLSocketFactoryDownstreamNotReady = iota
+	SSLSocketFactoryContextUpdateBySDS
+	SSLSocketFactoryUpstreamNotReady
+)
+
+// SSLSocketFactoryDef is "listener.ADDRESS.server_ssl_socket_factory." and "cluster.NAME.client_ssl_socket_factory.".
+var SSLSocketFactoryDef = &Def{Name: "ssl socket factory", Stats: []Stat{
+	{Name: "downstream_context_secrets_not_ready", Kind: Counter},
+	{Name: "ssl_context_update_by_sds", Kind: Counter},
+	{Name: "upstream_context_secrets_not_ready", Kind: Counter},
+}}
+
 // The ids of ClusterManagerDef.
 const (
 	ClusterManagerClusterAdded = iota

@@ -1,0 +1,399 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package conn
+
+import (
+	"errors"
+
+	"sidecar/dataplane/loop"
+	"sidecar/dataplane/sys"
+	"sidecar/dataplane/transport/tls"
+)
+
+const (
+	// maxShakes bounds the handshakes of one worker that hold a stack. Beyond it the oldest fails: a good peer is done within a round trip or two, so
+	// it is the stalled ones that go.
+	maxShakes = 4096
+	// stepsPerTurn is how many handshake steps one turn runs: each may take a quarter of a millisecond, while other connections wait.
+	stepsPerTurn = 4
+)
+
+// What TransportFailure says when TLS itself did not fail.
+var (
+	ErrHandshakeTimeout = errors.New("handshake timeout")
+	ErrHandshakeEvicted = errors.New("too many handshakes")
+	ErrHandshakeClosed  = errors.New("closed by the peer during the handshake")
+)
+
+// TLS runs the handshakes of one worker: a few steps each turn, first come, first served.
+type TLS struct {
+	// Immutable
+	Engine tls.Engine
+	l      *loop.Loop
+	// offload takes a signature to another thread, which brings it back through the mailbox to Signed; false when it cannot. Nil signs at once.
+	offload func(*Signature) bool
+
+	// Worker
+	task   loop.Task
+	slab   loop.Slab[shake]
+	queue  shakes // have something to do
+	age    shakes // hold a stack, oldest first
+	limit  int    // maxShakes; less in tests
+	turn   uint64 // in which left was set
+	left   int    // steps left in this turn
+	counts TLSCounts
+}
+
+// TLSCounts are a worker's handshakes; the owner thread reads them.
+type TLSCounts struct {
+	Done, Failed, Timeout, Evicted, Signatures uint64
+	Active                                     int // that hold a stack
+}
+
+// NewTLS makes the handshakes of l.
+func NewTLS(l *loop.Loop, offload func(*Signature) bool) *TLS {
+	w := &TLS{Engine: tls.Engine{Worker: l.Worker(), Pool: &l.Bufs}, l: l, offload: offload, limit: maxShakes}
+	w.task.Init(w)
+	w.queue.of, w.age.of = inQueue, inAge
+	return w
+}
+
+// Counts are the numbers so far.
+func (w *TLS) Counts() TLSCounts {
+	w.counts.Active = w.age.n
+	return w.counts
+}
+
+// Close frees the idle stacks; connections must be closed before.
+func (w *TLS) Close() { w.Engine.Close() }
+
+// shake is a handshake under way.
+type shake struct {
+	task     loop.Task // woken by the timer only
+	timer    loop.Timer
+	c        *Conn
+	links    [2]link // of TLS.queue and TLS.age
+	sig      *Signature
+	readable bool // the socket may have input
+	bound    bool // task and timer are initialised
+}
+
+type link struct {
+	next, prev *shake
+	in         bool
+}
+
+// The lists that a shake may be in.
+const (
+	inQueue = iota
+	inAge
+)
+
+// shakes is a list.
+type shakes struct {
+	head, tail *shake
+	of         int
+	n          int
+}
+
+func (s *shakes) push(h *shake) {
+	x := &h.links[s.of]
+	if x.in {
+		return
+	}
+	x.in, x.prev, x.next = true, s.tail, nil
+	if s.tail != nil {
+		s.tail.links[s.of].next = h
+	} else {
+		s.head = h
+	}
+	s.tail = h
+	s.n++
+}
+
+func (s *shakes) remove(h *shake) {
+	x := &h.links[s.of]
+	if !x.in {
+		return
+	}
+	if x.prev != nil {
+		x.prev.links[s.of].next = x.next
+	} else {
+		s.head = x.next
+	}
+	if x.next != nil {
+		x.next.links[s.of].prev = x.prev
+	} else {
+		s.tail = x.prev
+	}
+	*x = link{}
+	s.n--
+}
+
+func (w *TLS) shake(c *Conn, timeout sys.Nanos) *shake {
+	h := w.slab.Get()
+	if !h.bound {
+		h.bound = true
+		h.task.Init(h)
+		h.timer.Init(&h.task)
+	}
+	h.c, h.sig, h.readable = c, nil, false
+	if timeout > 0 {
+		w.l.Arm(&h.timer, w.l.Now()+timeout)
+	}
+	return h
+}
+
+// drop forgets a handshake that is over.
+func (w *TLS) drop(h *shake) {
+	w.l.Disarm(&h.timer)
+	w.l.Cancel(&h.task)
+	w.queue.remove(h)
+	w.age.remove(h)
+	if h.sig != nil {
+		h.sig.c = nil
+	}
+	h.c, h.sig = nil, nil
+	w.slab.Put(h)
+}
+
+// push has h run soon.
+func (w *TLS) push(h *shake) {
+	w.queue.push(h)
+	w.l.Ready(&w.task)
+}
+
+// Advance runs handshake steps until the turn's share is used up.
+func (w *TLS) Advance(sys.Nanos) loop.Step {
+	if t := w.l.Stats().Turns; t != w.turn {
+		w.turn, w.left = t, stepsPerTurn
+	}
+	for h := w.queue.head; h != nil; h = w.queue.head {
+		if w.left == 0 {
+			w.l.Later(&w.task)
+			return loop.Idle
+		}
+		w.queue.remove(h)
+		if w.step(h) {
+			w.left--
+		}
+	}
+	return loop.Idle
+}
+
+// Advance is the timeout.
+func (h *shake) Advance(sys.Nanos) loop.Step {
+	if h.c != nil && h.timer.Fired() {
+		w := h.c.x.sec.w
+		w.counts.Timeout++
+		h.c.shakeFailed(sys.ETIMEDOUT, ErrHandshakeTimeout)
+	}
+	return loop.Idle
+}
+
+// Poison: the timeout has no state of its own.
+func (h *shake) Poison(any) {
+	if h.c != nil {
+		h.c.shakeFailed(sys.EPROTO, nil)
+	}
+}
+
+// step reads and goes on with a handshake; true when that cost more than a look.
+func (w *TLS) step(h *shake) bool {
+	c := h.c
+	x := c.x.sec
+	worked, end := false, Blocked
+	for c.fl&fShaking != 0 && x.sh == h {
+		if x.s.State() == tls.Signing {
+			if h.sig == nil || !h.sig.done { // input does not go on with a handshake that waits for a signature
+				return worked
+			}
+			job := h.sig.job
+			h.sig = nil
+			x.shook(c, job.Done(x.raw))
+			worked = true
+		} else if x.s.Ready(x.raw) {
+			if x.s.State() == tls.Fresh {
+				w.admit(h)
+			}
+			x.shook(c, x.s.Shake(x.raw))
+			worked = true
+		} else if end != Blocked || !h.readable {
+			break
+		} else {
+			end = x.more(c, h)
+			continue
+		}
+		w.settle(h)
+	}
+	if c.fl&fShaking != 0 && x.sh == h {
+		switch end {
+		case EOF:
+			c.shakeFailed(sys.ECONNRESET, ErrHandshakeClosed)
+		case Failed:
+			c.shakeFailed(c.err, nil)
+		}
+	}
+	return worked
+}
+
+// more reads ciphertext behind raw.
+func (x *secure) more(c *Conn, h *shake) Status {
+	b := c.l.Scratch(c)[:shakeRead]
+	defer c.l.DropScratch(c)
+	n, e := c.l.K.Recv(c.fd, b)
+	for e == sys.EINTR {
+		n, e = c.l.K.Recv(c.fd, b)
+	}
+	if n <= 0 || e != 0 {
+		h.readable = false
+		switch e {
+		case 0:
+			return EOF
+		case sys.EAGAIN:
+			return Blocked
+		}
+		c.err = e
+		return Failed
+	}
+	x.raw = append(c.l.Bufs.Grow(x.raw, n), b[:n]...)
+	h.readable = n == len(b) || c.fl&fRDHup != 0
+	return Blocked
+}
+
+// shook drops what the session took of raw.
+func (x *secure) shook(c *Conn, n int) {
+	x.raw = x.raw[:copy(x.raw, x.raw[n:])]
+	if len(x.raw) == 0 {
+		x.dropRaw(c)
+	}
+}
+
+// admit gives h a stack, at the cost of the oldest handshake when there are too many.
+func (w *TLS) admit(h *shake) {
+	if w.age.n >= w.limit {
+		w.counts.Evicted++
+		w.age.head.c.shakeFailed(sys.ETIMEDOUT, ErrHandshakeEvicted)
+	}
+	w.age.push(h)
+}
+
+// settle sends what the session said and follows its state.
+func (w *TLS) settle(h *shake) {
+	c := h.c
+	x := c.x.sec
+	switch x.s.State() {
+	case tls.Open:
+		w.counts.Done++
+		c.established()
+	case tls.Failed:
+		w.counts.Failed++
+		c.pass(0) // the alert
+		c.shakeFailed(sys.EPROTO, x.s.Err())
+	case tls.Signing:
+		c.pass(0)
+		if j := x.s.Job(); j != nil {
+			w.sign(h, j)
+		}
+	default:
+		c.pass(0)
+	}
+}
+
+// sign hands the signature over, or makes it here.
+func (w *TLS) sign(h *shake, j *tls.Job) {
+	w.counts.Signatures++
+	h.sig = &Signature{w: w, c: h.c, job: j}
+	if w.offload == nil || !w.offload(h.sig) {
+		j.Run()
+		h.sig.done = true
+	}
+}
+
+// Signature is a private-key operation on its way through another thread.
+type Signature struct {
+	// Immutable
+	w   *TLS
+	job *tls.Job
+
+	// Worker
+	c    *Conn // nil when the connection ended meanwhile
+	done bool
+}
+
+// Run does the operation; any thread, once.
+func (s *Signature) Run() { s.job.Run() }
+
+// Signed goes on with the handshake that waited; the worker calls it when the signature is back.
+func (s *Signature) Signed() {
+	s.done = true
+	if s.c != nil {
+		s.w.push(s.c.x.sec.sh)
+	}
+}
+
+// established ends a handshake: what the owner sent meanwhile goes out, and it may read.
+func (c *Conn) established() {
+	x := c.x.sec
+	readable := x.sh.readable
+	x.w.drop(x.sh)
+	x.sh = nil
+	c.fl &^= fShaking
+	x.fresh = len(x.raw) > 0
+	if readable || x.fresh {
+		c.fl |= fReadable
+	}
+	early := len(x.early)
+	x.s.Seal(x.early)
+	c.l.Bufs.Put(x.early)
+	x.early = nil
+	if c.fl&(fShutAfter|fCloseAfter) != 0 {
+		x.s.CloseNotify()
+	}
+	c.pass(early) // FIN and Close follow when it is out
+	if c.owner != nil {
+		c.l.Ready(c.owner)
+	}
+}
+
+// shakeFailed breaks a connection whose handshake failed.
+func (c *Conn) shakeFailed(e sys.Errno, why error) {
+	x := c.x.sec
+	if x.why == nil {
+		x.why = why
+	}
+	x.w.drop(x.sh)
+	x.sh = nil
+	x.s.Abort()
+	c.fl &^= fShaking | fConnecting
+	c.fail(e)
+}
+
+// shaking is Notify during a handshake: the owner hears of the outcome only.
+func (c *Conn) shaking(ev sys.Events) {
+	h := c.x.sec.sh
+	if ev&(sys.EventIn|sys.EventRDHup|sys.EventHup|sys.EventErr) != 0 {
+		h.readable = true
+		if ev&(sys.EventRDHup|sys.EventHup|sys.EventErr) != 0 {
+			c.fl |= fRDHup
+		}
+		if ev&(sys.EventHup|sys.EventErr) != 0 {
+			c.fl |= fHup
+		}
+	}
+	if c.fl&fConnecting != 0 {
+		if ev&(sys.EventOut|sys.EventErr|sys.EventHup) != 0 {
+			c.fl |= fDecided
+			if c.owner != nil {
+				c.l.Ready(c.owner)
+			}
+		}
+		return
+	}
+	if ev&sys.EventOut != 0 {
+		c.flushSecure()
+	}
+	if h.readable && c.fl&fShaking != 0 {
+		c.x.sec.w.push(h)
+	}
+}
