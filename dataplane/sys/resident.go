@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -40,4 +41,13 @@ func ReleaseText() int {
 		}
 	}
 	return n
+}
+
+// ProcessCPU is the CPU time that the process has used since it started, in user and kernel mode.
+func ProcessCPU() time.Duration {
+	var u unix.Rusage
+	if unix.Getrusage(unix.RUSAGE_SELF, &u) != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }

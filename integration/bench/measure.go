@@ -188,21 +188,22 @@ func (p *process) cpu() (time.Duration, error) {
 	return sum, nil
 }
 
-// rss is the resident memory of all processes in bytes.
-func (p *process) rss() (int64, error) {
-	var sum int64
+// rss is the resident memory of all processes in bytes; own is the part that is not pages of files (the program's text, which is mapped whenever
+// a function runs for the first time and belongs to no connection).
+func (p *process) rss() (all, own int64, err error) {
 	for _, pid := range p.pids {
 		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
 		if err != nil {
-			return 0, fmt.Errorf("the proxy ended: %w", err)
+			return 0, 0, fmt.Errorf("the proxy ended: %w", err)
 		}
-		pages, err := strconv.ParseInt(strings.Fields(string(b))[1], 10, 64)
-		if err != nil {
-			return 0, err
+		var size, resident, shared int64
+		if _, err := fmt.Sscan(string(b), &size, &resident, &shared); err != nil {
+			return 0, 0, err
 		}
-		sum += pages * int64(os.Getpagesize())
+		all += resident * int64(os.Getpagesize())
+		own += (resident - shared) * int64(os.Getpagesize())
 	}
-	return sum, nil
+	return all, own, nil
 }
 
 // loadResult mirrors what the load tool prints.

@@ -56,7 +56,7 @@ var scenarios = []*scenario{
 	{name: "h1-10k-log", what: "fixed 10,000 requests/s, 64 connections, access log on; latency from the scheduled time", cfg: config{log: true, body: 13},
 		metrics: h1Metrics, measure: httpLoad("-conns", "64", "-rate", "10000")},
 	{name: "sys-c16", what: "system calls per request, 16 connections (under strace)", cfg: config{body: 13}, metrics: []string{"syscalls"}, measure: syscalls("16")},
-	{name: "idle-conn", what: "bytes of resident memory per idle keep-alive connection", cfg: config{log: true, body: 13}, metrics: []string{"bytes_per_conn"},
+	{name: "idle-conn", what: "bytes of resident memory, pages of files apart, per idle keep-alive connection", cfg: config{log: true, body: 13}, metrics: []string{"bytes_per_conn"},
 		fresh: true, measure: idleConnections},
 	{name: "idle-rss", what: "resident memory of the idle proxy", cfg: config{log: true, body: 13}, metrics: []string{"rss_kib"}, fresh: true, measure: idleRSS},
 	{name: "routes-prefix", what: "first and last of 10,000 prefix routes", cfg: config{body: 13, routes: "prefix"}, metrics: routeMetrics, higher: true, measure: routeEnds},
@@ -187,24 +187,29 @@ func routeEnds(s *settings, c *cell) (map[string]float64, error) {
 
 func idleRSS(_ *settings, c *cell) (map[string]float64, error) {
 	time.Sleep(time.Second)
-	rss, err := c.proc.rss()
+	rss, _, err := c.proc.rss()
 	return map[string]float64{"rss_kib": float64(rss) / 1024}, err
 }
 
+// alone is how long a proxy is left without traffic before idle-conn reads its memory; ours looks every 5 s for something to give back.
+const alone = 20 * time.Second
+
 func idleConnections(s *settings, c *cell) (map[string]float64, error) {
-	// The first connections make a proxy touch memory that does not belong to any of them; a proxy that gives start-up memory back in its first
-	// seconds (ours does) must have done so before the base is taken, and have touched again what requests need.
-	for _, rest := range []time.Duration{3 * time.Second, 500 * time.Millisecond} {
-		if _, err := s.window(c, "http", "-conns", "16", "-warmup", "0s", "-count", "2000"); err != nil {
-			return nil, err
-		}
-		time.Sleep(rest)
+	// The first connections make a proxy touch memory that does not belong to any of them. Both readings are taken when the proxy has been left
+	// alone for the same time: what traffic leaves behind is given back by then, or counts.
+	if _, err := s.window(c, "http", "-conns", "16", "-warmup", "0s", "-count", "2000"); err != nil {
+		return nil, err
 	}
-	before, err := c.proc.rss()
+	reading := func() (int64, error) {
+		time.Sleep(alone)
+		_, own, err := c.proc.rss()
+		return own, err
+	}
+	before, err := reading()
 	if err != nil {
 		return nil, err
 	}
-	during, err := s.holdIdle(c, func() (int64, error) { time.Sleep(500 * time.Millisecond); return c.proc.rss() })
+	during, err := s.holdIdle(c, reading)
 	if err != nil {
 		return nil, err
 	}

@@ -5,11 +5,13 @@ package app
 import (
 	"bytes"
 	"os"
+	"runtime/debug"
 	"runtime/metrics"
 	"strconv"
 	"sync"
 	"time"
 
+	"sidecar/dataplane/sys"
 	"sidecar/internal/telemetry/stats"
 )
 
@@ -35,7 +37,7 @@ func (a *App) flushStats() {
 	a.server.Set(stats.ServerMemoryHeapSize, m.heap)
 	a.server.Set(stats.ServerMemoryPhysicalSize, m.resident)
 	a.reg.Flush()
-	a.tired(m.resident)
+	a.restIfWorthIt(m.resident)
 }
 
 // connections is the number of open downstream connections as the listeners count them.
@@ -88,10 +90,25 @@ func residentBytes() int64 {
 
 // Bounds of giving memory back.
 const (
-	// restGrowth is how far the resident set grows over the last rest before another one is worth its collection.
+	// restGrowth is how far the resident set grows over the last rest before another one is worth its collection, after a change of
+	// configuration.
 	restGrowth = 6 << 20
 	// restEvery is the least time between two rests.
 	restEvery = 30 * time.Second
+	// calmGrowth and calmEvery are the same for a process that does nothing, whose collection disturbs nobody.
+	calmGrowth = 512 << 10
+	calmEvery  = 8 * time.Second
+	// calmShare is the part of the time between two flushes that a process uses a CPU when it does nothing: a hundredth.
+	calmShare = 100
+)
+
+// weariness is what a rest has to give back.
+type weariness uint8
+
+const (
+	fresh weariness = iota
+	calm            // garbage of traffic that has ended: freed connections, grown tables, buffers
+	tired           // garbage of compiling a configuration, and pages of code that ran once
 )
 
 // resting decides when to give memory back. Safe for concurrent use.
@@ -101,11 +118,17 @@ type resting struct {
 	resident int64     // after it
 	epoch    uint64
 	quiet    int // flushes since the configuration changed last; -1 = rested since
+	flushed  time.Time
+	cpu      time.Duration // of the process, at the last flush
+	idle     bool          // the process did nothing between the last two flushes
 }
 
-// rest gives back what compiling a configuration needed: garbage, and resident pages of code that ran once.
-func (a *App) rest() {
-	settleMemory()
+// rest gives memory back.
+func (a *App) rest(w weariness) {
+	debug.FreeOSMemory()
+	if w == tired {
+		sys.ReleaseText()
+	}
 	a.resting.rested(time.Now(), residentBytes())
 }
 
@@ -115,33 +138,39 @@ func (r *resting) rested(now time.Time, resident int64) {
 	r.mu.Unlock()
 }
 
-// tired rests again after configuration changes that made the process grow.
-func (a *App) tired(resident int64) {
-	if a.resting.due(time.Now(), a.fleet.Adopted(), resident) {
-		go a.rest()
+// restIfWorthIt is called at each flush.
+func (a *App) restIfWorthIt(resident int64) {
+	if w := a.resting.due(time.Now(), a.fleet.Adopted(), resident, sys.ProcessCPU()); w != fresh {
+		go a.rest(w)
 	}
 }
 
-// due is asked at each flush: the first rest was made, the configuration has been quiet for two flushes, the process has grown, and the last rest is
-// long ago. It says yes once for each time the configuration changed.
-func (r *resting) due(now time.Time, epoch uint64, resident int64) bool {
+// due is asked at each flush, after the first rest. It says tired once for each time the configuration changed, when that has been quiet for two
+// flushes; and calm when the process did nothing since the last flush. Both want growth over the last rest, which must be a while ago.
+func (r *resting) due(now time.Time, epoch uint64, resident int64, cpu time.Duration) weariness {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	switch {
-	case epoch != r.epoch:
+	r.idle = cpu-r.cpu < now.Sub(r.flushed)/calmShare
+	r.flushed, r.cpu = now, cpu
+	if epoch != r.epoch {
 		r.epoch, r.quiet = epoch, 0
-		return false
-	case r.quiet < 0 || r.at.IsZero():
-		return false
+		return fresh
 	}
-	r.quiet++
-	if r.quiet < 2 {
-		return false
+	if r.at.IsZero() {
+		return fresh
 	}
-	grown := resident > r.resident+restGrowth
-	if grown && now.Sub(r.at) < restEvery {
-		return false
+	if r.quiet >= 0 {
+		r.quiet++
+		grown := resident > r.resident+restGrowth
+		if r.quiet >= 2 && (!grown || now.Sub(r.at) >= restEvery) {
+			r.quiet = -1
+			if grown {
+				return tired
+			}
+		}
 	}
-	r.quiet = -1
-	return grown
+	if r.idle && resident > r.resident+calmGrowth && now.Sub(r.at) >= calmEvery {
+		return calm
+	}
+	return fresh
 }

@@ -12,7 +12,8 @@ func TestResting_WhenConfigurationChangesAndGrows_ThenRestsOnceWhenQuiet(t *test
 	start := time.Now()
 	ask := func(second int, epoch uint64, mib int64, want bool) {
 		t.Helper()
-		if got := r.due(start.Add(time.Duration(second)*time.Second), epoch, mib<<20); got != want {
+		busy := time.Duration(second) * time.Second / 2
+		if got := r.due(start.Add(time.Duration(second)*time.Second), epoch, mib<<20, busy); (got == tired) != want || got == calm {
 			t.Errorf("second %d: %v, want %v", second, got, want)
 		}
 	}
@@ -34,4 +35,33 @@ func TestResting_WhenConfigurationChangesAndGrows_ThenRestsOnceWhenQuiet(t *test
 	ask(155, 5, 90, false) // still changing
 	ask(160, 5, 90, false)
 	ask(165, 5, 90, true)
+}
+
+func TestResting_WhenTrafficEndedAndLeftGarbage_ThenRestsOnceWhenIdle(t *testing.T) {
+	var r resting
+	start := time.Now()
+	r.rested(start, 12<<20)
+	for _, x := range []struct {
+		second, kib int
+		cpu         time.Duration
+		want        weariness
+	}{
+		{5, 12 << 10, 1000 * time.Millisecond, fresh},
+		{10, 19 << 10, 3000 * time.Millisecond, fresh}, // traffic
+		{20, 19 << 10, 3100 * time.Millisecond, fresh}, // its last moments
+		{25, 19 << 10, 3140 * time.Millisecond, calm},  // idle
+		{30, 13 << 10, 3160 * time.Millisecond, fresh}, // the rest was a moment ago and little has come since
+		{35, 13<<10 + 500, 3180 * time.Millisecond, fresh},
+		{40, 13<<10 + 600, 3200 * time.Millisecond, calm},
+		{45, 20 << 10, 3400 * time.Millisecond, fresh},
+	} {
+		now := start.Add(time.Duration(x.second) * time.Second)
+		got := r.due(now, 0, int64(x.kib)<<10, x.cpu)
+		if got != x.want {
+			t.Errorf("second %d: %v, want %v", x.second, got, x.want)
+		}
+		if got != fresh {
+			r.rested(now, 13<<20)
+		}
+	}
 }

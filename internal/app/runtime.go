@@ -14,7 +14,6 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"sidecar/dataplane/match"
-	"sidecar/dataplane/sys"
 	"sidecar/internal/admin"
 	"sidecar/internal/telemetry/stats"
 	"sidecar/xds/bootstrap"
@@ -48,12 +47,6 @@ func tuneRuntime(workers int) []string {
 // gcPercent trades memory for rarer collections. Only control work allocates, so they are rare anyway: with 1,000 updates a minute over 500 clusters
 // 150 let RSS swing by 6 MiB and more, 50 by less than 2, at the same CPU time.
 const gcPercent = 50
-
-// settleMemory gives back what only start-up needed: garbage of compiling the configuration, and resident pages of code that ran once.
-func settleMemory() {
-	debug.FreeOSMemory()
-	sys.ReleaseText()
-}
 
 // cgroupMemory is memory.max of the cgroup, 0 when there is none.
 func cgroupMemory() int64 {
