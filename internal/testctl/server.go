@@ -18,6 +18,7 @@ import (
 	endpointservice "github.com/envoyproxy/go-control-plane/envoy/service/endpoint/v3"
 	listenerservice "github.com/envoyproxy/go-control-plane/envoy/service/listener/v3"
 	routeservice "github.com/envoyproxy/go-control-plane/envoy/service/route/v3"
+	secretservice "github.com/envoyproxy/go-control-plane/envoy/service/secret/v3"
 	"github.com/envoyproxy/go-control-plane/pkg/cache/types"
 	"github.com/envoyproxy/go-control-plane/pkg/cache/v3"
 	"github.com/envoyproxy/go-control-plane/pkg/log"
@@ -26,6 +27,7 @@ import (
 	"github.com/envoyproxy/go-control-plane/pkg/server/sotw/v3"
 	serverv3 "github.com/envoyproxy/go-control-plane/pkg/server/v3"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 )
 
 // recordMax bounds the requests a Server remembers; the oldest go first.
@@ -41,6 +43,8 @@ type Config struct {
 	Ordered bool
 	// Heartbeat is the interval at which resources with a TTL are refreshed; 0 sends no heartbeats.
 	Heartbeat time.Duration
+	// Credentials make the server speak TLS; nil is plain text.
+	Credentials credentials.TransportCredentials
 	// Errors, when not nil, gets the server's own error messages.
 	Errors func(string)
 }
@@ -108,12 +112,17 @@ func NewServer(cfg Config) (*Server, error) {
 		opts = append(opts, sotw.WithOrderedADS())
 	}
 	srv := serverv3.NewServer(ctx, s.cache, s.callbacks(), opts...)
-	s.grpc = grpc.NewServer(grpc.MaxRecvMsgSize(math.MaxInt32), grpc.MaxSendMsgSize(math.MaxInt32), grpc.MaxConcurrentStreams(math.MaxInt32))
+	options := []grpc.ServerOption{grpc.MaxRecvMsgSize(math.MaxInt32), grpc.MaxSendMsgSize(math.MaxInt32), grpc.MaxConcurrentStreams(math.MaxInt32)}
+	if cfg.Credentials != nil {
+		options = append(options, grpc.Creds(cfg.Credentials))
+	}
+	s.grpc = grpc.NewServer(options...)
 	discoveryv3.RegisterAggregatedDiscoveryServiceServer(s.grpc, srv)
 	listenerservice.RegisterListenerDiscoveryServiceServer(s.grpc, srv)
 	routeservice.RegisterRouteDiscoveryServiceServer(s.grpc, srv)
 	clusterservice.RegisterClusterDiscoveryServiceServer(s.grpc, srv)
 	endpointservice.RegisterEndpointDiscoveryServiceServer(s.grpc, srv)
+	secretservice.RegisterSecretDiscoveryServiceServer(s.grpc, srv)
 	go func() {
 		defer close(s.done)
 		_ = s.grpc.Serve(l)
