@@ -106,6 +106,20 @@ const (
 	InvalidScheme         // absolute-form target with a scheme other than http and https
 	ConnectionRejected    // Connection names ten fields or more, or one that must not be removed
 
+	// Found by an HTTP/2 codec. None has a local reply: the stream or the connection is reset.
+	H2Protocol        // a violation of the framing layer
+	H2Messaging       // a malformed message
+	H2InvalidField    // a malformed field or pseudo-header
+	H2TooManyHeaders  // max_headers_count or max_request_headers_kb
+	H2Underscore      // underscore in a header name with REJECT_REQUEST
+	H2EmptyFrames     // max_consecutive_inbound_frames_with_empty_payload
+	H2Flood           // another limit on inbound frames
+	H2OutboundFlood   // max_outbound_frames, max_outbound_control_frames
+	H2PrematureResets // premature_reset_total_stream_count
+	H2Timeout         // no answer to PING or SETTINGS
+	H2RemoteReset     // RST_STREAM from the peer
+	H2RemoteRefuse    // RST_STREAM with REFUSED_STREAM, or a stream that GOAWAY leaves out
+
 	// Found by the HTTP connection manager or the router.
 	MissingHost
 	MissingPath
@@ -165,6 +179,19 @@ var rows = [numKinds]Row{
 	HTTP2Preface:          {0, "", FlagDPE, "http2_not_supported_on_this_listener", true},
 	InvalidScheme:         {400, "Bad Request", FlagDPE, "http1.invalid_scheme", true},
 	ConnectionRejected:    {400, "Bad Request", FlagDPE, "http1.connection_header_rejected", true},
+
+	H2Protocol:        {0, "", FlagDPE, "http2.unknown.nghttp2.error", true},
+	H2Messaging:       {0, "", FlagDPE, "http2.violation.of.messaging.rule", true},
+	H2InvalidField:    {0, "", FlagDPE, "http2.invalid.header.field", true},
+	H2TooManyHeaders:  {0, "", FlagDPE, "http2.too_many_headers", false},
+	H2Underscore:      {0, "", FlagDPE, "http2.unexpected_underscore", false},
+	H2EmptyFrames:     {0, "", FlagDPE, "http2.inbound_empty_frames_flood", true},
+	H2Flood:           {0, "", FlagDPE, "http2.unknown.nghttp2.error", true},
+	H2OutboundFlood:   {0, "", FlagDPE, "http2.outbound_frames_flood", true},
+	H2PrematureResets: {0, "", FlagDC, "downstream_remote_disconnect", true},
+	H2Timeout:         {0, "", FlagDC, "downstream_remote_disconnect", true},
+	H2RemoteReset:     {0, "", FlagDR, "http2.remote_reset", false},
+	H2RemoteRefuse:    {0, "", FlagDR, "http2.remote_refuse", false},
 
 	MissingHost:          {400, "", 0, "missing_host_header", true},
 	MissingPath:          {404, "", 0, "missing_path_rejected", true},

@@ -60,6 +60,7 @@ type Field struct {
 	Raw         Span // name as received; empty unless the codec keeps it
 	ID          ID   // well-known name or IDOther
 	Dead        bool // removed; iteration skips it
+	Sensitive   bool // received as an HPACK never-indexed literal, and to be sent on as one (RFC 7541 section 7.1.3)
 }
 
 // Fields is an ordered multi-map of header lines over an Arena.
@@ -206,7 +207,7 @@ func (f *Fields) CopyFrom(src *Fields, a *Arena) {
 		if l.Dead {
 			continue
 		}
-		nf := Field{Name: a.Put(src.A.Bytes(l.Name)), ID: l.ID}
+		nf := Field{Name: a.Put(src.A.Bytes(l.Name)), ID: l.ID, Sensitive: l.Sensitive}
 		nf.Value = a.Put(src.A.Bytes(l.Value))
 		if l.Raw.Len > 0 {
 			nf.Raw = a.Put(src.A.Bytes(l.Raw))

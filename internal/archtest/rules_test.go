@@ -8,7 +8,7 @@ var order = []string{
 	// Floor 0, ground: values, the kernel, memory, time.
 	"dataplane/sys", "dataplane/buf", "dataplane/timer", "dataplane/identity", "internal/telemetry/stats", "internal/telemetry/log",
 	// Floor 1, machines without input or output.
-	"dataplane/fault", "dataplane/httpmsg", "dataplane/match", "dataplane/http1", "dataplane/http2/hpack", "dataplane/inspect", "dataplane/transport/tls", "dataplane/transport/tls/policy",
+	"dataplane/fault", "dataplane/httpmsg", "dataplane/match", "dataplane/http1", "dataplane/http2/hpack", "dataplane/http2", "dataplane/inspect", "dataplane/transport/tls", "dataplane/transport/tls/policy",
 	"internal/telemetry/accesslog",
 	// Floor 2, the immutable model.
 	"dataplane/hostset", "dataplane/lb", "dataplane/route", "dataplane/filter", "dataplane/snapshot",
