@@ -8,6 +8,9 @@ import (
 	"sidecar/dataplane/loop"
 	"sidecar/dataplane/sys"
 	"sidecar/dataplane/transport/tls"
+	"sidecar/dataplane/transport/tls/policy"
+	"sidecar/internal/telemetry/accesslog"
+	"sidecar/internal/telemetry/stats"
 )
 
 const (
@@ -29,6 +32,7 @@ var (
 type TLS struct {
 	// Immutable
 	Engine tls.Engine
+	Policy *policy.Worker
 	l      *loop.Loop
 	// offload takes a signature to another thread, which brings it back through the mailbox to Signed; false when it cannot. Nil signs at once.
 	offload func(*Signature) bool
@@ -53,6 +57,7 @@ type TLSCounts struct {
 // NewTLS makes the handshakes of l.
 func NewTLS(l *loop.Loop, offload func(*Signature) bool) *TLS {
 	w := &TLS{Engine: tls.Engine{Worker: l.Worker(), Pool: &l.Bufs}, l: l, offload: offload, limit: maxShakes}
+	w.Policy = policy.NewWorker(policy.On(&w.Engine, policy.ClockOf(l.Wall)))
 	w.task.Init(w)
 	w.queue.of, w.age.of = inQueue, inAge
 	return w
@@ -64,8 +69,38 @@ func (w *TLS) Counts() TLSCounts {
 	return w.counts
 }
 
-// Close frees the idle stacks; connections must be closed before.
-func (w *TLS) Close() { w.Engine.Close() }
+// SecretMissing is the transport failure of a connection whose TLS context is not ready, in Envoy's words.
+const SecretMissing = "TLS error: Secret is not supplied by SDS"
+
+// Accept starts TLS on an accepted connection; false when ctx lacks a secret still. What comes of it is written to info; a handshake that misses its
+// timeout counts in b (stats.ListenerDef).
+func (w *TLS) Accept(c *Conn, ctx *policy.Server, timeout sys.Nanos, info *accesslog.ConnInfo, b *stats.Block) bool {
+	cfg := w.Policy.Server(ctx)
+	if cfg == nil {
+		return false
+	}
+	c.StartTLS(w, w.Engine.Server(cfg), timeout)
+	c.x.sec.sh.info, c.x.sec.sh.block = info, b
+	return true
+}
+
+// Connect starts TLS on a dialled connection, for t; false when ctx lacks a secret still.
+func (w *TLS) Connect(c *Conn, ctx *policy.Client, t *policy.Target) bool {
+	cfg := w.Policy.Client(ctx, t)
+	if cfg == nil {
+		return false
+	}
+	c.StartTLS(w, w.Engine.Client(cfg), 0)
+	return true
+}
+
+// Close unwinds the handshakes that are left and frees all stacks; nothing may shake hands afterwards.
+func (w *TLS) Close() {
+	for h := w.age.head; h != nil; h = h.links[inAge].next {
+		h.c.x.sec.s.Abort()
+	}
+	w.Engine.Close()
+}
 
 // shake is a handshake under way.
 type shake struct {
@@ -74,8 +109,10 @@ type shake struct {
 	c        *Conn
 	links    [2]link // of TLS.queue and TLS.age
 	sig      *Signature
-	readable bool // the socket may have input
-	bound    bool // task and timer are initialised
+	info     *accesslog.ConnInfo // may be nil
+	block    *stats.Block        // may be nil
+	readable bool                // the socket may have input
+	bound    bool                // task and timer are initialised
 }
 
 type link struct {
@@ -153,7 +190,7 @@ func (w *TLS) drop(h *shake) {
 	if h.sig != nil {
 		h.sig.c = nil
 	}
-	h.c, h.sig = nil, nil
+	h.c, h.sig, h.info, h.block = nil, nil, nil, nil
 	w.slab.Put(h)
 }
 
@@ -186,6 +223,9 @@ func (h *shake) Advance(sys.Nanos) loop.Step {
 	if h.c != nil && h.timer.Fired() {
 		w := h.c.x.sec.w
 		w.counts.Timeout++
+		if h.block != nil {
+			h.block.Inc(stats.ListenerDownstreamCxTransportSocketConnectTimeout)
+		}
 		h.c.shakeFailed(sys.ETIMEDOUT, ErrHandshakeTimeout)
 	}
 	return loop.Idle
@@ -336,6 +376,9 @@ func (s *Signature) Signed() {
 func (c *Conn) established() {
 	x := c.x.sec
 	readable := x.sh.readable
+	if x.sh.info != nil {
+		x.sh.info.TLS = x.s.Info()
+	}
 	x.w.drop(x.sh)
 	x.sh = nil
 	c.fl &^= fShaking
@@ -361,6 +404,9 @@ func (c *Conn) shakeFailed(e sys.Errno, why error) {
 	x := c.x.sec
 	if x.why == nil {
 		x.why = why
+	}
+	if x.sh.info != nil && x.why != nil {
+		x.sh.info.Own().TransportFailure = tls.FailureText(x.why)
 	}
 	x.w.drop(x.sh)
 	x.sh = nil

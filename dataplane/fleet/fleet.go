@@ -52,6 +52,7 @@ type Fleet struct {
 	plan    *worker.Plan
 	behind  []bool // workers whose mailbox had no room for the last plan
 	started bool
+	off     *offload      // makes slow signatures
 	kick    chan struct{} // wakes the reaper; closed by Stop
 	done    sync.WaitGroup
 }
@@ -65,6 +66,10 @@ func New(cfg Config) (*Fleet, error) {
 			return nil, fmt.Errorf("worker %d: %w", i, err)
 		}
 		f.workers = append(f.workers, w)
+	}
+	f.off = newOffload()
+	for _, w := range f.workers {
+		w.SetOffloader(f.off)
 	}
 	return f, nil
 }
@@ -81,6 +86,7 @@ func (f *Fleet) Start() {
 		f.plan = f.planOf(f.plan.Snap) // opens the sockets
 	}
 	f.kick = make(chan struct{}, 1)
+	f.off.start()
 	f.done.Go(func() { f.reaper(f.kick) })
 	for _, w := range f.workers {
 		f.done.Add(1)
@@ -286,6 +292,7 @@ func (f *Fleet) Stop() {
 		}
 		close(f.kick)
 		f.done.Wait()
+		f.off.stop()
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()

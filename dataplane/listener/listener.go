@@ -36,6 +36,8 @@ type Host interface {
 	Released(l *snapshot.Listener)
 	// Log writes an access-log record of a connection that no protocol took over.
 	Log(loggers []*accesslog.Logger, r *accesslog.Record)
+	// TLS shakes hands for filter chains with a TLS context.
+	TLS() *conn.TLS
 	// Accepted counts for steering.
 	Accepted(n int)
 	// Idle tells steering that an accept queue was seen empty.
@@ -415,13 +417,18 @@ func (x *Listener) log(info *accesslog.ConnInfo, f fault.Flags, details string) 
 }
 
 func (x *Listener) gone(start int64) {
+	x.exit(start)
+	x.host.Released(x.Cfg)
+}
+
+// exit is the opposite of enter.
+func (x *Listener) exit(start int64) {
 	x.block.Dec(stats.ListenerDownstreamCxActive)
 	x.block.Inc(stats.ListenerDownstreamCxDestroy)
 	x.block.Record(stats.ListenerDownstreamCxLengthMs, uint64(max(x.L.Wall()-start, 0)/1e6))
 	if x.perW != nil {
 		x.perW.Dec(stats.ListenerWorkerDownstreamCxActive)
 	}
-	x.host.Released(x.Cfg)
 }
 
 // Name is the listener's name.

@@ -77,6 +77,7 @@ type rig struct {
 	accepted int
 	resyncs  int
 	ids      uint64
+	tls      *conn.TLS
 	global   int // AdmitConn refuses from here on; 0 = never
 	active   int
 }
@@ -98,6 +99,7 @@ func (r *rig) AdmitConn(*snapshot.Listener) bool {
 	return true
 }
 func (r *rig) Released(*snapshot.Listener) { r.active-- }
+func (r *rig) TLS() *conn.TLS              { return r.tls }
 func (r *rig) Accepted(n int)              { r.accepted += n }
 func (r *rig) Resync()                     { r.resyncs++ }
 func (r *rig) Log(_ []*accesslog.Logger, rec *accesslog.Record) {
@@ -111,7 +113,7 @@ func newRig(t *testing.T) *rig {
 		t.Fatal(err)
 	}
 	t.Cleanup(l.Close)
-	return &rig{t: t, k: k, l: l, reg: stats.NewRegistry(1), byDst: map[sys.Addr]*Listener{}}
+	return &rig{t: t, k: k, l: l, tls: conn.NewTLS(l, nil), reg: stats.NewRegistry(1), byDst: map[sys.Addr]*Listener{}}
 }
 
 // config is a listener with one chain that takes everything.

@@ -318,6 +318,12 @@ func (p *pending) handOver() {
 	p.info.ConnSide = x.side(fc, p.info.ConnSide)
 	x.L.Cancel(&p.task)
 	x.enter()
+	if fc.TLS != nil && !x.host.TLS().Accept(p.c, fc.TLS, fc.ConnectTimeout, p.info, x.block) {
+		p.info.Own().TransportFailure = conn.SecretMissing
+		x.exit(p.info.Start)
+		p.close()
+		return
+	}
 	x.host.Serve(p.c, x, fc, p.info, &p.member) // p.c stays until it returns: a panic inside closes it through Poison
 	p.free()
 }

@@ -96,7 +96,7 @@ func (m *Member) nextAddress() bool {
 	for m.addr < len(p.host.Extra) {
 		a := p.host.Extra[m.addr]
 		m.addr++
-		if c, e := conn.Dial(p.l, a, p.dialOpts(a), p.cfg.BufferLimit, &m.task); e == 0 {
+		if c, e := p.open(m, a); e == 0 {
 			m.C.Close()
 			m.C, m.inSeen, m.outSeen = c, 0, 0
 			return true

@@ -9,6 +9,8 @@ import (
 	"sidecar/dataplane/loop"
 	"sidecar/dataplane/snapshot"
 	"sidecar/dataplane/sys"
+	"sidecar/dataplane/transport/tls"
+	"sidecar/dataplane/transport/tls/policy"
 	"sidecar/internal/telemetry/stats"
 )
 
@@ -39,6 +41,7 @@ type Waiter struct {
 	pool       *Pool
 	m          *Member
 	errno      sys.Errno
+	why        string
 	kind       fault.Kind
 	st         waitState
 }
@@ -55,6 +58,10 @@ func (w *Waiter) Take() (m *Member, k fault.Kind, e sys.Errno) {
 	w.m, w.kind, w.errno, w.st, w.pool = nil, fault.None, 0, wNone, nil
 	return m, k, e
 }
+
+// Why is what a failed transport says about the last fault (%UPSTREAM_TRANSPORT_FAILURE_REASON%), "" if the errno says it all. Valid after Take until
+// the next Get.
+func (w *Waiter) Why() string { return w.why }
 
 // Waiting tells whether the waiter has neither a result nor been cancelled.
 func (w *Waiter) Waiting() bool { return w.st == wQueued }
@@ -86,6 +93,7 @@ type Config struct {
 	Prio    int          // 0 default, 1 high
 	Slab    *loop.Slab[Member]
 	NextID  *uint64 // worker-wide connection numbers
+	TLS     *conn.TLS
 }
 
 // list is an intrusive list of members, newest first.
@@ -103,6 +111,9 @@ type Pool struct {
 	block  *stats.Block
 	slab   *loop.Slab[Member]
 	nextID *uint64
+	tls    *conn.TLS
+	secure *policy.Client // nil = plain text
+	target policy.Target
 	prio   int
 
 	// Worker
@@ -117,7 +128,8 @@ type Pool struct {
 
 // New makes an empty pool.
 func New(c Config) *Pool {
-	return &Pool{l: c.Loop, host: c.Host, cfg: c.Cluster, block: c.Block, slab: c.Slab, nextID: c.NextID, prio: c.Prio}
+	return &Pool{l: c.Loop, host: c.Host, cfg: c.Cluster, block: c.Block, slab: c.Slab, nextID: c.NextID, prio: c.Prio, tls: c.TLS,
+		secure: c.Cluster.Transport(c.Host.Metadata), target: policy.Target{Endpoint: c.Host.Key, Hostname: c.Host.Hostname}}
 }
 
 // Host is the pool's host.
@@ -165,7 +177,10 @@ func (p *Pool) Get(w *Waiter) Outcome {
 }
 
 func (w *Waiter) fail(k fault.Kind, e sys.Errno, p *Pool) Outcome {
-	w.st, w.kind, w.errno, w.pool = wFailed, k, e, p
+	w.st, w.kind, w.errno, w.pool, w.why = wFailed, k, e, p, ""
+	if e == sys.EPROTO { // see open
+		w.why = conn.SecretMissing
+	}
 	return Failed
 }
 
@@ -272,7 +287,7 @@ func (p *Pool) refill() {
 	for p.connecting.n < p.waiting {
 		before := p.connecting.n
 		if e := p.dial(); e != 0 {
-			p.failAll(fault.ConnectFailed, e)
+			p.failAll(fault.ConnectFailed, e, "")
 			return
 		}
 		if p.connecting.n == before {
@@ -303,11 +318,11 @@ func (p *Pool) dial() sys.Errno {
 	}
 	now := p.l.Now()
 	m.addr = 0
-	c, e := conn.Dial(p.l, p.host.Addr, p.dialOpts(p.host.Addr), p.cfg.BufferLimit, &m.task)
+	c, e := p.open(m, p.host.Addr)
 	for e != 0 && m.addr < len(p.host.Extra) {
 		a := p.host.Extra[m.addr]
 		m.addr++
-		c, e = conn.Dial(p.l, a, p.dialOpts(a), p.cfg.BufferLimit, &m.task)
+		c, e = p.open(m, a)
 	}
 	if e != 0 {
 		p.slab.Put(m)
@@ -335,6 +350,16 @@ func (p *Pool) dial() sys.Errno {
 		p.l.Arm(&m.timer, now+t)
 	}
 	return 0
+}
+
+// open dials a; over TLS the connection is up when the handshake is done. Without its secrets a TLS context makes no connection at all.
+func (p *Pool) open(m *Member, a sys.Addr) (*conn.Conn, sys.Errno) {
+	c, e := conn.Dial(p.l, a, p.dialOpts(a), p.cfg.BufferLimit, &m.task)
+	if e == 0 && p.secure != nil && (p.tls == nil || !p.tls.Connect(c, p.secure, &p.target)) {
+		c.Close()
+		return nil, sys.EPROTO
+	}
+	return c, e
 }
 
 // dialOpts are the socket options for an address of the given family.
@@ -372,15 +397,19 @@ func (p *Pool) connectFailed(m *Member, k fault.Kind, e sys.Errno) {
 	if k == fault.ConnectTimeout {
 		by = byUs
 	}
+	why := tls.FailureText(m.C.TransportFailure())
 	m.close(by)
-	p.failAll(k, e)
+	p.failAll(k, e, why)
 }
 
-func (p *Pool) failAll(k fault.Kind, e sys.Errno) {
+func (p *Pool) failAll(k fault.Kind, e sys.Errno, why string) {
 	for w := p.first; w != nil; w = p.first {
 		p.dequeue(w)
 		p.block.Inc(stats.ClusterUpstreamRqPendingFailureEject)
 		w.fail(k, e, p)
+		if why != "" {
+			w.why = why
+		}
 		p.l.Ready(w.task)
 	}
 }

@@ -291,6 +291,9 @@ func (t *Tunnel) failed(k fault.Kind, e sys.Errno) bool {
 	if k == fault.ConnectFailed && e != 0 {
 		t.rec.UpstreamFailure = failures.of(e)
 	}
+	if why := t.up.Why(); why != "" {
+		t.rec.UpstreamFailure = why
+	}
 	if t.attempts >= max(t.cfg.MaxConnectAttempts, ownAttempts) {
 		t.exceeded()
 		return true

@@ -3,6 +3,7 @@
 package upstream
 
 import (
+	"sidecar/dataplane/conn"
 	"sidecar/dataplane/hostset"
 	"sidecar/dataplane/lb"
 	"sidecar/dataplane/loop"
@@ -23,6 +24,7 @@ const defaultCleanup = 5 * sys.Second
 // Manager is all clusters of one worker.
 type Manager struct {
 	// Immutable
+	TLS   *conn.TLS // for clusters with a TLS context; set before the first Get. Without it they have no connections
 	l     *loop.Loop
 	shard int
 
@@ -268,7 +270,7 @@ func (c *Cluster) Pool(h *hostset.Host, prio int) *pool.Pool {
 	}
 	p := c.byHost[prio][h]
 	if p == nil {
-		p = pool.New(pool.Config{Loop: c.m.l, Host: h, Cluster: c.cfg, Block: c.Block, Prio: prio, Slab: &c.m.members, NextID: &c.m.nextID})
+		p = pool.New(pool.Config{Loop: c.m.l, Host: h, Cluster: c.cfg, Block: c.Block, Prio: prio, Slab: &c.m.members, NextID: &c.m.nextID, TLS: c.m.TLS})
 		if c.byHost[prio] == nil {
 			c.byHost[prio] = map[*hostset.Host]*pool.Pool{}
 		}

@@ -8,8 +8,12 @@ import (
 	"sidecar/dataplane/hostset"
 	"sidecar/dataplane/loop"
 	"sidecar/dataplane/sys"
+	"sidecar/dataplane/transport/tls"
+	"sidecar/dataplane/transport/tls/policy"
 	"sidecar/internal/telemetry/stats"
 )
+
+const secretMissing = conn.SecretMissing
 
 // TCP is one raw connection to a host, with the cluster's breakers, connect timeout and statistics: what a tunnel embeds. One attempt at a time;
 // Start may be called again after a failure. The owner calls End exactly once per successful Start.
@@ -23,6 +27,7 @@ type TCP struct {
 	connected sys.Nanos
 	inSeen    uint64
 	outSeen   uint64
+	why       string // of the last failed attempt
 	up        bool
 }
 
@@ -46,6 +51,12 @@ func (c *Cluster) ConnectTCP(t *TCP, h *hostset.Host, task *loop.Task) (fault.Ki
 	b.Inc(stats.ClusterUpstreamCxTotal)
 	h.CxTotal.Add(1)
 	conn, e := conn.Dial(c.m.l, h.Addr, o, c.cfg.BufferLimit, task)
+	t.why = ""
+	if ctx := c.cfg.Transport(h.Metadata); e == 0 && ctx != nil &&
+		(c.m.TLS == nil || !c.m.TLS.Connect(conn, ctx, &policy.Target{Endpoint: h.Key, Hostname: h.Hostname})) {
+		conn.Close() // never in plain text
+		e, t.why = sys.EPROTO, secretMissing
+	}
 	if e != 0 {
 		u.Add(-1)
 		b.Inc(stats.ClusterUpstreamCxConnectFail)
@@ -94,9 +105,13 @@ func (t *TCP) Poll(now sys.Nanos) (done bool, k fault.Kind, e sys.Errno) {
 	t.cl.Block.Inc(stats.ClusterUpstreamCxConnectFail)
 	t.cl.Block.Inc(stats.ClusterUpstreamRqPendingFailureEject)
 	t.host.CxConnectFail.Add(1)
+	t.why = tls.FailureText(t.C.TransportFailure())
 	t.End(k == fault.ConnectFailed, false)
 	return true, k, e
 }
+
+// Why is what a failed transport says about the last fault of Poll (%UPSTREAM_TRANSPORT_FAILURE_REASON%); "" if the errno says it all.
+func (t *TCP) Why() string { return t.why }
 
 // Connected returns when the attempt started and when it was up.
 func (t *TCP) Connected() (start, done sys.Nanos) { return t.started, t.connected }

@@ -37,6 +37,9 @@ type Worker struct {
 	up        *upstream.Manager
 	http      *exchange.Env
 	tcp       *tunnel.Env
+	tls       *conn.TLS
+	swept     sys.Nanos // when tls forgot what nobody used
+	offload   Offloader // nil = signatures are made here
 	logs      accesslog.Writer
 	flush     flusher
 	trim      trimmer
@@ -80,6 +83,8 @@ func New(c Config) (*Worker, error) {
 	w.logs.Worker = c.Index
 	w.up = upstream.NewManager(l, c.Index+1)
 	empty := &snapshot.Snapshot{}
+	w.tls = conn.NewTLS(l, func(s *conn.Signature) bool { return w.offload != nil && w.offload.Offload(w, s) })
+	w.up.TLS = w.tls
 	w.http = exchange.NewEnv(l, w.up, c.Index+1, empty)
 	w.http.Logs, w.http.LocalIP = w, c.LocalIP
 	w.tcp = &tunnel.Env{L: l, Up: w.up, Shard: c.Index + 1, Logs: w, Snap: empty, Splice: true}
@@ -87,6 +92,15 @@ func New(c Config) (*Worker, error) {
 	w.trim.init(w)
 	return w, nil
 }
+
+// TLS shakes hands.
+func (w *Worker) TLS() *conn.TLS { return w.tls }
+
+// SetOffloader names who makes slow signatures; before Run.
+func (w *Worker) SetOffloader(o Offloader) { w.offload = o }
+
+// sweepTLS is how often contexts, sessions and verifications that nobody used are forgotten.
+const sweepTLS = 5 * 60 * sys.Second
 
 // Serve starts the protocol of a filter chain on an accepted connection.
 func (w *Worker) Serve(c *conn.Conn, l *listener.Listener, fc *snapshot.FilterChain, info *accesslog.ConnInfo, place *conn.Member) {
@@ -110,6 +124,10 @@ func (w *Worker) swap(old, p *Plan) {
 	w.http.Snap, w.tcp.Snap = p.Snap, p.Snap
 	w.up.Reconcile(was, p.Snap)
 	w.http.FailHealth = w.shared.CloseAll.Load()
+	if now := w.Loop.Now(); now >= w.swept+sweepTLS {
+		w.swept = now
+		w.tls.Policy.Sweep()
+	}
 }
 
 // Log writes an access-log record and makes sure that it reaches its sink in time.
@@ -185,6 +203,7 @@ func (w *Worker) shutdown() {
 	}
 	w.up.CloseIdle()
 	w.tcp.Close()
+	w.tls.Close()
 	w.logs.Flush()
 	w.Loop.Close()
 }

@@ -22,6 +22,7 @@ const (
 	MsgStop                      // nil
 	MsgCall                      // func(*Worker): runs on the worker between two runnables
 	MsgSequence                  // DrainSequence
+	MsgSigned                    // *conn.Signature that comes back
 )
 
 // Plan is a snapshot with the sockets that go with it. Immutable.
@@ -65,6 +66,11 @@ type Shared struct {
 	Panics      atomic.Uint64
 }
 
+// Offloader makes signatures on threads of its own and posts them back as MsgSigned; implemented by fleet. False when it is full.
+type Offloader interface {
+	Offload(w *Worker, s *conn.Signature) bool
+}
+
 // Post hands a message to the worker. Any thread. A full mailbox is impossible for control messages in practice (4096); false says so.
 func (w *Worker) Post(m loop.Msg) bool { return w.Loop.Mailbox().Post(m) }
 
@@ -103,6 +109,8 @@ func (w *Worker) handle(m loop.Msg) {
 		w.stopping = true
 	case MsgCall:
 		m.Payload.(func(*Worker))(w)
+	case MsgSigned:
+		m.Payload.(*conn.Signature).Signed()
 	case MsgSequence:
 		w.sequence(m.Payload.(DrainSequence))
 	}

@@ -71,6 +71,8 @@ var dataplaneFiles = map[string]struct {
 	"dataplane/worker/worker.go":               {[]string{"sync/atomic"}, "the words that workers and the control side share"},
 	"dataplane/worker/setup.go":                {[]string{"sync/atomic"}, "the adopted epoch and plan"},
 	"dataplane/loop/mailbox.go":                {[]string{"sync/atomic"}, "the mailbox: the only way into a worker"},
+	"dataplane/fleet/offload.go":               {[]string{"sync", "time", "chan"}, "the threads that sign for handshakes"},
+	"dataplane/transport/tls/failure.go":       {[]string{"net"}, "crypto/tls wraps alerts in net.OpError"},
 	"dataplane/transport/tls/wire.go":          {[]string{"net", "time"}, "the face of a connection towards crypto/tls; it has no addresses and no deadlines"},
 	"dataplane/loop/date.go":                   {[]string{"time"}, "formats a given time; reads no clock"},
 	"dataplane/sys/linux.go":                   {[]string{"time"}, "the kernel's door reads the clock"},
@@ -89,8 +91,9 @@ var globals = map[string][]string{"time": {"Now", "Since", "Sleep", "After", "Af
 
 // globalCalls are the files that may call them.
 var globalCalls = map[string]string{
-	"dataplane/sys/linux.go":   "WallNanos is the one clock",
-	"dataplane/fleet/fleet.go": "control side: waits for workers",
+	"dataplane/sys/linux.go":     "WallNanos is the one clock",
+	"dataplane/fleet/fleet.go":   "control side: waits for workers",
+	"dataplane/fleet/offload.go": "off the workers: waits for room in a mailbox",
 }
 
 // badNames are package names that say nothing.

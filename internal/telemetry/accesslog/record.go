@@ -7,6 +7,7 @@ package accesslog
 import (
 	"sidecar/dataplane/fault"
 	"sidecar/dataplane/httpmsg"
+	"sidecar/dataplane/identity"
 	"sidecar/dataplane/match"
 	"sidecar/dataplane/sys"
 )
@@ -19,6 +20,8 @@ type ConnInfo struct {
 	Remote sys.Addr // after PROXY protocol / original source
 	// ConnSide is never nil in a live connection.
 	*ConnSide
+	// TLS is what the handshake agreed on; nil on a plain connection and before it is done.
+	TLS    *identity.Session
 	extra  *ConnExtra // nil: noExtra
 	direct *sys.Addr  // the socket's peer; nil = Remote
 }

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package fleet
+
+import (
+	"sync"
+	"time"
+
+	"sidecar/dataplane/conn"
+	"sidecar/dataplane/loop"
+	"sidecar/dataplane/worker"
+)
+
+const (
+	// signers is how many goroutines make signatures: an RSA signature takes most of a millisecond, and workers have the processors first.
+	signers = 2
+	// maxSignatures bounds those that wait; beyond it workers sign themselves.
+	maxSignatures = 256
+	// deliverFor bounds how long a signature waits for room in its worker's mailbox; the handshake's timeout ends what it belonged to.
+	deliverFor = time.Second
+)
+
+// offload makes the signatures of handshakes whose key is slow, while their workers serve others.
+type offload struct {
+	jobs chan signature
+	done sync.WaitGroup
+}
+
+type signature struct {
+	w *worker.Worker
+	s *conn.Signature
+}
+
+func newOffload() *offload { return &offload{jobs: make(chan signature, maxSignatures)} }
+
+func (o *offload) start() {
+	for range signers {
+		o.done.Go(o.run)
+	}
+}
+
+// stop ends the goroutines; the workers must have ended.
+func (o *offload) stop() {
+	close(o.jobs)
+	o.done.Wait()
+}
+
+// Offload takes a signature over, unless too many wait. Worker threads.
+func (o *offload) Offload(w *worker.Worker, s *conn.Signature) bool {
+	select {
+	case o.jobs <- signature{w, s}:
+		return true
+	default:
+		return false
+	}
+}
+
+func (o *offload) run() {
+	for j := range o.jobs {
+		j.s.Run()
+		for end := time.Now().Add(deliverFor); !j.w.Post(loop.Msg{Kind: worker.MsgSigned, Payload: j.s}) && time.Now().Before(end); {
+			time.Sleep(time.Millisecond)
+		}
+	}
+}
