@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -58,7 +59,7 @@ func run() error {
 		}
 	}
 	if runtime.NumCPU() < 2 {
-		return fmt.Errorf("two cores are needed: one for the proxy, one for load and backend")
+		return errors.New("two cores are needed: one for the proxy, one for load and backend")
 	}
 	dir, err := os.MkdirTemp("", "bench-")
 	if err != nil {
@@ -81,20 +82,8 @@ func run() error {
 		return fmt.Errorf("build the load tool: %w\n%s", err, out)
 	}
 	rep := newReport(s, peers)
-	for _, sc := range scenarios {
-		if !matches(*pattern, sc.name) {
-			continue
-		}
-		var chosen []*peer
-		for _, p := range peers {
-			if matches(*only, p.name) && sc.takes(p) {
-				chosen = append(chosen, p)
-			}
-		}
-		if err := s.runScenario(sc, chosen, rep); err != nil {
-			return fmt.Errorf("%s: %w", sc.name, err)
-		}
-		rep.print(os.Stdout, sc)
+	if err := s.runScenarios(rep, peers, *pattern, *only); err != nil {
+		return err
 	}
 	if *jsonFile != "" {
 		if err := rep.writeJSON(*jsonFile); err != nil {
@@ -103,6 +92,26 @@ func run() error {
 	}
 	if *svgFile != "" {
 		return os.WriteFile(*svgFile, []byte(rep.svg()), 0o644)
+	}
+	return nil
+}
+
+// runScenarios measures the chosen peers in the chosen scenarios and prints each when it is done.
+func (s *settings) runScenarios(rep *report, peers []*peer, pattern, only string) error {
+	for _, sc := range scenarios {
+		if !matches(pattern, sc.name) {
+			continue
+		}
+		var chosen []*peer
+		for _, p := range peers {
+			if matches(only, p.name) && sc.takes(p) {
+				chosen = append(chosen, p)
+			}
+		}
+		if err := s.runScenario(sc, chosen, rep); err != nil {
+			return fmt.Errorf("%s: %w", sc.name, err)
+		}
+		rep.print(os.Stdout, sc)
 	}
 	return nil
 }

@@ -106,7 +106,6 @@ const (
 
 // longFuncs are functions over the limit without a comment on why: they wait for their owners. Nothing is added here.
 var longFuncs = map[string]string{
-	"integration/bench/main.go run":                 "command line of a tool",
 	"integration/parity/cmd/parity/main.go run":     "command line of a tool",
 	"internal/telemetry/accesslog/ops.go buildDefs": "a table",
 	"xds/controller/listeners.go addListener":       "one line over",
