@@ -76,7 +76,7 @@ var dataplaneFiles = map[string]struct {
 	"dataplane/transport/tls/wire.go":          {[]string{"net", "time"}, "the face of a connection towards crypto/tls; it has no addresses and no deadlines"},
 	"dataplane/loop/date.go":                   {[]string{"time"}, "formats a given time; reads no clock"},
 	"dataplane/sys/linux.go":                   {[]string{"time"}, "the kernel's door reads the clock"},
-	"dataplane/sys/resident.go":                {[]string{"os"}, "control side, once after start"},
+	"dataplane/sys/resident.go":                {[]string{"os", "time"}, "control side; the type of CPU time, reads no clock"},
 	"dataplane/hostset/hosts.go":               {[]string{"sync/atomic"}, "live numbers of a host, shared by workers"},
 	"dataplane/hostset/build.go":               {[]string{"sync/atomic"}, "numbers hosts; several goroutines build"},
 	"dataplane/snapshot/cluster.go":            {[]string{"sync/atomic"}, "live numbers against the breakers, shared by workers"},
