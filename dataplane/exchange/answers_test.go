@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"sidecar/dataplane/route"
 	"sidecar/dataplane/snapshot"
 	"sidecar/dataplane/sys"
 	"sidecar/internal/telemetry/stats"
@@ -53,6 +54,31 @@ func TestInterim_WhenSeveralCome_ThenTheFirstIsCountedAndOne100PassedOn(t *testi
 	}
 	if n := r.hcmStat(stats.HCMDownstreamRqCompleted); n != 2 {
 		t.Errorf("downstream_rq_completed is %d", n)
+	}
+	r.check()
+}
+
+func TestPerTryIdle_WhenTheBodyStops_ThenTheResponseIsCut(t *testing.T) {
+	r := newRig(t, 1)
+	r.route().Forward.Retry = &route.Retry{PerTryIdle: 100 * sys.Millisecond}
+	c := r.dial()
+	c.write(get)
+	r.turn()
+	var u *peer
+	r.serve(&u, "HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\na")
+	r.wait(80 * sys.Millisecond)
+	u.write("b")
+	r.turn()
+	r.wait(80 * sys.Millisecond)
+	if len(r.log) != 0 {
+		t.Fatalf("cut although it moved: %q", r.log)
+	}
+	r.wait(30 * sys.Millisecond)
+	if len(r.log) != 1 || !strings.Contains(r.log[0], "200 UT upstream_per_try_idle_timeout") {
+		t.Errorf("log %q", r.log)
+	}
+	if n := r.clusterStat(stats.ClusterUpstreamRqPerTryIdleTimeout); n != 1 {
+		t.Errorf("upstream_rq_per_try_idle_timeout is %d", n)
 	}
 	r.check()
 }

@@ -170,6 +170,7 @@ func (h *shadow) Advance(now sys.Nanos) loop.Step {
 		case m != nil:
 			h.send(m)
 		case k != fault.None:
+			h.count(503)
 			h.end(false)
 			return loop.Done
 		default:
@@ -185,6 +186,12 @@ func (h *shadow) read() loop.Step {
 		case gotNothing:
 			return loop.Idle
 		case gotEOF, gotBroken:
+			if !h.head {
+				h.count(503)
+			}
+			m := h.m
+			h.m, h.in = nil, source{}
+			m.ReleaseBroken()
 			h.end(false)
 			return loop.Done
 		}
@@ -202,8 +209,7 @@ func (h *shadow) read() loop.Step {
 				continue
 			}
 			h.head = true
-			h.cl.Block.Code(stats.ClusterCodes, h.resp.Status)
-			h.cl.Block.Code(stats.ClusterCodesInternal, h.resp.Status)
+			h.count(h.resp.Status)
 		}
 		n, _, end, k := h.in.body(nil)
 		h.in.discard(n)
@@ -214,6 +220,12 @@ func (h *shadow) read() loop.Step {
 		}
 	}
 	return loop.Again
+}
+
+// count counts the answer of a mirrored request; one that does not come is a 503.
+func (h *shadow) count(status uint16) {
+	h.cl.Block.Code(stats.ClusterCodes, status)
+	h.cl.Block.Code(stats.ClusterCodesInternal, status)
 }
 
 // Poison ends a mirrored request whose Advance panicked.

@@ -402,8 +402,8 @@ func (x *Exchange) requestID() {
 	x.rec.RequestID = req.Value(i)
 	if h.Tracing != nil {
 		x.trace(i)
+		x.rec.TraceReason = traceOf(x.rec.RequestID)
 	}
-	x.rec.TraceReason = traceOf(x.rec.RequestID)
 }
 
 func (x *Exchange) newRequestID(at int) {

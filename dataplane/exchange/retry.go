@@ -89,6 +89,8 @@ func startedDetails(k fault.Kind) string {
 		return "response_timeout"
 	case fault.PerTryTimeout:
 		return "upstream_per_try_timeout"
+	case fault.PerTryIdleTimeout:
+		return "upstream_per_try_idle_timeout"
 	case fault.StreamIdle:
 		return "stream_idle_timeout"
 	case fault.UpstreamMaxDuration:

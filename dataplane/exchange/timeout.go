@@ -139,23 +139,31 @@ func (x *Exchange) armPerTry(now sys.Nanos) {
 	}
 }
 
-// perTryTimeout is the limit of one try.
+// perTryTimeout is the limit of one try: as a whole until its response begins, and of its silences until it ends.
 func (x *Exchange) perTryTimeout(now sys.Nanos) {
-	b := x.cl.Block
+	b, started := x.cl.Block, x.has(xRespStarted)
+	var whole, idle sys.Nanos
+	if x.limits.PerTry > 0 && !started {
+		whole = x.tryStart + x.limits.PerTry
+	}
+	if x.limits.PerTryIdle > 0 {
+		idle = max(x.lastActive, x.tryStart) + x.limits.PerTryIdle
+	}
 	k := fault.PerTryTimeout
-	if x.limits.PerTry == 0 || x.limits.PerTryIdle > 0 && now < x.tryStart+x.limits.PerTry {
-		if at := x.lastActive + x.limits.PerTryIdle; x.lastActive > x.tryStart && now < at {
-			x.perTryAt = at // it moved meanwhile
-			return
-		}
+	switch {
+	case whole > 0 && now >= whole:
+		b.Inc(stats.ClusterUpstreamRqPerTryTimeout)
+	case idle > 0 && now >= idle:
 		k = fault.PerTryIdleTimeout
 		b.Inc(stats.ClusterUpstreamRqPerTryIdleTimeout)
-	} else {
-		b.Inc(stats.ClusterUpstreamRqPerTryTimeout)
+	default:
+		x.perTryAt = earlier(whole, idle) // it moved meanwhile
+		return
 	}
 	x.perTryAt = 0
-	if x.has(xRespStarted) {
-		return // Envoy's per-try timeout ends with the response head
+	if started {
+		x.resetStarted(now, k)
+		return
 	}
 	if x.host != nil {
 		x.host.RqTimeout.Add(1)

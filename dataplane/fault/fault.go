@@ -211,7 +211,7 @@ var rows = [numKinds]Row{
 	MaxDuration:          {504, "downstream duration timeout", 0, "max_duration_timeout", true},
 	RouteTimeout:         {504, "upstream request timeout", FlagUT, "response_timeout", false},
 	PerTryTimeout:        {504, "upstream request timeout", FlagUT, "upstream_per_try_timeout", false},
-	PerTryIdleTimeout:    {504, "upstream request timeout", FlagSI, "upstream_per_try_idle_timeout", false},
+	PerTryIdleTimeout:    {504, "upstream request timeout", FlagUT, "upstream_per_try_idle_timeout", false},
 	UpstreamMaxDuration:  {504, "upstream max stream duration reached", FlagUMSDR, "upstream_max_stream_duration_reached", false},
 	PayloadTooLarge:      {413, "Payload Too Large", 0, "request_payload_too_large", true},
 

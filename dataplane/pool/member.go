@@ -144,8 +144,7 @@ func (m *Member) dead() bool {
 		return false
 	}
 	if len(c.In()) > 0 {
-		m.pool.block.Inc(stats.ClusterUpstreamCxProtocolError)
-		m.close(byUs)
+		m.unasked()
 		return true
 	}
 	switch c.Fill() {
@@ -155,12 +154,20 @@ func (m *Member) dead() bool {
 		}
 		m.close(byPeer)
 	case conn.More:
-		m.pool.block.Inc(stats.ClusterUpstreamCxProtocolError)
-		m.close(byUs)
+		m.unasked()
 	default:
 		m.close(byPeer)
 	}
 	return true
+}
+
+// unasked closes an idle connection on which an answer to nothing has come. A 408 is only how some servers say that they waited long enough.
+func (m *Member) unasked() {
+	const status = len("HTTP/1.1 ")
+	if in := m.C.In(); len(in) < status+3 || string(in[status:status+3]) != "408" {
+		m.pool.block.Inc(stats.ClusterUpstreamCxProtocolError)
+	}
+	m.close(byUs)
 }
 
 // closer says who ended a connection.

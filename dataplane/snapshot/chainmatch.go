@@ -238,7 +238,7 @@ func (n *alpnNode) find(in *ChainInput) *FilterChain {
 		return nil
 	}
 	kind := 2
-	if s := in.Src.Addr().Unmap(); !s.IsValid() || s.IsLoopback() || s == in.Dst.Addr().Unmap() {
+	if s := in.Src.Addr().Unmap(); !s.IsValid() || s == loopback4 || s == netip.IPv6Loopback() || s == in.Dst.Addr().Unmap() {
 		kind = 1
 	}
 	src := tn.by[kind]
@@ -256,6 +256,9 @@ func (n *alpnNode) find(in *ChainInput) *FilterChain {
 	}
 	return pn.m[0]
 }
+
+// loopback4 is the one IPv4 loopback address that Envoy knows; 127.0.0.2 is external to it unless it is the destination too.
+var loopback4 = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 
 // Choose returns the chain for a connection or the default chain.
 func (l *Listener) Choose(in *ChainInput) *FilterChain {

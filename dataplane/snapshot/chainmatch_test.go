@@ -62,6 +62,7 @@ func TestFind_WhenChainsCompete_ThenEnvoysOrderWithoutBacktracking(t *testing.T)
 			with(func(in *ChainInput) { in.DirectSrc = ap("198.51.100.9:1") }), "lb"},
 		{"external", types(), base, "external"},
 		{"loopback", types(), with(func(in *ChainInput) { in.Src = ap("127.0.0.1:9") }), "local"},
+		{"another loopback address", types(), with(func(in *ChainInput) { in.Src = ap("127.0.0.2:9") }), "external"},
 		{"the same address", types(), with(func(in *ChainInput) { in.Src = ap("10.0.0.1:9") }), "local"},
 		{"any type", []*FilterChain{chain("local", ChainMatch{SourceType: 1}), any}, base, "any"},
 		{"longest source", []*FilterChain{chain("net", ChainMatch{SourceRanges: pfx("192.0.2.0/24")}), chain("host", ChainMatch{SourceRanges: pfx("192.0.2.7/32")})}, base, "host"},

@@ -37,8 +37,12 @@ func (t *TCP) Init(task *loop.Task) { t.timer.Init(task) }
 // ConnectTCP starts a connection to h for t. A fault means that nothing was started: Overflow (max_connections) or ConnectFailed with the errno.
 func (c *Cluster) ConnectTCP(t *TCP, h *hostset.Host, task *loop.Task) (fault.Kind, sys.Errno) {
 	b := c.Block
-	u := &c.cfg.Limits.Connections[0]
+	u, pending := &c.cfg.Limits.Connections[0], &c.cfg.Limits.Pending[0]
 	br := &c.cfg.Breakers[0]
+	if pending.Load() >= int64(br.MaxPending) {
+		b.Inc(stats.ClusterUpstreamRqPendingOverflow)
+		return fault.Overflow, 0
+	}
 	if u.Add(1) > int64(br.MaxConnections) || br.MaxConnectionsPerHost > 0 && h.CxActive.Load() >= int64(br.MaxConnectionsPerHost) {
 		u.Add(-1)
 		b.Inc(stats.ClusterUpstreamCxOverflow)
@@ -71,6 +75,7 @@ func (c *Cluster) ConnectTCP(t *TCP, h *hostset.Host, task *loop.Task) (fault.Ki
 	h.CxActive.Add(1)
 	b.Inc(stats.ClusterUpstreamRqPendingTotal)
 	b.Inc(stats.ClusterUpstreamRqPendingActive)
+	pending.Add(1)
 	if d := c.cfg.ConnectTimeout; d > 0 {
 		c.m.l.Arm(&t.timer, t.started+d)
 	}
@@ -88,6 +93,7 @@ func (t *TCP) Poll(now sys.Nanos) (done bool, k fault.Kind, e sys.Errno) {
 		t.cl.m.l.Disarm(&t.timer)
 		t.up, t.connected = true, now
 		t.cl.Block.Dec(stats.ClusterUpstreamRqPendingActive)
+		t.cl.cfg.Limits.Pending[0].Add(-1)
 		t.cl.Block.Inc(stats.ClusterUpstreamRqTotal)
 		t.cl.Block.Inc(stats.ClusterUpstreamRqActive)
 		t.host.RqTotal.Add(1)
@@ -154,6 +160,7 @@ func (t *TCP) End(byPeer, flush bool) {
 		h.RqActive.Add(-1)
 	} else {
 		b.Dec(stats.ClusterUpstreamRqPendingActive)
+		t.cl.cfg.Limits.Pending[0].Add(-1)
 	}
 	b.Dec(stats.ClusterUpstreamCxActive)
 	b.Record(stats.ClusterUpstreamCxLengthMs, uint64((t.cl.m.l.Now()-t.started)/sys.Millisecond))

@@ -68,11 +68,13 @@ type NotHealthCheck struct{}
 // Match implements Filter.
 func (NotHealthCheck) Match(r *Record, _ uint64) bool { return !r.HealthCheck }
 
-// Traceable is traceable_filter: the request was sampled, forced or asked for by the client.
+// Traceable is traceable_filter: a service on the way has forced the trace, as Envoy has it; sampled requests do not count.
 type Traceable struct{}
 
 // Match implements Filter.
-func (Traceable) Match(r *Record, _ uint64) bool { return !r.HealthCheck && r.TraceReason != TraceNone }
+func (Traceable) Match(r *Record, _ uint64) bool {
+	return !r.HealthCheck && r.TraceReason == TraceForced
+}
 
 // Runtime is runtime_filter: a fraction of the requests, chosen by x-request-id so that all proxies on the way choose the same ones, unless
 // Independent.
@@ -88,7 +90,11 @@ func (f *Runtime) Match(r *Record, rnd uint64) bool {
 			rnd = v
 		}
 	}
-	return r.Runtime.Fraction(f.Fraction).Hit(rnd)
+	p := f.Fraction.Default
+	if v, ok := r.Runtime.Lookup(f.Fraction.Key); ok && v.IsNum && v.Num >= 0 {
+		p.Num = uint32(min(v.Num, float64(p.Den))) // here the runtime gives the numerator: no percentage, no fraction
+	}
+	return p.Hit(rnd)
 }
 
 // requestIDNumber is the number that the first eight hex digits of x-request-id make.

@@ -120,7 +120,7 @@ func TestWriter_WhenWarm_ThenLoggingDoesNotAllocate(t *testing.T) {
 }
 
 func TestFilters_WhenRecordIsGiven_ThenDecisionIsEnvoys(t *testing.T) {
-	rt := match.NewRuntime(map[string]match.Value{"code": {Num: 500, IsNum: true}, "frac": {Num: 0, IsNum: true}})
+	rt := match.NewRuntime(map[string]match.Value{"code": {Num: 500, IsNum: true}, "frac": {Num: 0, IsNum: true}, "few": {Num: 100, IsNum: true}})
 	rec := func(mod func(*Record)) *Record {
 		r := &Record{Code: 404, End: 5_500_000, Runtime: rt, RequestID: []byte("00000032-aaaa"), Type: DownstreamEnd}
 		mod(r)
@@ -147,6 +147,9 @@ func TestFilters_WhenRecordIsGiven_ThenDecisionIsEnvoys(t *testing.T) {
 		"runtime independent":   {&Runtime{Fraction: half, Independent: true}, none, 49, true},
 		"runtime bad id":        {&Runtime{Fraction: half}, func(r *Record) { r.RequestID = []byte("zz") }, 49, true},
 		"runtime key":           {&Runtime{Fraction: match.RuntimeFraction{Default: match.Fraction{Num: 100, Den: 100}, Key: "frac"}}, none, 0, false},
+		"runtime numerator":     {&Runtime{Fraction: match.RuntimeFraction{Default: match.Fraction{Den: 1000000}, Key: "few"}, Independent: true}, none, 100, false},
+		"runtime numerator hit": {&Runtime{Fraction: match.RuntimeFraction{Default: match.Fraction{Den: 1000000}, Key: "few"}, Independent: true}, none, 99, true},
+		"sampled":               {Traceable{}, func(r *Record) { r.TraceReason = TraceSampled }, 0, false},
 		"any flag":              {&ResponseFlag{}, func(r *Record) { r.Flags = fault.FlagNR }, 0, true},
 		"no flag":               {&ResponseFlag{}, none, 0, false},
 		"flag":                  {&ResponseFlag{fault.FlagNR}, func(r *Record) { r.Flags = fault.FlagUH | fault.FlagNR }, 0, true},
