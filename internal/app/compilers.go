@@ -25,7 +25,7 @@ func (a *App) compilers() (controller.Compilers, error) {
 	}
 	logs := &accesslogcompile.Compiler{Sinks: a.files}
 	var static, dynamic *routeconfig.Context
-	k := controller.Compilers{Schema: schema, Secrets: &secret.Compiler{}, Runtime: a.layers.build, DrainTime: a.opt.DrainTime}
+	k := controller.Compilers{Schema: schema, Runtime: a.layers.build, DrainTime: a.opt.DrainTime}
 	k.Routes = func(c *controller.Controller, ctx *registry.Ctx, rc *routev3.RouteConfiguration, hash uint64, inline bool) (*route.Table, error) {
 		if static == nil {
 			static = a.routeContext(c, true)
@@ -50,6 +50,7 @@ func (a *App) compilers() (controller.Compilers, error) {
 			return routeconfig.Headers(c, in)
 		},
 	}
+	plugTLS(&k, &secret.Compiler{})
 	return k, nil
 }
 

@@ -22,7 +22,6 @@ func (f *verifier) chain(now Clock, pool *x509.CertPool, certs []*x509.Certifica
 	opts := x509.VerifyOptions{Roots: pool, CurrentTime: now(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}
 	if f.v.AllowExpired {
 		leaf = timeless(leaf)
-		opts.CurrentTime = leaf.NotBefore
 	}
 	if len(certs) > 1 {
 		opts.Intermediates = x509.NewCertPool()

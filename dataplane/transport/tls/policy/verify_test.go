@@ -1,0 +1,294 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"sidecar/dataplane/match"
+)
+
+// present lets a client with a certificate shake hands with a server that validates by v, and tells what the server found.
+func present(t *testing.T, v *Validation, c *Certificate) (*side, error) {
+	t.Helper()
+	ca := newCA(t, nil)
+	srv, err := NewServer(ServerSpec{Certificates: []Ref[Certificate]{{Inline: ca.leaf(t, dns("server.test"))}}, Validation: Ref[Validation]{Inline: v}, RequireClientCert: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newSide()
+	cfg := &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{{Certificate: c.Chain, PrivateKey: c.Key, Leaf: c.Leaf}}, //nolint:gosec // only the server validates here
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			return &tls.Certificate{Certificate: c.Chain, PrivateKey: c.Key, Leaf: c.Leaf}, nil
+		}}
+	r := shake(t, s.w.Server(srv), cfg)
+	return s, r.serverErr
+}
+
+const chainText = "verify cert failed: X509_verify_cert: certificate verification error at depth "
+
+func TestVerify_WhenAPeerShowsACertificate_ThenTheContextDecides(t *testing.T) {
+	root, other := newCA(t, nil), newCA(t, nil)
+	mid := newCA(t, root)
+	low := newCA(t, mid)
+	good := root.leaf(t, uri("spiffe://td/a"), dns("a.test", "*.w.test"))
+	sum := sha256.Sum256(good.Leaf.Raw)
+	spki := sha256.Sum256(good.Leaf.RawSubjectPublicKeyInfo)
+	with := func(f func(*Validation)) *Validation {
+		v := trusting(t, root)
+		f(v)
+		return v
+	}
+	san := func(typ SANType, kind match.StringKind, text string) *Validation {
+		return with(func(v *Validation) { v.Matchers = []SANMatcher{{typ, match.NewString(kind, text, false)}} })
+	}
+	self := &authority{key: ecKey(t)}
+	self.cert = issue(t, nil, self.key, false, subject("self"))
+	selfSigned := must(ParseCertificate(pemOf(self.cert), keyPEM(t, self.key), "<inline>", "<inline>"))
+	noChain := low.leaf(t)
+	noChain.Chain = noChain.Chain[:1]
+	tests := []struct {
+		name   string
+		v      *Validation
+		c      *Certificate
+		reason Reason
+		text   string // "" = accepted
+	}{
+		{"good", trusting(t, root), good, 0, ""},
+		{"through intermediates", trusting(t, root), low.leaf(t), 0, ""},
+		{"an intermediate as anchor", trusting(t, mid), low.leaf(t), 0, ""},
+		{"the leaf as anchor", trusting(t, &authority{cert: good.Leaf}), good, 0, ""},
+		{"two authorities", trusting(t, other, root), good, 0, ""},
+		{"intermediates missing", trusting(t, root), noChain, FailVerifyError, chainText + "0: unable to get local issuer certificate"},
+		{"wrong authority", trusting(t, other), good, FailVerifyError, chainText + "0: unable to get local issuer certificate"},
+		{"self-signed", trusting(t, root), selfSigned, FailVerifyError, chainText + "0: self signed certificate"},
+		{"expired", trusting(t, root), root.leaf(t, valid(-2*time.Hour, -time.Hour)), FailVerifyError, chainText + "0: certificate has expired"},
+		{"not yet valid", trusting(t, root), root.leaf(t, valid(time.Hour, 2*time.Hour)), FailVerifyError, chainText + "0: certificate is not yet valid"},
+		{"expired, allowed", with(func(v *Validation) { v.AllowExpired = true }), root.leaf(t, valid(-2*time.Hour, -time.Hour)), 0, ""},
+		{"expired intermediate, allowed", with(func(v *Validation) { v.AllowExpired = true }), newCA(t, root, valid(-9*time.Hour, -8*time.Hour)).leaf(t), 0, ""},
+		{"expired and of another, allowed", with(func(v *Validation) { v.AllowExpired = true }), other.leaf(t, valid(-2*time.Hour, -time.Hour)), FailVerifyError, "unable to get local issuer"},
+		{"for clients", trusting(t, root), root.leaf(t, eku(x509.ExtKeyUsageClientAuth)), 0, ""},
+		{"for servers only", trusting(t, root), root.leaf(t, eku(x509.ExtKeyUsageServerAuth)), FailVerifyError, chainText + "0: unsupported certificate purpose"},
+		{"for any use", trusting(t, root), root.leaf(t, eku(x509.ExtKeyUsageAny)), FailVerifyError, "unsupported certificate purpose"},
+		{"through an authority for servers", trusting(t, root), newCA(t, root, eku(x509.ExtKeyUsageServerAuth)).leaf(t), FailVerifyError, chainText + "1: unsupported certificate purpose"},
+		{"usage without signatures", trusting(t, root), root.leaf(t, ku(x509.KeyUsageKeyAgreement)), ConnectionError, "KEY_USAGE_BIT_INCORRECT"},
+		{"depth enough", with(func(v *Validation) { v.MaxDepth, v.HasMaxDepth = 3, true }), low.leaf(t), 0, ""},
+		{"depth too small", with(func(v *Validation) { v.MaxDepth, v.HasMaxDepth = 2, true }), low.leaf(t), FailVerifyError, "certificate chain too long"},
+		{"hash", with(func(v *Validation) { v.Hashes = [][32]byte{{}, sum} }), good, 0, ""},
+		{"spki beside a wrong hash", with(func(v *Validation) { v.Hashes, v.SPKIs = [][32]byte{{}}, [][32]byte{spki} }), good, 0, ""},
+		{"wrong hash", with(func(v *Validation) { v.Hashes = [][32]byte{{}} }), good, FailVerifyHash, "verify cert failed: cert hash and spki"},
+		{"wrong spki", with(func(v *Validation) { v.SPKIs = [][32]byte{{}} }), good, FailVerifyHash, "verify cert failed: cert hash and spki"},
+		{"hash without authority", &Validation{Hashes: [][32]byte{sum}}, good, 0, ""},
+		{"wrong hash without authority", &Validation{Hashes: [][32]byte{{}}}, good, FailVerifyHash, "cert hash and spki"},
+		{"no validation context", nil, good, FailVerifyError, "verify cert failed"},
+		{"URI", san(SANURI, match.StringExact, "spiffe://td/a"), good, 0, ""},
+		{"URI prefix", san(SANURI, match.StringPrefix, "spiffe://td/"), good, 0, ""},
+		{"URI suffix", san(SANURI, match.StringSuffix, "/a"), good, 0, ""},
+		{"URI contains", san(SANURI, match.StringContains, "td"), good, 0, ""},
+		{"URI of another", san(SANURI, match.StringExact, "spiffe://td/b"), good, FailVerifySAN, "verify cert failed: SAN matcher"},
+		{"URI as DNS name", san(SANDNS, match.StringPrefix, "spiffe"), good, FailVerifySAN, "SAN matcher"},
+		{"DNS", san(SANDNS, match.StringExact, "A.test"), good, 0, ""},
+		{"DNS wildcard", san(SANDNS, match.StringExact, "x.w.test"), good, 0, ""},
+		{"DNS wildcard, two labels", san(SANDNS, match.StringExact, "x.y.w.test"), good, FailVerifySAN, "SAN matcher"},
+		{"DNS wildcard, no label", san(SANDNS, match.StringExact, "w.test"), good, FailVerifySAN, "SAN matcher"},
+		{"DNS prefix is about the text", san(SANDNS, match.StringPrefix, "*."), good, 0, ""},
+		{"address", san(SANIP, match.StringExact, "10.0.0.1"), good, FailVerifySAN, "SAN matcher"},
+		{"untrusted, accepted", with(func(v *Validation) { v.AcceptUntrusted = true }), other.leaf(t), 0, ""},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			s, err := present(t, test.v, test.c)
+			switch {
+			case test.text == "" && err != nil:
+				t.Errorf("refused: %v", err)
+			case test.text == "" && s.validated == strings.HasPrefix(test.name, "untrusted"):
+				t.Errorf("validated %v", s.validated)
+			case test.text != "" && (err == nil || !strings.Contains(err.Error(), test.text) || Classify(err) != test.reason):
+				t.Errorf("got %v (reason %d), want %s (reason %d)", err, Classify(err), test.text, test.reason)
+			case test.text != "" && s.peer != nil:
+				t.Error("a refused peer was attached")
+			}
+		})
+	}
+}
+
+func TestVerify_WhenKeysOfPeersAreWeak_ThenTheLibraryDecides(t *testing.T) {
+	root := newCA(t, nil)
+	key := rsaKeyOf(t, 1024)
+	c := &Certificate{Chain: [][]byte{issue(t, root, key, false).Raw}, Key: key}
+	c.Leaf = must(x509.ParseCertificate(c.Chain[0]))
+	if _, err := ParseCertificate(pemOf(c.Leaf), keyPEM(t, key), "f", "f"); err == nil || !strings.Contains(err.Error(), "only RSA certificates with 2048-bit or larger keys") {
+		t.Errorf("as our own: %v", err)
+	}
+	if _, err := ParseCertificate(pemOf(issue(t, root, edKey(t), false)), nil, "f", "f"); err == nil {
+		t.Error("Ed25519 was taken as our own")
+	}
+	if _, err := present(t, trusting(t, root), root.leafOf(t, rsaKeyOf(t, 2048))); err != nil {
+		t.Errorf("RSA-2048: %v", err)
+	}
+}
+
+func TestRevocation_WhenListsAreGiven_ThenTheWholeChainIsChecked(t *testing.T) {
+	root := newCA(t, nil)
+	mid := newCA(t, root)
+	good, bad := mid.leaf(t), mid.leaf(t)
+	from, until := epoch.Add(-time.Hour), epoch.Add(time.Hour)
+	rootList, midList := root.revoke(t, from, until), mid.revoke(t, from, until, bad.Leaf)
+	stranger := newCA(t, nil)
+	forged := &authority{cert: mid.cert, key: stranger.key}
+	forged.cert = issue(t, nil, stranger.key, true, subject(mid.cert.Subject.CommonName), func(c *x509.Certificate) { c.SubjectKeyId = mid.cert.SubjectKeyId })
+	tests := []struct {
+		name  string
+		lists [][]byte
+		leaf  bool
+		c     *Certificate
+		text  string
+	}{
+		{"not revoked", [][]byte{rootList, midList}, false, good, ""},
+		{"revoked", [][]byte{rootList, midList}, false, bad, "0: certificate revoked"},
+		{"revoked, only the leaf", [][]byte{midList}, true, bad, "0: certificate revoked"},
+		{"list of the root missing", [][]byte{midList}, false, good, "1: unable to get certificate CRL"},
+		{"list of the root missing, only the leaf", [][]byte{midList}, true, good, ""},
+		{"list of the issuer missing", [][]byte{rootList}, false, good, "0: unable to get certificate CRL"},
+		{"intermediate revoked", [][]byte{root.revoke(t, from, until, mid.cert), midList}, false, good, "1: certificate revoked"},
+		{"list too old", [][]byte{rootList, mid.revoke(t, epoch.Add(-3*time.Hour), from)}, false, good, "0: CRL has expired"},
+		{"list of tomorrow", [][]byte{rootList, mid.revoke(t, until, until.Add(time.Hour))}, false, good, "0: CRL is not yet valid"},
+		{"the newest list counts", [][]byte{rootList, mid.revoke(t, epoch.Add(-2*time.Hour), until, good.Leaf), midList}, false, good, ""},
+		{"list signed by another", [][]byte{rootList, forged.revoke(t, from, until)}, false, good, "0: CRL signature failure"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			for _, inBundle := range []bool{false, true} {
+				v := trusting(t, root)
+				v.OnlyLeafCRL = test.leaf
+				var text []byte
+				for _, l := range test.lists {
+					text = append(text, l...)
+				}
+				if inBundle {
+					v.CA = must(ParseBundle(append(root.pem(), text...), "<inline>"))
+				} else {
+					v.CRL = must(ParseCRLs(text, "<inline>"))
+				}
+				_, err := present(t, v, test.c)
+				if test.text == "" && err != nil || test.text != "" && (err == nil || !strings.Contains(err.Error(), chainText+test.text)) {
+					t.Errorf("in bundle %v: got %v, want %s", inBundle, err, test.text)
+				}
+			}
+		})
+	}
+}
+
+func TestSPIFFE_WhenTrustDomainsHaveRoots_ThenEachVouchesForItsOwnOnly(t *testing.T) {
+	a, b := newCA(t, nil), newCA(t, nil)
+	v := &Validation{SPIFFE: map[string]*Bundle{"a.test": bundle(t, a), "b.test": bundle(t, b)}}
+	narrow := *v
+	narrow.Matchers = []SANMatcher{exactURI("spiffe://a.test/x")}
+	tests := []struct {
+		name   string
+		v      *Validation
+		c      *Certificate
+		reason Reason
+		text   string
+	}{
+		{"a", v, a.leaf(t, uri("spiffe://a.test/x")), 0, ""},
+		{"b", v, b.leaf(t, uri("spiffe://b.test/x")), 0, ""},
+		{"b says it is a", v, b.leaf(t, uri("spiffe://a.test/x")), FailVerifyError, "unable to get local issuer certificate"},
+		{"unknown domain", v, a.leaf(t, uri("spiffe://c.test/x")), FailVerifyError, "no trust bundle store"},
+		{"no name", v, a.leaf(t), FailVerifyError, "no trust bundle store"},
+		{"not a SPIFFE id", v, a.leaf(t, uri("https://a.test/x")), FailVerifyError, "no trust bundle store"},
+		{"two names", v, a.leaf(t, uri("spiffe://a.test/x"), uri("spiffe://b.test/x")), FailVerifyError, "no trust bundle store"},
+		{"an authority as workload", v, a.leaf(t, uri("spiffe://a.test/x"), ku(x509.KeyUsageCertSign|x509.KeyUsageDigitalSignature)), FailVerifyError, "SPIFFE precheck failed"},
+		{"matching name", &narrow, a.leaf(t, uri("spiffe://a.test/x")), 0, ""},
+		{"other name", &narrow, a.leaf(t, uri("spiffe://a.test/y")), FailVerifySAN, "verify cert failed: SAN matcher"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			_, err := present(t, test.v, test.c)
+			if test.text == "" && err != nil || test.text != "" && (err == nil || !strings.Contains(err.Error(), test.text) || Classify(err) != test.reason) {
+				t.Errorf("got %v, want %s", err, test.text)
+			}
+		})
+	}
+}
+
+func TestClient_WhenNamesAreAskedForByTheConnection_ThenTheyCountInsteadOrAsWell(t *testing.T) {
+	m := newMesh(t)
+	m.server = m.ca.leaf(t, dns("a.test", "*.w.test"), uri("spiffe://td/a"))
+	tests := []struct {
+		name   string
+		auto   bool
+		uri    string // matcher of the context
+		target Target
+		text   string
+	}{
+		{name: "server name", auto: true, target: Target{SNI: "a.test"}},
+		{name: "server name by wildcard", auto: true, target: Target{SNI: "b.w.test"}},
+		{name: "another server name", auto: true, target: Target{SNI: "b.test"}, text: "SAN matcher"},
+		{name: "server name instead of the matchers", auto: true, uri: "spiffe://td/b", target: Target{SNI: "a.test"}},
+		{name: "matchers without a server name", auto: true, uri: "spiffe://td/b", text: "SAN matcher"},
+		{name: "listed", target: Target{SAN: "a.test"}},
+		{name: "listed URI", target: Target{SAN: "spiffe://td/a"}},
+		{name: "not listed", target: Target{SAN: "c.test"}, text: "verify SAN list"},
+		{name: "listed, but the matchers fail", uri: "spiffe://td/b", target: Target{SAN: "a.test"}, text: "SAN matcher"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			spec := m.clientSpec(t)
+			spec.AutoSANFromSNI = test.auto
+			if test.uri != "" {
+				spec.Validation.Inline.Matchers = []SANMatcher{exactURI(test.uri)}
+			}
+			c := newSide()
+			r := shake(t, newSide().w.Server(must(NewServer(m.serverSpec(t)))), c.w.Client(must(NewClient(spec)), &test.target))
+			if test.text == "" && r.ok() != nil || test.text != "" && (r.clientErr == nil || !strings.Contains(r.clientErr.Error(), test.text) || Classify(r.clientErr) != FailVerifySAN) {
+				t.Errorf("got %v, want %s", r.clientErr, test.text)
+			}
+		})
+	}
+}
+
+func TestVerify_WhenAResultIsCached_ThenTimeAndRulesStillCount(t *testing.T) {
+	m := newMesh(t)
+	m.client = m.ca.leaf(t, valid(-time.Hour, 10*time.Minute))
+	srv := must(NewServer(m.serverSpec(t)))
+	s := newSide()
+	cspec := m.clientSpec(t)
+	cspec.MaxSessions = 0
+	once := func() error {
+		return shake(t, s.w.Server(srv), newSide().w.Client(must(NewClient(cspec)), &Target{})).serverErr
+	}
+	if err := errors.Join(once(), once()); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(s.w.verified.young); n != 1 {
+		t.Errorf("%d results are kept", n)
+	}
+	s.now = epoch.Add(11 * time.Minute)
+	if err := once(); err == nil || !strings.Contains(err.Error(), "certificate has expired") {
+		t.Errorf("after the end of validity: %v", err)
+	}
+	s.now = epoch
+	if err := srv.Update(func(string) *Secret { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if err := once(); err != nil || len(s.w.verified.young) != 1 {
+		t.Errorf("equal rules after an update: %v, %d results", err, len(s.w.verified.young))
+	}
+}
+
+func FuzzDNSNameMatch(f *testing.F) {
+	f.Add("a.test", "*.test")
+	f.Add("ab.test", "a*.test")
+	f.Fuzz(func(t *testing.T, name, pattern string) {
+		if dnsNameMatch(name, pattern) && !strings.EqualFold(name, pattern) && strings.Count(pattern, "*") != 1 {
+			t.Errorf("%q matches %q", pattern, name)
+		}
+	})
+}
