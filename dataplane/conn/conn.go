@@ -486,7 +486,7 @@ func (c *Conn) Queued() int {
 // the queue has drained to half the limit.
 func (c *Conn) Room() int { return int(c.limit) - c.Queued() }
 
-// CloseWrite sends FIN, over TLS after close_notify, once the queue is out. Later Sends are dropped.
+// CloseWrite sends FIN, or over TLS close_notify and no FIN, as Envoy does, once the queue is out. Later Sends are dropped.
 func (c *Conn) CloseWrite() {
 	if c.fl&(fShut|fShutAfter|fFailed|fSendFailed|fClosed) != 0 {
 		return
@@ -508,7 +508,9 @@ func (c *Conn) CloseWrite() {
 
 func (c *Conn) shut() {
 	c.fl = c.fl&^fShutAfter | fShut
-	c.l.K.Shutdown(c.fd, true)
+	if c.fl&fTLS == 0 {
+		c.l.K.Shutdown(c.fd, true)
+	}
 }
 
 // WriteClosed tells whether CloseWrite was called.

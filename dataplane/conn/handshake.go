@@ -70,7 +70,7 @@ func (w *TLS) Counts() TLSCounts {
 }
 
 // SecretMissing is the transport failure of a connection whose TLS context is not ready, in Envoy's words.
-const SecretMissing = "TLS error: Secret is not supplied by SDS"
+const SecretMissing = "TLS_error:_Secret_is_not_supplied_by_SDS"
 
 // Accept starts TLS on an accepted connection; false when ctx lacks a secret still. What comes of it is written to info; a handshake that misses its
 // timeout counts in b (stats.ListenerDef).
@@ -405,7 +405,7 @@ func (c *Conn) shakeFailed(e sys.Errno, why error) {
 	if x.why == nil {
 		x.why = why
 	}
-	if x.sh.info != nil && x.why != nil {
+	if x.sh.info != nil && e == sys.EPROTO {
 		x.sh.info.Own().TransportFailure = tls.FailureText(x.why)
 	}
 	x.w.drop(x.sh)

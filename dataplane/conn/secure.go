@@ -80,6 +80,14 @@ func (c *Conn) TransportFailure() error {
 	return c.x.sec.why
 }
 
+// FailureText is TransportFailure as Envoy's operators print it; "" when the bytes of TLS were not at fault, as with a timeout or a peer that closed.
+func (c *Conn) FailureText() string {
+	if c.err != sys.EPROTO {
+		return ""
+	}
+	return tls.FailureText(c.TransportFailure())
+}
+
 // Truncated tells whether the peer ended the stream without close_notify: an attacker could have done that (RFC 8446 section 6.1). Envoy takes such an
 // end for a good one, and so does Fill.
 func (c *Conn) Truncated() bool { return c.fl&(fTLS|fEOF) == fTLS|fEOF && !c.x.sec.s.PeerClosed() }

@@ -668,7 +668,7 @@ func (t tap) Read(p []byte) (int, error) {
 }
 
 func TestTLS_WhenClosed_ThenCloseNotifyIsOnTheWireBeforeFIN(t *testing.T) {
-	for _, how := range []func(*Conn){(*Conn).Close, (*Conn).CloseWrite, (*Conn).CloseAfterFlush} {
+	for i, how := range []func(*Conn){(*Conn).Close, (*Conn).CloseWrite, (*Conn).CloseAfterFlush} {
 		r := newRig(t)
 		w := NewTLS(r.l, nil)
 		srv, cli := configs(tls.VersionTLS12, "ecdsa", false) // of TLS 1.2 the record's type can be seen
@@ -684,6 +684,10 @@ func TestTLS_WhenClosed_ThenCloseNotifyIsOnTheWireBeforeFIN(t *testing.T) {
 		}
 		if err() != nil || last != 21 {
 			t.Errorf("%v, last record of type %d", err(), last)
+		}
+		_ = p.NetConn().SetReadDeadline(time.Now().Add(50 * time.Millisecond)) // half-closed by close_notify alone: no FIN, as Envoy
+		if _, err := p.NetConn().Read(make([]byte, 1)); (err == io.EOF) != (i != 1) {
+			t.Errorf("%d: on the socket: %v", i, err)
 		}
 	}
 }

@@ -135,8 +135,8 @@ func TestTLS_WhenTheSecretIsMissingOrTheClientStalls_ThenClosedAndCounted(t *tes
 			}
 		} else {
 			r.until("timeout", func() bool { return len(r.served) == 1 && r.served[0].c.Broken() })
-			if got := r.served[0].info.Extra().TransportFailure; got != "TLS_error:handshake timeout:TLS_error_end" {
-				t.Error(got)
+			if got := r.served[0].info.Extra().TransportFailure; got != "" || r.served[0].c.TransportFailure() == nil {
+				t.Errorf("%q", got)
 			}
 		}
 		for id, want := range map[int]int64{stats.ListenerDownstreamCxTotal: 1, stats.ListenerDownstreamCxDestroy: 1 * btoi(missing),

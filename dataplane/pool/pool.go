@@ -9,7 +9,6 @@ import (
 	"sidecar/dataplane/loop"
 	"sidecar/dataplane/snapshot"
 	"sidecar/dataplane/sys"
-	"sidecar/dataplane/transport/tls"
 	"sidecar/dataplane/transport/tls/policy"
 	"sidecar/internal/telemetry/stats"
 )
@@ -397,7 +396,7 @@ func (p *Pool) connectFailed(m *Member, k fault.Kind, e sys.Errno) {
 	if k == fault.ConnectTimeout {
 		by = byUs
 	}
-	why := tls.FailureText(m.C.TransportFailure())
+	why := m.C.FailureText()
 	m.close(by)
 	p.failAll(k, e, why)
 }

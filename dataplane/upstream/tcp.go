@@ -8,7 +8,6 @@ import (
 	"sidecar/dataplane/hostset"
 	"sidecar/dataplane/loop"
 	"sidecar/dataplane/sys"
-	"sidecar/dataplane/transport/tls"
 	"sidecar/dataplane/transport/tls/policy"
 	"sidecar/internal/telemetry/stats"
 )
@@ -111,7 +110,7 @@ func (t *TCP) Poll(now sys.Nanos) (done bool, k fault.Kind, e sys.Errno) {
 	t.cl.Block.Inc(stats.ClusterUpstreamCxConnectFail)
 	t.cl.Block.Inc(stats.ClusterUpstreamRqPendingFailureEject)
 	t.host.CxConnectFail.Add(1)
-	t.why = tls.FailureText(t.C.TransportFailure())
+	t.why = t.C.FailureText()
 	t.End(k == fault.ConnectFailed, false)
 	return true, k, e
 }

@@ -42,25 +42,30 @@ var ownReasons = []struct {
 	{"didn't provide a certificate", "PEER_DID_NOT_RETURN_A_CERTIFICATE", 192},
 	{"no ECDHE curve supported by both", "NO_SHARED_GROUP", 266},
 	{"no mutually supported", "NO_COMMON_SIGNATURE_ALGORITHMS", 253},
-	{"bad record MAC", "DECRYPTION_FAILED_OR_BAD_RECORD_MAC", 137},
+	{"bad record MAC", "DECRYPTION_FAILED_OR_BAD_RECORD_MAC", 139},
 	{"oversized record", "ENCRYPTED_LENGTH_TOO_LONG", 138},
 	{"unexpected message", "UNEXPECTED_MESSAGE", 223},
 	{"error decoding message", "DECODE_ERROR", 130},
 	{"received record with version", "WRONG_VERSION_NUMBER", 247},
 }
 
-// FailureText is why TLS failed, in the words of %DOWNSTREAM_TRANSPORT_FAILURE_REASON% and %UPSTREAM_TRANSPORT_FAILURE_REASON% before blanks are
-// replaced; "" for nil. Errors that have such a text already (those of policy) keep it; what BoringSSL has no word for is the library's text.
+// FailureText is why TLS failed, in the words of %DOWNSTREAM_TRANSPORT_FAILURE_REASON% and %UPSTREAM_TRANSPORT_FAILURE_REASON%; "" for nil. Errors that have such a text already (those of policy) keep it; what BoringSSL has no word for is the library's text.
 func FailureText(err error) string {
 	if err == nil {
 		return ""
 	}
 	text := err.Error()
 	if strings.HasPrefix(text, prefix) {
-		return text
+		return strings.ReplaceAll(text, " ", "_")
 	}
 	var header tls.RecordHeaderError
 	if errors.As(err, &header) {
+		switch string(header.RecordHeader[:4]) {
+		case "GET ", "POST", "HEAD", "PUT ":
+			return reason(156, "HTTP_REQUEST")
+		case "CONN":
+			return reason(155, "HTTPS_PROXY_REQUEST")
+		}
 		return reason(247, "WRONG_VERSION_NUMBER")
 	}
 	var op *net.OpError
@@ -76,9 +81,9 @@ func FailureText(err error) string {
 			return reason(r.reason, r.name)
 		}
 	}
-	return prefix + strings.TrimPrefix(text, "tls: ") + ":TLS_error_end"
+	return prefix + strings.ReplaceAll(strings.TrimPrefix(text, "tls: "), " ", "_") + ":TLS_error_end"
 }
 
 func reason(code uint64, name string) string {
-	return prefix + "|" + strconv.FormatUint(sslErrors+code, 10) + ":SSL routines:OPENSSL_internal:" + name + ":TLS_error_end"
+	return prefix + "|" + strconv.FormatUint(sslErrors+code, 10) + ":SSL_routines:OPENSSL_internal:" + name + ":TLS_error_end"
 }
