@@ -18,6 +18,7 @@ const maxSANs = 1024
 // take a nil receiver: no certificate has no facts.
 type Certificate struct {
 	URIs, DNSNames, IPs, Emails, OtherNames []string // subject alternative names in the certificate's order, as text
+	SANs                                    []string // all of them
 	Subject, Issuer                         string   // distinguished names, RFC 2253
 	Serial                                  string   // hex, lower case, whole bytes
 	Hash                                    [sha256.Size]byte

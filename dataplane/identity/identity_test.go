@@ -62,6 +62,7 @@ func TestCertificate_WhenMadeFromALeaf_ThenItTellsWhatTheLeafSays(t *testing.T) 
 		{"dns", strings.Join(c.DNSNames, " "), "a.test *.b.test"},
 		{"ips", strings.Join(c.IPs, " "), "10.0.0.1 fd00::1"},
 		{"emails", strings.Join(c.Emails, " "), "a@b.test"},
+		{"all names", strings.Join(c.SANs, " "), "a.test *.b.test a@b.test 10.0.0.1 fd00::1 spiffe://td/ns/a/sa/b spiffe://td/c"},
 		{"serial", c.Serial, "0fab"},
 		{"subject", c.Subject, `CN=a,O=x\,y,C=DE`},
 		{"issuer", c.Issuer, `CN=a,O=x\,y,C=DE`},

@@ -46,21 +46,27 @@ func (c *Certificate) names(ext []byte) {
 		}
 		switch v.Tag {
 		case tagURI:
-			c.URIs = append(c.URIs, string(v.Bytes))
+			c.URIs = c.add(c.URIs, string(v.Bytes))
 		case tagDNS:
-			c.DNSNames = append(c.DNSNames, string(v.Bytes))
+			c.DNSNames = c.add(c.DNSNames, string(v.Bytes))
 		case tagEmail:
-			c.Emails = append(c.Emails, string(v.Bytes))
+			c.Emails = c.add(c.Emails, string(v.Bytes))
 		case tagIP:
 			if a, ok := netip.AddrFromSlice(v.Bytes); ok {
-				c.IPs = append(c.IPs, a.String())
+				c.IPs = c.add(c.IPs, a.String())
 			}
 		case tagOther:
 			if s, ok := otherName(v.Bytes); ok {
-				c.OtherNames = append(c.OtherNames, s)
+				c.OtherNames = c.add(c.OtherNames, s)
 			}
 		}
 	}
+}
+
+// add appends a name to the list of its type and to that of all.
+func (c *Certificate) add(list []string, name string) []string {
+	c.SANs = append(c.SANs, name)
+	return append(list, name)
 }
 
 // otherName returns the text of an otherName whose value is a string; values of other types are not shown.

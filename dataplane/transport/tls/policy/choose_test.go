@@ -169,3 +169,43 @@ func TestSigning_WhenItIsSlow_ThenItIsWrapped(t *testing.T) {
 		}
 	}
 }
+
+func TestDefaults_WhenNothingIsSet_ThenTheyAreEnvoys(t *testing.T) {
+	m := newMesh(t)
+	c := newSide()
+	spec := m.clientSpec(t)
+	spec.Params = Params{}
+	cfg := c.w.Client(must(NewClient(spec)), &Target{})
+	if cfg.MinVersion != tls.VersionTLS12 || cfg.MaxVersion != tls.VersionTLS12 || len(cfg.CipherSuites) != 6 {
+		t.Errorf("client: %x to %x, %d suites", cfg.MinVersion, cfg.MaxVersion, len(cfg.CipherSuites))
+	}
+	sspec := m.serverSpec(t)
+	for _, test := range []struct {
+		group tls.CurveID
+		ok    bool
+	}{{tls.X25519MLKEM768, true}, {tls.X25519, true}, {tls.CurveP256, true}, {tls.CurveP384, false}} {
+		sspec.RequireClientCert = false
+		r := ask(t, sspec, &tls.Config{CurvePreferences: []tls.CurveID{test.group}})
+		if (r.serverErr == nil) != test.ok || test.ok && r.server.Version != tls.VersionTLS13 {
+			t.Errorf("%v: %v", test.group, r.serverErr)
+		}
+	}
+}
+
+func TestClientALPN_WhenSeveralNameProtocols_ThenTheNearestCounts(t *testing.T) {
+	m := newMesh(t)
+	for _, test := range []struct {
+		context string
+		target  Target
+		want    string
+	}{
+		{"", Target{}, ""}, {"", Target{Fallback: []string{"h2"}}, "h2"}, {"istio", Target{Fallback: []string{"h2"}}, "istio"},
+		{"istio", Target{ALPN: []string{"a", "b"}, Fallback: []string{"h2"}}, "a b"}, {"istio", Target{ALPN: []string{}}, ""},
+	} {
+		spec := m.clientSpec(t)
+		spec.ALPN = strings.Fields(test.context)
+		if got := strings.Join(newSide().w.Client(must(NewClient(spec)), &test.target).NextProtos, " "); got != test.want {
+			t.Errorf("context %q, target %+v: %q, want %q", test.context, test.target, got, test.want)
+		}
+	}
+}

@@ -115,6 +115,7 @@ type Target struct {
 	SNI      string   // overrides the context's (auto_sni); "" = no override
 	SAN      string   // a name that the certificate must carry besides what the context asks for (auto_san_validation); "" = none
 	ALPN     []string // overrides the context's; nil = no override
+	Fallback []string // protocols when neither the context nor ALPN names any: what the connection pool speaks
 }
 
 // key is Target reduced to what makes a difference.
@@ -128,11 +129,15 @@ func (st *clientState) key(t *Target) key {
 	case st.spec.AutoHostSNI && t.Hostname != "":
 		k.sni = t.Hostname
 	}
-	if t.ALPN != nil {
-		k.alpn = strings.Join(t.ALPN, "\x00")
-	} else {
-		k.alpn = strings.Join(st.spec.ALPN, "\x00")
+	protocols := t.ALPN
+	switch {
+	case protocols != nil:
+	case len(st.spec.ALPN) > 0:
+		protocols = st.spec.ALPN
+	default:
+		protocols = t.Fallback
 	}
+	k.alpn = strings.Join(protocols, "\x00")
 	return k
 }
 

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"strconv"
 	"strings"
+
+	"sidecar/dataplane/identity"
 )
 
 // Reason says which of Envoy's ssl.* counters a failed handshake belongs to.
@@ -50,7 +52,6 @@ func Classify(err error) Reason {
 }
 
 var (
-	failSAN        = &Failure{FailVerifySAN, "verify cert failed: SAN matcher"}
 	failSANList    = &Failure{FailVerifySAN, "verify cert failed: verify SAN list"}
 	failHash       = &Failure{FailVerifyHash, "verify cert failed: cert hash and spki"}
 	failUnverified = &Failure{FailVerifyError, "verify cert failed"}
@@ -77,6 +78,15 @@ const (
 	textNotPermitted  = "permitted subtree violation"
 	textUnhandledCrit = "unhandled critical extension"
 )
+
+// maxShown bounds the names of a certificate that an error shows; they come from the peer.
+const maxShown = 32
+
+// sanFailure is a certificate none of whose names was expected.
+func sanFailure(c *identity.Certificate) *Failure {
+	names := c.SANs[:min(len(c.SANs), maxShown)]
+	return &Failure{FailVerifySAN, "verify cert failed: SAN matcher, certificate SANs are [" + strings.Join(names, ", ") + "]"}
+}
 
 // chainFailure is a certificate at depth (0 is the leaf) that was refused.
 func chainFailure(depth int, text string) *Failure {

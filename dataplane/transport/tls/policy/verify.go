@@ -124,12 +124,12 @@ func (f *verifier) standard(now Clock, certs []*x509.Certificate, out *verdict, 
 	switch {
 	case want.exactDNS != "":
 		if !dnsAny(out.peer.DNSNames, want.exactDNS) {
-			return failSAN
+			return sanFailure(out.peer)
 		}
 		out.validated = true
 	case len(matchers) > 0:
 		if !anyMatch(matchers, out.peer) {
-			return failSAN
+			return sanFailure(out.peer)
 		}
 		out.validated = true
 	}
@@ -190,7 +190,7 @@ func (f *verifier) spiffe(now Clock, certs []*x509.Certificate, out *verdict) *F
 		return fail
 	}
 	if len(f.matchers) > 0 && !anyMatch(f.matchers, out.peer) {
-		return failSAN
+		return sanFailure(out.peer)
 	}
 	out.validated = true
 	return nil
