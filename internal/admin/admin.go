@@ -69,6 +69,8 @@ type Sources struct {
 	Clusters   func() *adminv3.Clusters
 	Listeners  func() *adminv3.Listeners
 	Certs      func() *adminv3.Certificates
+	// Secrets is what /certs?verbose adds: each secret with its stage and last error.
+	Secrets  func() any
 	InitDump   func() *adminv3.UnreadyTargetsDumps
 	Memory     func() *adminv3.Memory
 

@@ -35,7 +35,7 @@ func (s *Server) endpoints() []*endpoint {
 	}
 	list := []*endpoint{
 		{path: "/", help: "Admin home page", serve: s.index},
-		{path: "/certs", help: "print certs on machine", serve: s.certs},
+		{path: "/certs", help: "print certs on machine", serve: s.certs, params: [][2]string{{"verbose", "Add every secret with its stage and last error"}}},
 		{path: "/clusters", help: "upstream cluster status", params: [][2]string{{"filter", "Regular expression (Google re2) for filtering clusters by name"}}, serve: s.clusters},
 		{path: "/config_dump", help: "dump current Envoy configs", params: [][2]string{{"resource", "The resource to dump"},
 			{"mask", "The mask to apply. When both resource and mask are specified, the mask is applied to every element in the desired repeated field"},

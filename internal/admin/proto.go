@@ -4,6 +4,7 @@ package admin
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"net"
 	"net/http"
@@ -190,7 +191,21 @@ func protoReply(m proto.Message) reply {
 	return asJSON(b)
 }
 
-func (s *Server) certs(*http.Request, query) reply {
+// certs serves /certs, whose shape is Envoy's; with verbose it also lists the secrets and what is wrong with them.
+func (s *Server) certs(_ *http.Request, q query) reply {
+	r := s.plainCerts()
+	if !q.has("verbose") || s.cfg.Sources.Secrets == nil {
+		return r
+	}
+	b, err := json.MarshalIndent(s.cfg.Sources.Secrets(), " ", " ")
+	if err != nil {
+		return bad(500, err.Error()+"\n")
+	}
+	plain := bytes.TrimSuffix(bytes.TrimSpace(r.body), []byte("\n}"))
+	return asJSON(slices.Concat(plain, []byte(",\n \"secrets\": "), b, []byte("\n}\n")))
+}
+
+func (s *Server) plainCerts() reply {
 	m := &adminv3.Certificates{}
 	if s.cfg.Sources.Certs != nil {
 		m = s.cfg.Sources.Certs()

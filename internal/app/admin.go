@@ -136,7 +136,7 @@ func (a *App) sources() admin.Sources {
 	s := admin.Sources{
 		Stats: a.plan.view, Registry: a.reg, Logging: a.log,
 		State: a.adminState, ServerInfo: a.serverInfo, ConfigDump: a.configDump,
-		Clusters: a.ctl.ClusterStatuses, Listeners: a.listeners, InitDump: a.ctl.InitDump, Memory: memoryInfo,
+		Clusters: a.ctl.ClusterStatuses, Listeners: a.listeners, InitDump: a.ctl.InitDump, Certs: a.ctl.Certificates, Secrets: func() any { return a.ctl.SecretStatuses() }, Memory: memoryInfo,
 		Runtime: a.runtimeEntries, Rejected: a.rejections, Warnings: a.warnings, Steering: a.steeringInfo,
 		DrainListeners: func(d admin.Drain) { a.drainListeners(d.Graceful, d.SkipExit, d.InboundOnly) },
 		HealthCheck:    a.setHealth, Quit: a.Quit, ReopenLogs: a.reopenLogs,

@@ -32,6 +32,9 @@ func (a *App) flushStats() {
 	a.stateGauges()
 	a.server.Set(stats.ServerUptime, int64(time.Since(a.started).Seconds()))
 	a.server.Set(stats.ServerTotalConnections, a.connections())
+	if days, ok := a.ctl.FirstExpiry(); ok {
+		a.server.Set(stats.ServerDaysUntilFirstCertExpiring, int64(days))
+	}
 	m := readMemory()
 	a.server.Set(stats.ServerMemoryAllocated, m.allocated)
 	a.server.Set(stats.ServerMemoryHeapSize, m.heap)

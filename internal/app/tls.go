@@ -4,6 +4,7 @@ package app
 
 import (
 	"crypto/x509"
+	"errors"
 	"time"
 
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
@@ -30,9 +31,25 @@ type tlsContext struct {
 func (x *tlsContext) Secrets() []controller.SecretRef {
 	out := make([]controller.SecretRef, len(x.refs))
 	for i, r := range x.refs {
-		out[i] = controller.SecretRef{Key: r.Key, Name: r.Name, Source: r.Source, Path: r.Path}
+		out[i] = controller.SecretRef{Key: r.Key, Name: r.Name, Source: r.Source, Path: r.Path, Fits: func(content any) error { return fits(r.Kind, content) }}
 	}
 	return out
+}
+
+// fits tells whether a secret is of the kind that a context asks for.
+func fits(k transportsocket.Kind, content any) error {
+	s, _ := content.(*policy.Secret)
+	switch {
+	case s == nil:
+		return errors.New("has no content")
+	case k == transportsocket.KindCertificate && s.Certificate == nil:
+		return errors.New("tls_certificate is expected: a context uses it as its certificate")
+	case k == transportsocket.KindValidation && s.Validation == nil:
+		return errors.New("validation_context is expected: a context validates its peers with it")
+	case k == transportsocket.KindTickets && s.Tickets == nil:
+		return errors.New("session_ticket_keys are expected: a context seals its tickets with them")
+	}
+	return nil
 }
 
 // Update implements controller.TLSContext.

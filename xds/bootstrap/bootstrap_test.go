@@ -186,7 +186,7 @@ bootstrap_extensions: [{name: e, typed_config: {"@type": type.googleapis.com/x.Y
 overload_manager: {resource_monitors: [{name: m, typed_config: {"@type": type.googleapis.com/x.Z}}]}
 `, []string{
 			"static_resources.clusters[0].name: value length must be at least 1 runes", `static_resources.clusters[2].name: duplicate cluster name "d"`,
-			"static_resources.secrets: waits for a later issue (TLS)", "tracing: waits for a later issue", "header_prefix: field is not supported",
+			"tracing: waits for a later issue", "header_prefix: field is not supported",
 			"admin.address.socket_address.address: malformed IP address: localhost", `layered_runtime.layers[1].name: duplicate layer name "a"`,
 			"layered_runtime.layers[1].admin_layer: there can be only one", "layered_runtime.layers[2].disk_layer: waits",
 			`bootstrap_extensions[0].typed_config: unknown type "type.googleapis.com/x.Y"`, `overload_manager.resource_monitors[0].typed_config: unknown type`,

@@ -42,7 +42,7 @@ var Messages = registry.Messages{
 		"certificate_provider_instances":   registry.Later("TLS"),
 	},
 	"envoy.config.bootstrap.v3.Bootstrap.StaticResources": {
-		"listeners": registry.Whole.Note("as for LDS"), "clusters": registry.Whole.Note("as for CDS"), "secrets": registry.Later("TLS"),
+		"listeners": registry.Whole.Note("as for LDS"), "clusters": registry.Whole.Note("as for CDS"), "secrets": registry.Whole.Note("as for SDS; their files are read once, or watched with a watched_directory"),
 	},
 	"envoy.config.bootstrap.v3.Bootstrap.DynamicResources": {
 		"lds_config": registry.Supported, "cds_config": registry.Supported, "ads_config": registry.Supported,

@@ -145,23 +145,53 @@ func daysUntil(end, now time.Time) uint64 {
 	return uint64(end.Sub(now) / (24 * time.Hour))
 }
 
+// expiry is when certificates in force end; worked out again only after a context or a secret has changed.
+type expiry struct {
+	known bool
+	first time.Time // of all certificates and authorities; zero = there are none
+	own   time.Time // of those that are presented
+}
+
+// expiryTimeout bounds how long the asker waits: it serves signals too.
+const expiryTimeout = 100 * time.Millisecond
+
 // FirstExpiry is server.days_until_first_cert_expiring, as Envoy counts it: over all certificates and authorities, math.MaxUint32 when there are none and 0
-// when one has expired. It also writes one line for each secret whose certificate is about to expire. Any goroutine.
-func (c *Controller) FirstExpiry() uint32 {
-	days := uint64(math.MaxUint32)
-	c.Call(dumpTimeout, func() {
+// when one has expired. It also writes one line for each secret whose certificate is about to expire. Any goroutine; false when the controller is busy.
+func (c *Controller) FirstExpiry() (days uint32, ok bool) {
+	days = math.MaxUint32
+	ok = c.Call(expiryTimeout, func() {
 		now := time.Now()
-		c.eachContext(func(x TLSContext) {
-			own, authorities := x.Materials()
-			for _, list := range [][]Material{own, authorities} {
-				for i := range list {
-					days = min(days, daysUntil(list[i].Certificate.NotAfter, now))
-				}
-			}
-		})
-		c.warnOfExpiry(now)
+		e := c.firstExpiry()
+		if !e.first.IsZero() {
+			days = uint32(daysUntil(e.first, now))
+		}
+		if !e.own.IsZero() && e.own.Sub(now) <= expiresSoon {
+			c.warnOfExpiry(now)
+		}
 	})
-	return uint32(days)
+	return days, ok
+}
+
+func (c *Controller) firstExpiry() *expiry {
+	e := &c.expiry
+	if e.known {
+		return e
+	}
+	*e = expiry{known: true}
+	earlier := func(t *time.Time, list []Material) {
+		for i := range list {
+			if end := list[i].Certificate.NotAfter; t.IsZero() || end.Before(*t) {
+				*t = end
+			}
+		}
+	}
+	c.eachContext(func(x TLSContext) {
+		own, authorities := x.Materials()
+		earlier(&e.own, own)
+		earlier(&e.first, own)
+		earlier(&e.first, authorities)
+	})
+	return e
 }
 
 // warnOfExpiry writes one line for each secret whose certificate ends within the hour: its control plane should have sent another by now.

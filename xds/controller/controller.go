@@ -113,6 +113,7 @@ type Controller struct {
 	contents  map[resource.Hash]*secretContent // of secrets, each once
 	fileUsers map[string][]*secretState        // by path: the secrets that were read from it
 	fileWatch fileWatch
+	expiry    expiry
 	panicked  map[string]bool // panics whose stack was logged
 	rejected  map[string]*Rejected
 	warnings  map[string]*Warned

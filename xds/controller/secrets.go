@@ -35,6 +35,8 @@ type SecretRef struct {
 	Name   string               // of the secret
 	Source *corev3.ConfigSource // where it comes from; nil = static_resources.secrets
 	Path   registry.Path        // of the SdsSecretConfig in the resource, for errors
+	// Fits tells why a content is of no use here (a secret of another kind); nil takes everything.
+	Fits func(content any) error
 }
 
 // secretKey tells secrets apart: two config sources may have secrets of one name. feed is nil for static ones.
@@ -84,8 +86,9 @@ type boundContext struct {
 }
 
 type boundRef struct {
-	key string
-	st  *secretState
+	key  string
+	st   *secretState
+	fits func(any) error
 }
 
 // find is the lookup for TLSContext.Update.
@@ -129,6 +132,7 @@ func (c *Controller) useSecrets(contexts []TLSContext, scope *stats.Scope, renew
 		releaseScope(scope)
 		return nil, nil
 	}
+	c.expiry.known = false
 	u := &tlsUse{waits: map[*secretState]*time.Timer{}, renewal: renewal, scope: scope, ready: ready}
 	err := c.bindAll(u, contexts)
 	if err != nil {
@@ -147,7 +151,12 @@ func (c *Controller) bindAll(u *tlsUse, contexts []TLSContext) error {
 			if err != nil {
 				return err
 			}
-			b.refs = append(b.refs, boundRef{ref.Key, st})
+			if ref.Fits != nil && st.content != nil {
+				if err := ref.Fits(st.content.value); err != nil {
+					return &registry.FieldError{Path: ref.Path, Err: fmt.Errorf("secret %q: %w", ref.Name, err)}
+				}
+			}
+			b.refs = append(b.refs, boundRef{ref.Key, st, ref.Fits})
 			if !slices.Contains(st.users, u) {
 				st.users = append(st.users, u)
 			}
@@ -254,6 +263,7 @@ func (c *Controller) leaveSecrets(u *tlsUse) {
 	if u == nil {
 		return
 	}
+	c.expiry.known = false
 	for _, t := range u.waits {
 		if t != nil {
 			t.Stop()
@@ -381,7 +391,11 @@ func (c *Controller) setSecret(st *secretState, m *tlsv3.Secret, hash resource.H
 		c.forgetRejection(resource.Secret, st.key.name)
 		return nil
 	}
-	if err := c.rotate(st, content); err != nil {
+	err = st.fits(content)
+	if err == nil {
+		err = c.rotate(st, content)
+	}
+	if err != nil {
 		c.dropContent(content)
 		return err
 	}
@@ -393,6 +407,22 @@ func (c *Controller) setSecret(st *secretState, m *tlsv3.Secret, hash resource.H
 	c.watchFiles(st, files)
 	for _, u := range slices.Clone(st.users) {
 		c.endWait(u, st)
+	}
+	return nil
+}
+
+// fits tells why one of the contexts has no use for a content.
+func (st *secretState) fits(x *secretContent) error {
+	for _, u := range st.users {
+		for _, b := range u.contexts {
+			for i := range b.refs {
+				if r := &b.refs[i]; r.st == st && r.fits != nil {
+					if err := r.fits(x.value); err != nil {
+						return err
+					}
+				}
+			}
+		}
 	}
 	return nil
 }
@@ -439,6 +469,7 @@ func (c *Controller) setContent(st *secretState, x *secretContent) {
 
 // rotate gives the new content of a secret to every context that uses it. When one refuses it, those before go back to the old content.
 func (c *Controller) rotate(st *secretState, next *secretContent) error {
+	c.expiry.known = false
 	old := st.content
 	st.content = next
 	var done []*boundContext
