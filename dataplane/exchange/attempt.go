@@ -428,9 +428,9 @@ func (x *Exchange) attach(m *pool.Member, now sys.Nanos) {
 	}
 	x.requestFraming()
 	out := x.toUpstream()
-	head := out.requestHead(&x.req, &x.cl.Cfg.H1)
+	n := out.requestHead(&x.req, &x.cl.Cfg.H1, x.requestEmpty())
 	if x.ch.logsHeads {
-		r.UpHeadOut += sentBytes(head)
+		r.UpHeadOut += n
 	}
 	r.LastUpTx = x.since(now)
 	if !x.has(xUpgrade) {
@@ -439,6 +439,11 @@ func (x *Exchange) attach(m *pool.Member, now sys.Nanos) {
 		x.fl |= xReqSent // the bytes behind an upgrade wait for the answer
 	}
 	x.sent(&out)
+}
+
+// requestEmpty tells whether no request body follows the head.
+func (x *Exchange) requestEmpty() bool {
+	return x.req.Body == httpmsg.BodyNone && !x.has(xUpgrade) || x.has(xReqEnd) && len(x.body) == 0 && len(x.reqTr.List) == 0
 }
 
 // requestFraming decides how the body goes upstream.

@@ -7,7 +7,8 @@
 // connection queue the same task, and Advance looks at whatever can move. So there is no callback and no order of events to get wrong.
 //
 // The exchange knows no codec: it pulls the request and the response out of a source each and pushes them into a sender (stream.go), and tells its
-// client, the downstream connection, how it ended.
+// client, the downstream connection, how it ended. An h2Server is the client of the streams of one HTTP/2 connection: its task decodes, each exchange
+// has a task and a timer of its own, and what they send leaves in one write when the connection's task is done.
 //
 //	Server:    idle ─▶ head ─▶ active ─▶ idle …            any ─▶ linger ─▶ closed
 //	Exchange:  head ─▶ filter ⇄ paused ─▶ pick ⇄ waitPool ─▶ relay ─▶ done

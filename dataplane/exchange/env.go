@@ -7,6 +7,7 @@ import (
 
 	"sidecar/dataplane/http1"
 	"sidecar/dataplane/loop"
+	"sidecar/dataplane/mux"
 	"sidecar/dataplane/snapshot"
 	"sidecar/dataplane/sys"
 	"sidecar/dataplane/upstream"
@@ -37,6 +38,7 @@ type Env struct {
 	// Immutable
 	L       *loop.Loop
 	Up      *upstream.Manager
+	Mux     *mux.Shared
 	Shard   int          // the worker's stats shard: worker index + 1
 	Logs    AccessLogger // may be nil
 	LocalIP netip.Addr   // the node's address: what x-forwarded-for gets for a loopback peer, and mirrored requests
@@ -54,7 +56,9 @@ type Env struct {
 	Panicked uint64
 
 	servers   loop.Slab[Server]
+	h2servers loop.Slab[h2Server]
 	exchanges loop.Slab[Exchange]
+	spare     *Exchange // prepared: the next HTTP/2 request goes there
 	shadows   loop.Slab[shadow]
 	chains    map[*snapshot.FilterChain]*chain
 	halves    map[*Server]http1.Decoder // of connections with a part of a head
@@ -63,15 +67,21 @@ type Env struct {
 
 // NewEnv makes the environment of one worker.
 func NewEnv(l *loop.Loop, up *upstream.Manager, shard int, snap *snapshot.Snapshot) *Env {
-	return &Env{L: l, Up: up, Shard: shard, Snap: snap, chains: map[*snapshot.FilterChain]*chain{},
+	return &Env{L: l, Up: up, Mux: mux.NewShared(l), Shard: shard, Snap: snap, chains: map[*snapshot.FilterChain]*chain{},
 		halves: map[*Server]http1.Decoder{}}
 }
 
 // Active is the number of requests in flight on this worker.
-func (e *Env) Active() int { return e.exchanges.Live() }
+func (e *Env) Active() int {
+	n := e.exchanges.Live()
+	if e.spare != nil {
+		n--
+	}
+	return n
+}
 
 // Connections is the number of HTTP connections of this worker.
-func (e *Env) Connections() int { return e.servers.Live() }
+func (e *Env) Connections() int { return e.servers.Live() + e.h2servers.Live() }
 
 // chain is what the connections of one filter chain share on one worker, so that a connection needs one pointer for all of it.
 type chain struct {

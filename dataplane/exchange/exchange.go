@@ -67,7 +67,11 @@ type Exchange struct {
 	// Worker
 	c     client
 	side  *accesslog.ConnInfo // of the client's connection
-	task  *loop.Task          // runs the exchange
+	task  *loop.Task          // runs the exchange: of the connection, or own
+	own   loop.Task           // HTTP/2
+	timer loop.Timer
+	bound bool // own and timer are initialised
+	h2    h2Client
 	ch    *chain
 	env   *Env
 	st    state

@@ -140,7 +140,7 @@ func (x *Exchange) filterReply(i int) {
 // collect reads the request body for a filter that wants it in one piece.
 func (x *Exchange) collect(now sys.Nanos) outcome {
 	for !x.has(xReqEnd) {
-		n, data, end, ok := x.requestPiece(now)
+		n, data, end, ok := x.requestPiece(now, unbounded)
 		if !ok {
 			return waits
 		}
@@ -265,7 +265,7 @@ func (x *Exchange) deliver(now sys.Nanos, i int, ev filter.Event) bool {
 		x.to(stRelay)
 		out := x.toClient()
 		if x.filterResponseHead(now) {
-			x.sendHead(now, &out)
+			x.sendHead(now, &out, x.responseEmpty())
 		}
 		x.sent(&out)
 	}
@@ -360,9 +360,9 @@ func (x *Exchange) endBuffered(now sys.Nanos, out *sender) {
 	}
 	x.respPos = i
 	x.setLength(len(d.Bytes))
-	x.sendHead(now, out)
+	x.sendHead(now, out, len(d.Bytes) == 0 && len(x.respTr.List) == 0)
 	b := x.filterResponseData(now, d.Bytes, true)
-	x.putResponse(out, b)
+	x.putResponse(out, b, len(x.respTr.List) == 0)
 }
 
 // setLength makes the framing of a buffered response fit its body; a filter that streams behind it must not change the length.

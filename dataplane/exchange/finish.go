@@ -119,6 +119,10 @@ func (x *Exchange) free() {
 	x.dropBudget()
 	x.doneFilters()
 	e := x.env
+	if x.bound {
+		e.L.Cancel(&x.own)
+		e.L.Disarm(&x.timer)
+	}
 	e.giveBuf(x.body)
 	e.giveBuf(x.respBody)
 	x.body, x.respBody = nil, nil
@@ -253,4 +257,14 @@ func receivedBytes(h *httpmsg.Head) (n uint64) {
 // sentBytes is what Envoy counts of a head that was sent: the field lines, without the first and the empty one.
 func sentBytes(head []byte) uint64 {
 	return uint64(max(len(head)-bytes.IndexByte(head, '\n')-len("\n\r\n"), 0))
+}
+
+// fieldBytes is what counts of a head that goes out as HTTP/2.
+func fieldBytes(h *httpmsg.Head) (n uint64) {
+	for i := range h.List {
+		if f := &h.List[i]; !f.Dead {
+			n += uint64(f.Name.Len) + uint64(f.Value.Len)
+		}
+	}
+	return n
 }

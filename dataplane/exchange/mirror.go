@@ -182,7 +182,7 @@ func (h *shadow) Advance(now sys.Nanos) loop.Step {
 
 func (h *shadow) read() loop.Step {
 	for moved := 0; moved < maxMove; {
-		switch h.in.fill() {
+		switch h.in.fill(unbounded) {
 		case gotNothing:
 			return loop.Idle
 		case gotEOF, gotBroken:
@@ -211,7 +211,7 @@ func (h *shadow) read() loop.Step {
 			h.head = true
 			h.count(h.resp.Status)
 		}
-		n, _, end, k := h.in.body(nil)
+		n, _, end, k := h.in.body(unbounded, nil)
 		h.in.discard(n)
 		moved += n
 		if end || k != fault.None {

@@ -35,7 +35,7 @@ func (x *Exchange) pumpRequest(now sys.Nanos) outcome {
 func (x *Exchange) requestBody(now sys.Nanos, out *sender) outcome {
 	if x.has(xKeepBody) && !x.has(xReplayed) || x.has(xPrebuf) && !x.has(xReplayed) {
 		x.fl |= xReplayed
-		x.putRequest(out, x.body)
+		x.putRequest(out, x.body, x.has(xReqEnd) && len(x.reqTr.List) == 0)
 	}
 	for moved := 0; !x.has(xReqEnd); {
 		if out.full() || x.reqIn.broken() {
@@ -46,7 +46,7 @@ func (x *Exchange) requestBody(now sys.Nanos, out *sender) outcome {
 		if moved > maxMove {
 			return again
 		}
-		n, data, end, ok := x.requestPiece(now)
+		n, data, end, ok := x.requestPiece(now, out.room())
 		if !ok {
 			return waits
 		}
@@ -67,10 +67,10 @@ func (x *Exchange) requestBody(now sys.Nanos, out *sender) outcome {
 	return waits
 }
 
-// requestPiece takes the next piece of the request body from the client: n bytes to discard afterwards, with data in them. Not ok means that there is
-// none; if the state has changed, the request is malformed or the client is gone.
-func (x *Exchange) requestPiece(now sys.Nanos) (n int, data []byte, end, ok bool) {
-	switch x.reqIn.fill() {
+// requestPiece takes the next piece of the request body from the client, of at most limit bytes: n bytes to discard afterwards, with data in them. Not
+// ok means that there is none; if the state has changed, the request is malformed or the client is gone.
+func (x *Exchange) requestPiece(now sys.Nanos, limit int) (n int, data []byte, end, ok bool) {
+	switch x.reqIn.fill(limit) {
 	case gotNothing:
 		return 0, nil, false, false
 	case gotEOF, gotBroken:
@@ -78,7 +78,7 @@ func (x *Exchange) requestPiece(now sys.Nanos) (n int, data []byte, end, ok bool
 		x.clientGone(now)
 		return 0, nil, false, false
 	}
-	n, data, end, k := x.reqIn.body(&x.reqTr)
+	n, data, end, k := x.reqIn.body(limit, &x.reqTr)
 	if k != fault.None {
 		x.requestFault(now, k)
 		return 0, nil, false, false
@@ -129,12 +129,12 @@ func (x *Exchange) takeRequestData(now sys.Nanos, out *sender, data []byte, end 
 	if x.has(xKeepBody) {
 		x.keep(data)
 	}
-	x.putRequest(out, data)
+	x.putRequest(out, data, end && len(x.reqTr.List) == 0)
 	return true
 }
 
-func (x *Exchange) putRequest(out *sender, data []byte) {
-	out.data(data)
+func (x *Exchange) putRequest(out *sender, data []byte, last bool) {
+	out.data(data, last)
 	x.rec.LastUpTx = x.since(x.env.L.Now())
 }
 
@@ -145,7 +145,7 @@ func (x *Exchange) endRequest(now sys.Nanos, out *sender) {
 	}
 	x.fl |= xReqSent
 	var tr *httpmsg.Fields
-	if x.cl.Cfg.H1.EnableTrailers && len(x.reqTr.List) > 0 {
+	if (out.s != nil || x.cl.Cfg.H1.EnableTrailers) && len(x.reqTr.List) > 0 {
 		tr = &x.reqTr
 	}
 	out.end(tr)
@@ -220,7 +220,8 @@ func (x *Exchange) response(now sys.Nanos, out *sender) outcome {
 		if moved > maxMove {
 			return again
 		}
-		switch x.respIn.fill() {
+		limit := out.room()
+		switch x.respIn.fill(limit) {
 		case gotMore:
 			if x.rec.FirstUpRx < 0 {
 				x.rec.FirstUpRx = x.since(now)
@@ -247,7 +248,7 @@ func (x *Exchange) response(now sys.Nanos, out *sender) outcome {
 				return waits
 			}
 		}
-		n, data, end, k := x.respIn.body(&x.respTr)
+		n, data, end, k := x.respIn.body(limit, &x.respTr)
 		if k != fault.None {
 			out.flush()
 			x.upstreamFault(now, fault.UpstreamProtocol)
@@ -320,15 +321,15 @@ func (x *Exchange) takeResponseData(now sys.Nanos, out *sender, data []byte, end
 			return // collected
 		}
 	}
-	x.putResponse(out, data)
+	x.putResponse(out, data, end && len(x.respTr.List) == 0)
 }
 
-func (x *Exchange) putResponse(out *sender, data []byte) {
+func (x *Exchange) putResponse(out *sender, data []byte, last bool) {
 	if x.has(xNoBody) {
 		return
 	}
 	x.rec.BytesOut += uint64(len(data))
-	out.data(data)
+	out.data(data, last)
 	x.rec.LastDownTx = x.since(x.env.L.Now())
 }
 
@@ -346,7 +347,7 @@ func (x *Exchange) endResponse(now sys.Nanos, out *sender) {
 
 func (x *Exchange) finishResponse(now sys.Nanos, out *sender) {
 	var tr *httpmsg.Fields
-	if x.ch.h.H1.EnableTrailers && len(x.respTr.List) > 0 {
+	if (out.s != nil || x.ch.h.H1.EnableTrailers) && len(x.respTr.List) > 0 {
 		tr = &x.respTr
 	}
 	out.end(tr)

@@ -191,9 +191,9 @@ func (x *Exchange) sendReply(now sys.Nanos) {
 	}
 	x.rec.LocalReplyBody = nil // only the reply's own formats see it, not the log
 	out := x.toClient()
-	x.sendHead(now, &out)
+	x.sendHead(now, &out, len(body) == 0)
 	if len(body) > 0 {
-		x.putResponse(&out, body)
+		x.putResponse(&out, body, true)
 	}
 	x.sent(&out)
 	x.to(stDone)

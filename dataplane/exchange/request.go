@@ -31,9 +31,7 @@ func (x *Exchange) onHead(now sys.Nanos) {
 		req.Remove(keyExpect) // RFC 9110 section 10.1.1: ignored
 	} else if req.ExpectContinue && !h.Proxy100Continue {
 		req.Remove(keyExpect)
-		out := x.toClient()
-		out.sayContinue()
-		x.sent(&out)
+		x.sayContinue()
 		x.countCode(100)
 	}
 	route.JoinRepeated(req)

@@ -17,12 +17,12 @@ func (x *Exchange) informational(out *sender) {
 	if st := x.resp.Status; !again && (st == 100 || st == 102 || st == 103) && x.ch.h.Router.DynamicStats {
 		x.countUpstream(x.resp.Status)
 	}
-	if !x.ch.h.Proxy100Continue || x.req.Version != httpmsg.HTTP11 || x.has(xRespStarted) || again && x.resp.Status == 100 {
+	if !x.ch.h.Proxy100Continue || x.req.Version < httpmsg.HTTP11 || x.has(xRespStarted) || again && x.resp.Status == 100 {
 		return
 	}
 	http1.StripHopByHop(&x.resp, true)
 	x.resp.Body = httpmsg.BodyNone
-	out.responseHead(&x.resp, x.req.Version, &x.ch.h.H1)
+	out.responseHead(&x.resp, x.req.Version, &x.ch.h.H1, false)
 	x.countCode(x.resp.Status)
 }
 
@@ -56,7 +56,7 @@ func (x *Exchange) onResponseHead(now sys.Nanos, out *sender) {
 	if len(x.filters) > 0 && !x.filterResponseHead(now) {
 		return
 	}
-	x.sendHead(now, out)
+	x.sendHead(now, out, x.responseEmpty())
 }
 
 // routerHeaders adds what the router says of its work, and the route's response mutations.
@@ -75,16 +75,17 @@ func (x *Exchange) routerHeaders(now sys.Nanos) {
 	x.entry.FinalizeResponse(&x.choice, resp, &x.q)
 }
 
-// sendHead finishes a response head, whoever made it, and puts it into out: connection manager headers, framing, connection handling.
-func (x *Exchange) sendHead(now sys.Nanos, out *sender) {
+// sendHead finishes a response head, whoever made it, and puts it into out: connection manager headers, framing, connection handling. empty tells that
+// no body follows.
+func (x *Exchange) sendHead(now sys.Nanos, out *sender, empty bool) {
 	resp := &x.resp
 	x.managerHeaders()
 	x.responseFraming()
 	x.c.answer(x)
 	out.chunked = x.has(xRespChunked)
-	head := out.responseHead(resp, x.req.Version, &x.ch.h.H1)
+	n := out.responseHead(resp, x.req.Version, &x.ch.h.H1, empty || x.has(xNoBody))
 	if x.ch.logsHeads {
-		x.rec.RespHeadBytes = sentBytes(head)
+		x.rec.RespHeadBytes = n
 	}
 	x.rec.Code = resp.Status
 	x.rec.Resp = resp
@@ -142,7 +143,7 @@ func (x *Exchange) responseFraming() {
 	}
 	switch resp.Body {
 	case httpmsg.BodyNone:
-		if resp.Find(httpmsg.IDContentLength, 0) < 0 {
+		if resp.Find(httpmsg.IDContentLength, 0) < 0 && x.req.Version != httpmsg.HTTP2 {
 			resp.Body, resp.Length = httpmsg.BodyLength, 0
 		}
 	case httpmsg.BodyChunked, httpmsg.BodyUntilClose:

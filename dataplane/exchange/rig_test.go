@@ -12,6 +12,7 @@ import (
 
 	"sidecar/dataplane/conn"
 	"sidecar/dataplane/hostset"
+	"sidecar/dataplane/http2"
 	"sidecar/dataplane/lb"
 	"sidecar/dataplane/loop"
 	"sidecar/dataplane/route"
@@ -173,6 +174,7 @@ func newRig(t testing.TB, backends int) *rig {
 		Router: snapshot.Router{DynamicStats: true}, AccessLogs: []*accesslog.Logger{{Format: logFormat}},
 		Scope: r.reg.Scope("http.t.", stats.HCMDef), ListenerScope: r.reg.Scope("listener.l.http.t.", stats.HCMListenerDef)}
 	r.hcm.H1.AllowAbsoluteURL = true
+	r.hcm.H2.SetDefaults(http2.Server)
 	r.fc = &snapshot.FilterChain{HTTP: r.hcm}
 	r.lis = &snapshot.Listener{Name: "l", BufferLimit: 1 << 20}
 	r.left.OnLeave = func(*conn.Member) { r.gone++ }

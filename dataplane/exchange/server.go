@@ -172,6 +172,46 @@ func (s *Server) Advance(now sys.Nanos) loop.Step {
 	return loop.Again
 }
 
+// firstBytes settles the protocol of the connection; if it is not ours (yet), more tells whether to read on.
+func (s *Server) firstBytes(now sys.Nanos) (ours, more bool) {
+	switch s.codec() {
+	case snapshot.CodecAuto:
+		if s.st == sIdle {
+			s.st, s.since = sHead, now
+			s.rearm(now)
+		}
+		return false, s.c.MayRead()
+	case snapshot.CodecHTTP2:
+		s.becomeHTTP2(now)
+		return false, false
+	}
+	s.fl |= fHTTP
+	s.ch.hcm.Inc(stats.HCMDownstreamCxHTTP1Total)
+	s.ch.hcm.Inc(stats.HCMDownstreamCxHTTP1Active)
+	return true, false
+}
+
+// codec says which protocol the first bytes of the connection speak; unknown means that it takes more of them.
+func (s *Server) codec() snapshot.Codec {
+	switch k := s.ch.h.Codec; {
+	case k != snapshot.CodecAuto:
+		return k
+	default:
+		in := s.c.In()
+		n := min(len(in), len(prefaceStart))
+		switch {
+		case string(in[:n]) != prefaceStart[:n]:
+			return snapshot.CodecHTTP1
+		case n < len(prefaceStart):
+			return snapshot.CodecAuto
+		}
+		return snapshot.CodecHTTP2
+	}
+}
+
+// prefaceStart is what tells HTTP/2 from any HTTP/1 request (RFC 9113 section 3.4); as in Envoy it is not the whole preface.
+const prefaceStart = "PRI * HTTP/2"
+
 // readHead reads until a request head is complete and starts its exchange; false means that there is nothing more to do now.
 func (s *Server) readHead(now sys.Nanos) bool {
 	c := s.c
@@ -193,16 +233,17 @@ func (s *Server) readHead(now sys.Nanos) bool {
 	}
 	e := s.ch.env
 	if s.fl&fHTTP == 0 {
-		s.fl |= fHTTP
-		s.ch.hcm.Inc(stats.HCMDownstreamCxHTTP1Total)
-		s.ch.hcm.Inc(stats.HCMDownstreamCxHTTP1Active)
+		if ours, more := s.firstBytes(now); !ours {
+			return more
+		}
 	}
 	x := e.exchanges.Get()
 	x.prepare()
+	x.dec.InitRequest(&s.ch.h.H1)
 	if s.st == sHead {
-		x.dec = e.halves[s]
-	} else {
-		x.dec.InitRequest(&s.ch.h.H1)
+		if half, ok := e.halves[s]; ok {
+			x.dec = half
+		}
 	}
 	n, st, k := x.dec.Head(c.In(), &x.req)
 	if k == fault.None && st == http1.NeedMore {
@@ -276,6 +317,13 @@ func (s *Server) peerEnded(now sys.Nanos) bool {
 // once was. A tunnel looks after its ends itself.
 func (s *Server) clientLeft() bool {
 	return s.x.st != stTunnel && (s.c.PeerClosed() || s.c.Broken())
+}
+
+// run implements client.
+func (s *Server) run(now sys.Nanos) {
+	if s.Advance(now) == loop.Again {
+		s.ch.env.L.Ready(&s.task)
+	}
 }
 
 // closeAfter implements client.
@@ -469,6 +517,10 @@ func (s *Server) recycle() {
 	if s.st == sHead {
 		delete(e.halves, s)
 	}
+	s.putBack(e)
+}
+
+func (s *Server) putBack(e *Env) {
 	s.Place = conn.Member{}
 	s.ch, s.c, s.x, s.st = nil, nil, nil, sClosed
 	e.servers.Put(s)

@@ -358,6 +358,8 @@ func (s *script) set(k, v string) {
 		r.rowOf["c"].Breakers[0].MaxRetries = uint32(num())
 	case "use_remote_address":
 		h.UseRemoteAddr = true
+	case "codec":
+		h.Codec = map[string]snapshot.Codec{"http1": snapshot.CodecHTTP1, "http2": snapshot.CodecHTTP2}[v]
 	case "http10":
 		h.H1.AcceptHTTP10 = true
 	case "proxy_100":

@@ -49,7 +49,8 @@ func (x *Exchange) allowUpgrade(e *route.Entry) bool {
 		return false
 	}
 	ok, terminate := x.upgradeEnabled(e, kind, connect)
-	if !ok {
+	if !ok || x.reqIn.s != nil { // tunnels over HTTP/2 are not supported yet: allow_connect is refused
+
 		x.ch.hcm.Inc(stats.HCMDownstreamRqWsOnNonWsRoute)
 		x.nameCluster(e)
 		x.replyKind(fault.UpgradeFailed)
@@ -126,7 +127,7 @@ func (x *Exchange) startTunnel(now sys.Nanos, out *sender) {
 	x.rec.Details = "via_upstream"
 	x.managerHeaders()
 	x.resp.Body = httpmsg.BodyNone
-	out.responseHead(&x.resp, httpmsg.HTTP11, &x.ch.h.H1)
+	out.responseHead(&x.resp, httpmsg.HTTP11, &x.ch.h.H1, false)
 	x.rec.Code, x.rec.Resp = x.resp.Status, &x.resp
 	x.fl |= xRespStarted | xReqEnd
 	if x.reqDone == 0 {

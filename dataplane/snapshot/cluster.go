@@ -7,6 +7,7 @@ import (
 
 	"sidecar/dataplane/hostset"
 	"sidecar/dataplane/http1"
+	"sidecar/dataplane/http2"
 	"sidecar/dataplane/lb"
 	"sidecar/dataplane/route"
 	"sidecar/dataplane/sys"
@@ -59,9 +60,11 @@ type ClusterConfig struct {
 
 	Protocol           UpstreamProtocol
 	H1                 http1.Options
-	MaxRequestsPerConn uint32    // 0 = no limit
-	IdleTimeout        sys.Nanos // upstream connection idle timeout; default 1 h, 0 = none
-	MaxConnDuration    sys.Nanos // 0 = none
+	H2                 http2.Options
+	H2Scope            *stats.Scope // stats.HTTP2Def under "cluster.NAME.http2."
+	MaxRequestsPerConn uint32       // 0 = no limit
+	IdleTimeout        sys.Nanos    // upstream connection idle timeout; default 1 h, 0 = none
+	MaxConnDuration    sys.Nanos    // 0 = none
 	MaxStreamDuration  sys.Nanos
 
 	Breakers       [2]Breaker // default, high priority

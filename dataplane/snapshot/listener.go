@@ -5,6 +5,7 @@ package snapshot
 import (
 	"net/netip"
 	"sidecar/dataplane/http1"
+	"sidecar/dataplane/http2"
 	"sidecar/dataplane/httpmsg"
 	"sidecar/dataplane/match"
 	"sidecar/dataplane/route"
@@ -164,6 +165,7 @@ type HCM struct {
 	RDS        bool
 	Codec      Codec
 	H1         http1.Options
+	H2         http2.Options
 
 	ServerName                                                                 string
 	ServerHeader                                                               ServerHeader
@@ -201,6 +203,7 @@ type HCM struct {
 	Scope         *stats.Scope // stats.HCMDef, "http.PREFIX."
 	ListenerScope *stats.Scope // stats.HCMListenerDef, "listener.ADDR.http.PREFIX."
 	H1Scope       *stats.Scope // "http1." codec stats
+	H2Scope       *stats.Scope // "http2." codec stats
 }
 
 // IPDetection is one of original_ip_detection_extensions: envoy.http.original_ip_detection.custom_header when Custom is set, else .xff. The first

@@ -13,10 +13,10 @@ var order = []string{
 	// Floor 2, the immutable model.
 	"dataplane/hostset", "dataplane/lb", "dataplane/route", "dataplane/filter", "dataplane/snapshot",
 	// Floor 3, worker tower.
-	"dataplane/loop", "dataplane/conn", "dataplane/pool", "dataplane/upstream", "dataplane/tunnel", "dataplane/exchange", "dataplane/listener",
+	"dataplane/loop", "dataplane/conn", "dataplane/mux", "dataplane/pool", "dataplane/upstream", "dataplane/tunnel", "dataplane/exchange", "dataplane/listener",
 	"dataplane/worker", "dataplane/fleet",
 	// Floor 3, control tower.
-	"xds/registry", "xds/resource", "xds/bootstrap", "xds/ads", "xds/transport", "xds/compile/matcher", "xds/compile/accesslog",
+	"xds/registry", "xds/resource", "xds/bootstrap", "xds/ads", "xds/transport", "xds/compile/matcher", "xds/compile/codec", "xds/compile/accesslog",
 	"xds/compile/endpoint", "xds/compile/lbpolicy", "xds/compile/statsconfig", "xds/compile/secret", "xds/compile/transportsocket", "xds/compile/route", "xds/compile/listener", "xds/compile/cluster",
 	"xds/controller",
 	// Floor 4, services of the process.

@@ -416,6 +416,7 @@ func releaseListener(l *snapshot.Listener, res *listenercompile.Result) {
 			releaseScope(h.Scope)
 			releaseScope(h.ListenerScope)
 			releaseScope(h.H1Scope)
+			releaseScope(h.H2Scope)
 		}
 		if t := fc.TCP; t != nil {
 			releaseScope(t.Scope)

@@ -15,6 +15,7 @@ func Defs() []*Def {
 		ClusterRingHashDef,
 		ClusterMaglevDef,
 		H1Def,
+		HTTP2Def,
 		HCMDef,
 		AsyncClientDef,
 		HCMTracingDef,

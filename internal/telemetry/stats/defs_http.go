@@ -18,6 +18,72 @@ var H1Def = &Def{Name: "http1", Lazy: true, Stats: []Stat{
 	{Name: "response_flood", Kind: Counter},
 }}
 
+// The ids of HTTP2Def.
+const (
+	HTTP2CookiesTotalBytesTooLarge = iota
+	HTTP2DroppedHeadersWithUnderscores
+	HTTP2GoawaySent
+	HTTP2HeaderListSizeTooLarge
+	HTTP2HeaderOverflow
+	HTTP2HeadersCbNoStream
+	HTTP2InboundEmptyFramesFlood
+	HTTP2InboundPriorityFramesFlood
+	HTTP2InboundWindowUpdateFramesFlood
+	HTTP2KeepaliveTimeout
+	HTTP2MetadataEmptyFrames
+	HTTP2Nghttp2DownstreamConnections
+	HTTP2Nghttp2UpstreamConnections
+	HTTP2Oghttp2DownstreamConnections
+	HTTP2Oghttp2UpstreamConnections
+	HTTP2OutboundControlFlood
+	HTTP2OutboundFlood
+	HTTP2RequestsRejectedWithUnderscoresInHeaders
+	HTTP2RxMessagingError
+	HTTP2RxReset
+	HTTP2StreamRefusedErrors
+	HTTP2Trailers
+	HTTP2TxFlushTimeout
+	HTTP2TxReset
+	HTTP2DeferredStreamClose
+	HTTP2OutboundControlFramesActive
+	HTTP2OutboundFramesActive
+	HTTP2PendingSendBytes
+	HTTP2StreamsActive
+)
+
+// HTTP2Def is the HTTP/2 codec, under "http2." for downstream and "cluster.NAME.http2." for upstream connections; listed once a worker used it.
+var HTTP2Def = &Def{Name: "http2", Lazy: true, Stats: []Stat{
+	{Name: "cookies_total_bytes_too_large", Kind: Counter},
+	{Name: "dropped_headers_with_underscores", Kind: Counter},
+	{Name: "goaway_sent", Kind: Counter},
+	{Name: "header_list_size_too_large", Kind: Counter},
+	{Name: "header_overflow", Kind: Counter},
+	{Name: "headers_cb_no_stream", Kind: Counter},
+	{Name: "inbound_empty_frames_flood", Kind: Counter},
+	{Name: "inbound_priority_frames_flood", Kind: Counter},
+	{Name: "inbound_window_update_frames_flood", Kind: Counter},
+	{Name: "keepalive_timeout", Kind: Counter},
+	{Name: "metadata_empty_frames", Kind: Counter},
+	{Name: "nghttp2_downstream_connections", Kind: Counter},
+	{Name: "nghttp2_upstream_connections", Kind: Counter},
+	{Name: "oghttp2_downstream_connections", Kind: Counter},
+	{Name: "oghttp2_upstream_connections", Kind: Counter},
+	{Name: "outbound_control_flood", Kind: Counter},
+	{Name: "outbound_flood", Kind: Counter},
+	{Name: "requests_rejected_with_underscores_in_headers", Kind: Counter},
+	{Name: "rx_messaging_error", Kind: Counter},
+	{Name: "rx_reset", Kind: Counter},
+	{Name: "stream_refused_errors", Kind: Counter},
+	{Name: "trailers", Kind: Counter},
+	{Name: "tx_flush_timeout", Kind: Counter},
+	{Name: "tx_reset", Kind: Counter},
+	{Name: "deferred_stream_close", Kind: Gauge},
+	{Name: "outbound_control_frames_active", Kind: Gauge},
+	{Name: "outbound_frames_active", Kind: Gauge},
+	{Name: "pending_send_bytes", Kind: Gauge},
+	{Name: "streams_active", Kind: Gauge},
+}}
+
 // The ids of HCMDef.
 const (
 	HCMDownstreamCxDelayedCloseTimeout = iota

@@ -16,11 +16,13 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"sidecar/dataplane/http1"
+	"sidecar/dataplane/http2"
 	"sidecar/dataplane/httpmsg"
 	"sidecar/dataplane/match"
 	"sidecar/dataplane/route"
 	"sidecar/dataplane/snapshot"
 	"sidecar/dataplane/sys"
+	"sidecar/xds/compile/codec"
 	"sidecar/xds/registry"
 )
 
@@ -77,9 +79,6 @@ func compileRouter(c *registry.Ctx, m proto.Message) (HTTPFilter, error) {
 
 func (s *state) hcm(c *registry.Ctx, h *hcmv3.HttpConnectionManager) *snapshot.HCM {
 	out := &snapshot.HCM{StatPrefix: h.GetStatPrefix(), Codec: snapshot.Codec(h.GetCodecType())}
-	if h.GetCodecType() == hcmv3.HttpConnectionManager_HTTP2 {
-		s.fail(c.Errorf("codec_type", "%w (HTTP/2)", registry.ErrLater))
-	}
 	if h.GetCodecType() == hcmv3.HttpConnectionManager_HTTP3 {
 		s.fail(c.Errorf("codec_type", "HTTP/3 is not supported"))
 		out.Codec = snapshot.CodecAuto
@@ -193,6 +192,19 @@ func (s *state) hcmCodec(c *registry.Ctx, h *hcmv3.HttpConnectionManager, out *s
 	x.Underscores = http1.Underscore(o.GetHeadersWithUnderscoresAction())
 	x.Lax = s.env.Runtime.Enabled("sidecar.http1.envoy_compatible_laxness", false)
 	out.H1 = x
+	y := &out.H2
+	y.SetDefaults(http2.Server)
+	codec.HTTP2(h.GetHttp2ProtocolOptions(), y, "http2_protocol_options", func(err error) { s.fail(c.Errorf("", "%w", err)) })
+	y.Underscores = x.Underscores
+	if x.MaxHeadBytes > 0 {
+		y.MaxHeaderBytes = x.MaxHeadBytes
+	}
+	if x.MaxHeaders > 0 {
+		y.MaxHeaders = x.MaxHeaders
+	}
+	if n := s.l.BufferLimit; n > 0 {
+		y.OutputLimit = n
+	}
 }
 
 // HTTP1Options compiles Http1ProtocolOptions; the cluster room uses it too.

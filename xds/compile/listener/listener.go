@@ -290,6 +290,7 @@ func (s *state) scopes() {
 			h.Scope = s.env.Stats.Scope("http."+clean(h.StatPrefix)+".", stats.HCMDef)
 			h.ListenerScope = s.env.Stats.Scope("listener."+x.StatName+".http."+clean(h.StatPrefix)+".", stats.HCMListenerDef)
 			h.H1Scope = s.env.Stats.Scope("http1.", stats.H1Def)
+			h.H2Scope = s.env.Stats.Scope("http2.", stats.HTTP2Def)
 		}
 		if t := c.TCP; t != nil {
 			t.Scope = s.env.Stats.Scope("tcp."+clean(t.StatPrefix)+".", stats.TCPDef)

@@ -2,7 +2,10 @@
 
 package listener
 
-import "sidecar/xds/registry"
+import (
+	"sidecar/xds/compile/codec"
+	"sidecar/xds/registry"
+)
 
 // Messages says, field by field, what this room honours of listeners, filter chains, the HTTP connection manager and the TCP proxy.
 var Messages = registry.Messages{
@@ -74,6 +77,8 @@ var Messages = registry.Messages{
 		"idle_timeout": registry.Supported, "max_connection_duration": registry.Supported, "max_headers_count": registry.Supported,
 		"max_stream_duration": registry.Supported, "headers_with_underscores_action": registry.Supported,
 		"max_requests_per_connection": registry.Supported, "max_response_headers_kb": registry.Warn("concerns upstreams; set it on the cluster")},
+	"envoy.config.core.v3.Http2ProtocolOptions": codec.HTTP2Messages["envoy.config.core.v3.Http2ProtocolOptions"],
+	"envoy.config.core.v3.KeepaliveSettings":    codec.HTTP2Messages["envoy.config.core.v3.KeepaliveSettings"],
 	"envoy.config.core.v3.Http1ProtocolOptions": {
 		"allow_absolute_url": registry.Supported, "accept_http_10": registry.Supported, "default_host_for_http_10": registry.Supported,
 		"header_key_format": registry.Whole, "enable_trailers": registry.Supported, "allow_chunked_length": registry.Supported,
@@ -130,7 +135,7 @@ var hcmFields = registry.Fields{
 	"add_user_agent": registry.Only("false"), "tracing": registry.Supported,
 	"common_http_protocol_options": registry.Supported, "http_protocol_options": registry.Supported,
 	"http1_safe_max_connection_duration": registry.Supported.Note("a request in flight always finishes"),
-	"http2_protocol_options":             registry.WarnLater("HTTP/2"), "http3_protocol_options": registry.Later("HTTP/3"),
+	"http2_protocol_options":             registry.Supported, "http3_protocol_options": registry.Later("HTTP/3"),
 	"server_name": registry.Supported, "server_header_transformation": registry.Supported, "scheme_header_transformation": registry.Supported,
 	"max_request_headers_kb": registry.Supported, "stream_idle_timeout": registry.Supported, "stream_flush_timeout": registry.Warn("stream_idle_timeout bounds flushing too"),
 	"request_timeout": registry.Supported, "request_headers_timeout": registry.Supported, "drain_timeout": registry.Supported,

@@ -1,0 +1,452 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package exchange
+
+import (
+	"sidecar/dataplane/conn"
+	"sidecar/dataplane/fault"
+	"sidecar/dataplane/http2"
+	"sidecar/dataplane/loop"
+	"sidecar/dataplane/mux"
+	"sidecar/dataplane/snapshot"
+	"sidecar/dataplane/sys"
+	"sidecar/internal/telemetry/accesslog"
+	"sidecar/internal/telemetry/stats"
+)
+
+// maxEvents bounds the HTTP/2 events that one connection handles in one Advance.
+const maxEvents = 256
+
+// h2State is the place of an HTTP/2 connection in its life.
+type h2State uint8
+
+const (
+	h2Closed h2State = iota
+	h2Open
+	h2Draining // GOAWAY with the highest stream identifier is out; drain_timeout runs
+	h2Last     // GOAWAY with the last stream that is served is out: closed when the streams are over
+)
+
+// h2Server is the HTTP/2 server side of one downstream connection. Its task decodes; an exchange runs at once when its stream has something, and by a
+// task of its own when anything else wakes it. What they send leaves in one write when the connection's task is done.
+type h2Server struct {
+	// Place is the connection's membership in its listener.
+	Place conn.Member
+
+	// Worker
+	k     mux.Link
+	task  loop.Task
+	timer loop.Timer
+	bound bool
+	ch    *chain
+	since sys.Nanos // idle: since when; draining: when that began
+	st    h2State
+	gone  bool // the client ended the connection
+}
+
+// becomeHTTP2 hands a connection that begins with HTTP/2 over to the server for that.
+func (s *Server) becomeHTTP2(now sys.Nanos) {
+	e := s.ch.env
+	h := e.h2servers.Get()
+	if !h.bound {
+		h.bound = true
+		h.task.Init(h)
+		h.timer.Init(&h.task)
+	}
+	h.ch, h.st, h.since, h.gone = s.ch, h2Open, now, false
+	h.Place = conn.Member{H: h}
+	s.Place.Swap(&h.Place)
+	h.k.Init(e.Mux, s.c, &h.task, http2.Server, &s.ch.h.H2)
+	b := s.ch.hcm
+	b.Inc(stats.HCMDownstreamCxHTTP2Total)
+	b.Inc(stats.HCMDownstreamCxHTTP2Active)
+	if sc := s.ch.h.H2Scope; sc != nil {
+		sc.Block(e.Shard).Inc(stats.HTTP2Nghttp2DownstreamConnections) // what a dashboard made for Envoy looks at
+	}
+	drain := s.fl&fDrain != 0
+	s.c.SetOwner(&h.task)
+	e.L.Disarm(&s.timer)
+	e.L.Cancel(&s.task)
+	s.putBack(e)
+	if drain {
+		h.startDrain()
+	}
+	e.L.Ready(&h.task)
+}
+
+// Chain is the filter chain that the connection was made with.
+func (s *h2Server) Chain() *snapshot.FilterChain { return s.ch.fc }
+
+// Drain asks the connection to end, as insistently as m says.
+func (s *h2Server) Drain(m conn.DrainMode) {
+	switch {
+	case s.st == h2Closed:
+	case m == conn.DrainNow:
+		s.close(fault.LocalReset, http2.CodeNo)
+	case m == conn.DrainSoft:
+		s.startDrain()
+	default:
+		s.startDrain()
+		s.finishDrain()
+	}
+}
+
+// startDrain says that the connection will end: the client opens its next streams elsewhere, those under way go on.
+func (s *h2Server) startDrain() {
+	if s.st != h2Open {
+		return
+	}
+	s.st, s.since = h2Draining, s.ch.env.L.Now()
+	s.ch.hcm.Inc(stats.HCMDownstreamCxDrainClose)
+	s.k.H2.SendGoaway(http2.MaxStream, http2.CodeNo)
+	s.k.Wake()
+}
+
+// finishDrain takes no more streams.
+func (s *h2Server) finishDrain() {
+	if s.st != h2Draining {
+		return
+	}
+	s.st = h2Last
+	s.k.H2.SendGoaway(s.k.H2.LastStream(), http2.CodeNo)
+	s.k.Wake()
+}
+
+// Poison ends a connection whose Advance panicked.
+func (s *h2Server) Poison(any) {
+	if s.st == h2Closed {
+		return
+	}
+	s.ch.env.Panicked++
+	s.close(fault.Bug, http2.CodeInternal)
+}
+
+// Advance runs the connection until it has to wait.
+func (s *h2Server) Advance(now sys.Nanos) loop.Step {
+	if s.st == h2Closed {
+		return loop.Done
+	}
+	s.k.Begin()
+	if s.timer.Fired() {
+		s.ch.env.L.Disarm(&s.timer)
+		s.onTimer(now)
+	}
+	step := loop.Again
+	for n := 0; n < maxEvents && s.st != h2Closed; n++ {
+		if s.event(now) {
+			continue
+		}
+		step = loop.Idle
+		break
+	}
+	if s.st == h2Closed {
+		return loop.Done
+	}
+	s.settle(now)
+	if s.st == h2Closed {
+		return loop.Done
+	}
+	return step
+}
+
+// event handles the next event; false means that there is none, or that the connection is over.
+func (s *h2Server) event(now sys.Nanos) bool {
+	e := s.ch.env
+	ev := &e.Mux.Ev
+	if e.spare == nil {
+		e.spare = e.exchanges.Get()
+		e.spare.prepare()
+	}
+	ev.Head = &e.spare.req
+	switch s.k.Next(now) {
+	case mux.Nothing:
+		return false
+	case mux.Gone:
+		s.gone = true
+		s.close(fault.DownstreamGone, http2.CodeNo)
+		return false
+	case mux.Failed:
+		s.ch.hcm.Inc(stats.HCMDownstreamCxProtocolError)
+		s.close(ev.Fault, ev.Code)
+		return false
+	}
+	switch {
+	case ev.Kind == http2.EventHead:
+		s.request(ev, now)
+	case ev.Stream != nil:
+		s.k.Deliver(ev, now)
+	case ev.Kind == http2.EventReset:
+		e.spare.prepare() // a head that is none may have left something there
+	}
+	return s.st != h2Closed
+}
+
+// request starts the exchange of a new stream.
+func (s *h2Server) request(ev *http2.Event, now sys.Nanos) {
+	ch := s.ch
+	x := ch.env.spare
+	ch.env.spare = nil
+	if !x.bound {
+		x.bound = true
+		x.own.Init(x)
+		x.timer.Init(&x.own)
+	}
+	st := s.k.Open(ev.Stream, x, ev.End)
+	x.h2 = h2Client{s: s, x: x, st: st}
+	x.begin(&origin{c: &x.h2, side: s.Place.Info, task: &x.own, ch: ch, in: source{s: st}}, now, now, 1)
+	ev.Stream.Trailers = &x.reqTr
+	x.rec.Protocol = "HTTP/2"
+	ch.hcm.Inc(stats.HCMDownstreamRqHTTP2Total)
+	x.onHead(now)
+	x.h2.run(now)
+}
+
+// settle ends a run: what was queued leaves, a connection that has nothing more to do closes, the timer is set.
+func (s *h2Server) settle(now sys.Nanos) {
+	s.k.Flush(now)
+	if s.st == h2Closed {
+		return
+	}
+	s.count()
+	if s.k.H2.Active() == 0 && s.st == h2Last {
+		s.end()
+		return
+	}
+	s.rearm(now)
+}
+
+// count adds what the machine and the connection counted.
+func (s *h2Server) count() {
+	c, b := s.k.C, s.ch.hcm
+	if c.BytesIn > 0 {
+		b.Add(stats.HCMDownstreamCxRxBytesTotal, int64(c.BytesIn))
+	}
+	if c.BytesOut > 0 {
+		b.Add(stats.HCMDownstreamCxTxBytesTotal, int64(c.BytesOut))
+	}
+	c.BytesIn, c.BytesOut = 0, 0
+	countHTTP2(&s.k.Counts, s.ch.h.H2Scope, s.ch.env.Shard)
+}
+
+// close ends the connection and every stream on it.
+func (s *h2Server) close(k fault.Kind, code http2.Code) {
+	b := s.ch.hcm
+	if s.k.H2.Active() > 0 {
+		b.Inc(stats.HCMDownstreamCxDestroyActiveRq)
+		if s.gone {
+			b.Inc(stats.HCMDownstreamCxDestroyRemoteActiveRq)
+		} else {
+			b.Inc(stats.HCMDownstreamCxDestroyLocalActiveRq)
+		}
+	}
+	for st := s.k.H2.Oldest(); st != nil; st = s.k.H2.Oldest() {
+		m := mux.Of(st)
+		if x, ok := m.User().(*Exchange); ok {
+			x.abort(k)
+		}
+		m.Abort(code)
+	}
+	if !s.gone {
+		s.k.Flush(s.ch.env.L.Now())
+	}
+	s.end()
+}
+
+// end counts the end of the connection and gives everything back; what is queued still leaves.
+func (s *h2Server) end() {
+	ch := s.ch
+	e, b, c := ch.env, ch.hcm, s.k.C
+	s.count()
+	b.Inc(stats.HCMDownstreamCxDestroy)
+	if s.gone {
+		b.Inc(stats.HCMDownstreamCxDestroyRemote)
+	} else {
+		b.Inc(stats.HCMDownstreamCxDestroyLocal)
+	}
+	b.Dec(stats.HCMDownstreamCxActive)
+	b.Dec(stats.HCMDownstreamCxHTTP2Active)
+	b.Record(stats.HCMDownstreamCxLengthMs, clockMillis(sys.Nanos(e.L.Wall()-s.Place.Info.Start)))
+	s.Place.Leave()
+	s.k.Free()
+	c.CloseAfterFlush()
+	e.L.Disarm(&s.timer)
+	e.L.Cancel(&s.task)
+	ch.release()
+	s.ch, s.st, s.Place = nil, h2Closed, conn.Member{}
+	e.h2servers.Put(s)
+}
+
+// rearm sets the timer to what comes first: the machine's own deadlines, idle_timeout, drain_timeout, max_connection_duration.
+func (s *h2Server) rearm(now sys.Nanos) {
+	h, l := s.ch.h, s.ch.env.L
+	at := s.k.H2.Deadline()
+	switch {
+	case s.st == h2Draining:
+		at = earlier(at, s.since+max(h.DrainTimeout, 1))
+	case s.st == h2Open:
+		if s.k.H2.Active() == 0 && h.ConnIdle > 0 {
+			at = earlier(at, s.since+h.ConnIdle)
+		}
+		if h.MaxConnDuration > 0 {
+			at = earlier(at, s.age(now))
+		}
+	}
+	if at > 0 {
+		l.Arm(&s.timer, max(at, now))
+	} else if s.timer.Armed() {
+		l.Disarm(&s.timer)
+	}
+}
+
+// age is when max_connection_duration is over.
+func (s *h2Server) age(now sys.Nanos) sys.Nanos {
+	return max(now+s.ch.h.MaxConnDuration-sys.Nanos(s.ch.env.L.Wall()-s.Place.Info.Start), 1)
+}
+
+func (s *h2Server) onTimer(now sys.Nanos) {
+	h, b := s.ch.h, s.ch.hcm
+	s.k.H2.OnTime(now)
+	switch s.st {
+	case h2Draining:
+		if now >= s.since+h.DrainTimeout {
+			s.finishDrain()
+		}
+	case h2Open:
+		switch {
+		case h.MaxConnDuration > 0 && now >= s.age(now):
+			b.Inc(stats.HCMDownstreamCxMaxDurationReached)
+			s.startDrain()
+		case s.k.H2.Active() == 0 && h.ConnIdle > 0 && now >= s.since+h.ConnIdle:
+			b.Inc(stats.HCMDownstreamCxIdleTimeout)
+			s.startDrain()
+		}
+	}
+}
+
+// h2Client is the client of an exchange on an HTTP/2 stream.
+type h2Client struct {
+	s  *h2Server
+	x  *Exchange
+	st *mux.Stream
+}
+
+// run implements client.
+func (c *h2Client) run(now sys.Nanos) {
+	x := c.x
+	if st := x.reqIn.s; st.Reset != fault.None {
+		c.reset(now, st)
+		return
+	}
+	l := x.env.L
+	switch x.advance(now) {
+	case waits:
+		if at := x.deadline(); at > 0 {
+			l.Arm(&x.timer, max(at, now))
+		} else if x.timer.Armed() {
+			l.Disarm(&x.timer)
+		}
+	case again:
+		l.Ready(&x.own)
+	}
+}
+
+// reset ends the exchange because its stream is over: the client has lost interest, or has sent what is no message.
+func (c *h2Client) reset(now sys.Nanos, st *mux.Stream) {
+	x := c.x
+	if !st.Remote {
+		x.ch.hcm.Inc(stats.HCMDownstreamRqTxReset)
+	}
+	x.ch.hcm.Inc(stats.HCMDownstreamRqRxReset)
+	x.abort(st.Reset)
+	st.Abort(http2.CodeNo)
+}
+
+// answer implements client: a connection that is to end says GOAWAY.
+func (c *h2Client) answer(x *Exchange) {
+	s := c.s
+	e, ch := s.ch.env, s.ch
+	switch {
+	case s.st != h2Open:
+	case e.FailHealth && !ch.l.DrainModifyOnly, e.DrainClose != nil && e.DrainClose(ch.l, ch.fc):
+		s.startDrain()
+	case e.Overloaded:
+		ch.hcm.Inc(stats.HCMDownstreamCxOverloadDisableKeepalive)
+		s.startDrain()
+	}
+}
+
+// closeAfter implements client: the end of a stream says nothing about its connection.
+func (c *h2Client) closeAfter() {}
+
+// account implements client.
+func (c *h2Client) account(*accesslog.Record) {}
+
+// over implements client.
+func (c *h2Client) over(e ending, now sys.Nanos) {
+	s, st := c.s, c.st
+	if s.st == h2Open {
+		s.since = now
+	}
+	c.x, c.st = nil, nil
+	switch e {
+	case answered:
+		st.Finish()
+	case departed:
+		st.Abort(http2.CodeCancel)
+	default:
+		st.Abort(http2.CodeInternal)
+	}
+	s.k.Wake()
+}
+
+// Advance implements loop.Runnable for an exchange with a task of its own.
+func (x *Exchange) Advance(now sys.Nanos) loop.Step {
+	if x.st == stFree {
+		return loop.Done
+	}
+	if x.timer.Fired() {
+		x.env.L.Disarm(&x.timer)
+		x.onDeadline(now)
+		if x.st == stFree {
+			return loop.Done
+		}
+	}
+	x.h2.run(now)
+	return loop.Idle
+}
+
+// Run implements mux.User.
+func (x *Exchange) Run(now sys.Nanos) { x.c.run(now) }
+
+// countHTTP2 moves what a machine counted to the codec's statistics.
+func countHTTP2(c *http2.Counters, sc *stats.Scope, shard int) {
+	for {
+		k, n, ok := c.Take()
+		if !ok {
+			return
+		}
+		if id := h2Stats[k]; id > 0 && sc != nil {
+			sc.Block(shard).Add(id-1, int64(n))
+		}
+	}
+}
+
+// h2Stats are the statistics of the machine's counters, plus one; 0 for those that Envoy does not have.
+var h2Stats = [...]int{
+	http2.CountDroppedUnderscores:   stats.HTTP2DroppedHeadersWithUnderscores + 1,
+	http2.CountGoawaySent:           stats.HTTP2GoawaySent + 1,
+	http2.CountHeaderOverflow:       stats.HTTP2HeaderOverflow + 1,
+	http2.CountEmptyFramesFlood:     stats.HTTP2InboundEmptyFramesFlood + 1,
+	http2.CountPriorityFlood:        stats.HTTP2InboundPriorityFramesFlood + 1,
+	http2.CountWindowUpdateFlood:    stats.HTTP2InboundWindowUpdateFramesFlood + 1,
+	http2.CountKeepaliveTimeout:     stats.HTTP2KeepaliveTimeout + 1,
+	http2.CountOutboundControlFlood: stats.HTTP2OutboundControlFlood + 1,
+	http2.CountOutboundFlood:        stats.HTTP2OutboundFlood + 1,
+	http2.CountRejectedUnderscores:  stats.HTTP2RequestsRejectedWithUnderscoresInHeaders + 1,
+	http2.CountRxMessagingError:     stats.HTTP2RxMessagingError + 1,
+	http2.CountRxReset:              stats.HTTP2RxReset + 1,
+	http2.CountStreamRefused:        stats.HTTP2StreamRefusedErrors + 1,
+	http2.CountTrailers:             stats.HTTP2Trailers + 1,
+	http2.CountTxReset:              stats.HTTP2TxReset + 1,
+	http2.CountProtocolError:        0,
+}

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package mux
+
+import (
+	"sidecar/dataplane/buf"
+	"sidecar/dataplane/conn"
+	"sidecar/dataplane/http2"
+	"sidecar/dataplane/loop"
+	"sidecar/dataplane/sys"
+)
+
+// Got is the outcome of Next.
+type Got uint8
+
+// The outcomes.
+const (
+	Nothing Got = iota // nothing more now
+	Event              // Ev is filled
+	Failed             // the peer broke the protocol: the machine has queued its GOAWAY
+	Gone               // the peer has ended the connection, or it broke
+)
+
+// Shared is what all links of a worker share.
+type Shared struct {
+	// Worker
+	L       *loop.Loop
+	H2      http2.Shared
+	Ev      http2.Event // of the link whose task runs
+	streams loop.Slab[Stream]
+	bufs    *buf.Pool
+}
+
+// NewShared makes what the links of a worker share.
+func NewShared(l *loop.Loop) *Shared {
+	return &Shared{L: l, H2: http2.Shared{Bufs: &l.Bufs}, bufs: &l.Bufs}
+}
+
+// Streams is the number of streams in use.
+func (s *Shared) Streams() int { return s.streams.Live() }
+
+// Link is one HTTP/2 connection. It is embedded in what owns it, a server or a pool's member.
+type Link struct {
+	// Worker
+	H2     http2.Conn
+	C      *conn.Conn
+	Counts http2.Counters
+	sh     *Shared
+	task   *loop.Task
+	used   int  // input that the last event refers to
+	busy   bool // the owner's task runs: it flushes when it is done
+}
+
+// Init makes k the link on c, in the given role; task is the owner's, which calls Begin, Next and Flush.
+func (k *Link) Init(sh *Shared, c *conn.Conn, task *loop.Task, r http2.Role, o *http2.Options) {
+	k.C, k.sh, k.task, k.used, k.busy = c, sh, task, 0, false
+	k.H2.Init(r, o, &sh.H2, &k.Counts, sh.L.Rand(), sh.L.Now())
+}
+
+// Free gives back what the link holds; its streams are over. The connection is the owner's to close.
+func (k *Link) Free() {
+	k.H2.Free()
+	k.C, k.task = nil, nil
+}
+
+// Begin opens a run of the owner's task: output that is queued until Flush leaves with it.
+func (k *Link) Begin() { k.busy = true }
+
+// Next brings the next event, in Shared.Ev. What it refers to of the input is valid until the next call of Next or Flush.
+func (k *Link) Next(now sys.Nanos) Got {
+	k.consume()
+	for {
+		n, st := k.H2.Next(k.C.In(), now, &k.sh.Ev)
+		k.used = n
+		switch st {
+		case http2.Got:
+			return Event
+		case http2.Failed:
+			return Failed
+		case http2.Blocked:
+			k.consume()
+			return Nothing // until output has left
+		}
+		k.consume()
+		switch k.C.Fill() {
+		case conn.Blocked:
+			return Nothing
+		case conn.More:
+			k.C.Spill() // what runs while an event is handled may use the shared scratch
+		default:
+			return Gone
+		}
+	}
+}
+
+func (k *Link) consume() {
+	if k.used > 0 {
+		k.C.Discard(k.used)
+		k.used = 0
+	}
+}
+
+// maxRounds bounds how often Flush looks for streams that waited for room in the output.
+const maxRounds = 16
+
+// Flush ends the run: streams that were refused credit and have some now send, and everything that is pending leaves in one system call. While the
+// connection still holds output, the machine keeps the rest.
+func (k *Link) Flush(now sys.Nanos) {
+	k.consume()
+	for range maxRounds {
+		any := k.writable(now)
+		if k.C == nil {
+			return // what ran has closed the connection
+		}
+		if p := k.H2.Pending(); len(p) > 0 && k.C.Queued() == 0 {
+			k.C.Send(p, nil)
+			k.H2.Sent(len(p))
+		}
+		if !any {
+			break
+		}
+	}
+	k.busy = false
+}
+
+// Wake has the owner's task run, to flush what was queued outside of it.
+func (k *Link) Wake() {
+	if !k.busy {
+		k.sh.L.Ready(k.task)
+	}
+}
+
+// Broken tells whether the connection under the link has failed.
+func (k *Link) Broken() bool { return k.C.Broken() }
