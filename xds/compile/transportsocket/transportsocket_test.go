@@ -46,6 +46,22 @@ func material(t *testing.T) (chain, key string) {
 	return inline("CERTIFICATE", der), inline("EC PRIVATE KEY", raw)
 }
 
+// crl is the JSON of a revocation list.
+func crl(t *testing.T) string {
+	t.Helper()
+	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	issuer := &x509.Certificate{KeyUsage: x509.KeyUsageCRLSign, SubjectKeyId: []byte{1}}
+	der, err := x509.CreateRevocationList(rand.Reader, &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: time.Unix(1_700_000_000, 0), NextUpdate: time.Unix(1_900_000_000, 0)}, issuer, k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, _ := json.Marshal(string(pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: der})))
+	return `{"inline_string":` + string(text) + `}`
+}
+
 const (
 	downstreamType = "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext"
 	upstreamType   = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
@@ -169,6 +185,8 @@ func TestContexts_WhenAFieldIsWrong_ThenTheErrorNamesItsPath(t *testing.T) {
 			"typed_config.common_tls_context.tls_certificates[0].private_key: Failed to load private key from <inline>", false},
 		{"names without authority", `"common_tls_context":{"tls_certificates":[` + cert + `],"validation_context":{` + sans + `}}`,
 			"SAN-based verification of peer certificates without trusted CA is insecure and not allowed", false},
+		{"revocation without authority", `"common_tls_context":{"tls_certificates":[` + cert + `],"validation_context":{"crl":` + crl(t) + `}}`,
+			"Failed to load CRL from <inline> without trusted CA", false},
 		{"missing staple", `"ocsp_staple_policy":"MUST_STAPLE","common_tls_context":{"tls_certificates":[` + cert + `]}`, "Required OCSP response is missing from TLS context", false},
 		{"signature algorithms", `"common_tls_context":{"tls_params":{"signature_algorithms":["rsa_pkcs1_sha256"]}}`, "common_tls_context.tls_params.signature_algorithms: the signature algorithms", false},
 		{"key log", `"common_tls_context":{"key_log":{"path":"/x"}}`, "common_tls_context.key_log: session keys are never written", false},

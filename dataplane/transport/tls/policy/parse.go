@@ -31,7 +31,7 @@ var oidTLSFeature = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 1, 24}
 var ErrKey = errors.New("Failed to load private key") //nolint:staticcheck // Envoy's text
 
 var (
-	errKeyMismatch  = errors.New("private key does not match the certificate: KEY_VALUES_MISMATCH")
+	errKeyMismatch  = errors.New("error:0b000074:X.509 certificate routines:OPENSSL_internal:KEY_VALUES_MISMATCH")
 	errEncryptedKey = errors.New("private key is encrypted: password-protected keys are not supported")
 )
 
@@ -104,7 +104,7 @@ func parseKey(text []byte) (crypto.Signer, error) {
 	for rest := text; ; {
 		var b *pem.Block
 		if b, rest = pem.Decode(rest); b == nil {
-			return nil, errors.New("no private key in PEM form")
+			return nil, errors.New("error:0900006e:PEM routines:OPENSSL_internal:NO_START_LINE")
 		}
 		var key any
 		var err error
@@ -210,7 +210,7 @@ func (b *Bundle) ageless() *x509.CertPool {
 type CRLs struct {
 	byIssuer map[string]*crl // RawIssuer → the list with the highest number
 	Hash     [sha256.Size]byte
-	n        int
+	where    string // source, for errors
 }
 
 // crl is one revocation list.
@@ -245,7 +245,7 @@ func newCRLs(lists [][]byte, where string) (*CRLs, error) {
 	if len(lists) > maxCRLs {
 		return nil, fmt.Errorf("Failed to load CRL from %s: more than %d lists", where, maxCRLs) //nolint:staticcheck // Envoy's text
 	}
-	s := &CRLs{byIssuer: map[string]*crl{}}
+	s := &CRLs{byIssuer: map[string]*crl{}, where: where}
 	h := sha256.New()
 	for i, der := range lists {
 		l, err := x509.ParseRevocationList(der)
@@ -262,7 +262,6 @@ func newCRLs(lists [][]byte, where string) (*CRLs, error) {
 		}
 		s.add(c)
 	}
-	s.n = len(lists)
 	h.Sum(s.Hash[:0])
 	return s, nil
 }
@@ -283,7 +282,7 @@ func (s *CRLs) with(o *CRLs) *CRLs {
 	case o == nil:
 		return s
 	}
-	m := &CRLs{byIssuer: make(map[string]*crl, len(s.byIssuer)+len(o.byIssuer)), n: s.n + o.n}
+	m := &CRLs{byIssuer: make(map[string]*crl, len(s.byIssuer)+len(o.byIssuer))}
 	for _, c := range s.byIssuer {
 		m.add(c)
 	}

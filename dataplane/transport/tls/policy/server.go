@@ -212,7 +212,11 @@ func newServerState(spec *ServerSpec, find Lookup) (*serverState, error) {
 
 // checkValidation refuses what Envoy refuses about the whole of a validation context.
 func checkValidation(v *Validation) error {
-	if v != nil && v.SPIFFE == nil && v.CA == nil && len(v.matchers()) > 0 {
+	switch {
+	case v == nil || v.SPIFFE != nil || v.CA != nil:
+	case v.CRL != nil:
+		return fmt.Errorf("Failed to load CRL from %s without trusted CA", v.CRL.where) //nolint:staticcheck // Envoy's text
+	case len(v.matchers()) > 0:
 		return errors.New("SAN-based verification of peer certificates without trusted CA is insecure and not allowed")
 	}
 	return nil
