@@ -113,6 +113,8 @@ func TestCertificate_WhenAPairIsGood_ThenItIsTaken(t *testing.T) {
 	p256, p384, p521, r2048 := selfSigned(t, ecdsaKey(t, elliptic.P256())), selfSigned(t, ecdsaKey(t, elliptic.P384())),
 		selfSigned(t, ecdsaKey(t, elliptic.P521())), selfSigned(t, rsaKey(t, 2048))
 	expired := selfSigned(t, ecdsaKey(t, elliptic.P256()), func(c *x509.Certificate) { c.NotAfter = time.Unix(1_700_000_100, 0) })
+	_, ed, _ := ed25519.GenerateKey(rand.Reader)
+	edwards := selfSigned(t, ed)
 	sec1, _ := x509.MarshalECPrivateKey(p256.key.(*ecdsa.PrivateKey))
 	tests := []struct {
 		name       string
@@ -123,6 +125,7 @@ func TestCertificate_WhenAPairIsGood_ThenItIsTaken(t *testing.T) {
 		{"P-384", p384, p384.chain(), p384.private(t)},
 		{"P-521", p521, p521.chain(), p521.private(t)},
 		{"RSA-2048", r2048, r2048.chain(), r2048.private(t)},
+		{"Ed25519", edwards, edwards.chain(), edwards.private(t)},
 		{"PKCS #1", r2048, r2048.chain(), encode("RSA PRIVATE KEY", x509.MarshalPKCS1PrivateKey(r2048.key.(*rsa.PrivateKey)))},
 		{"SEC 1", p256, p256.chain(), encode("EC PRIVATE KEY", sec1)},
 		{"parameters before the key", p256, p256.chain(), encode("EC PARAMETERS", []byte{6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7}) + p256.private(t)},
@@ -147,8 +150,6 @@ func TestCertificate_WhenAPairIsBroken_ThenItIsRefusedWithPathAndReason(t *testi
 	good, other := selfSigned(t, ecdsaKey(t, elliptic.P256())), selfSigned(t, ecdsaKey(t, elliptic.P256()))
 	r2048, small := selfSigned(t, rsaKey(t, 2048)), selfSigned(t, rsaKey(t, 1024))
 	p224 := selfSigned(t, ecdsaKey(t, elliptic.P224()))
-	_, ed, _ := ed25519.GenerateKey(rand.Reader)
-	edwards := selfSigned(t, ed)
 	legacy := string(pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Headers: map[string]string{"Proc-Type": "4,ENCRYPTED", "DEK-Info": "AES-128-CBC,00"}, Bytes: []byte{1}}))
 	half := good.chain()[:len(good.chain())/2]
 	halfKey := good.private(t)[:len(good.private(t))/2]
@@ -165,7 +166,6 @@ func TestCertificate_WhenAPairIsBroken_ThenItIsRefusedWithPathAndReason(t *testi
 		{"garbage key", good.chain(), encode("PRIVATE KEY", []byte{1, 2, 3}), "tls_certificate.private_key: Failed to load private key from <inline>"},
 		{"RSA-1024", small.chain(), small.private(t), "only RSA certificates with 2048-bit or larger keys are supported"},
 		{"P-224", p224.chain(), p224.private(t), "only P-256, P-384 or P-521 ECDSA certificates are supported"},
-		{"Ed25519", edwards.chain(), edwards.private(t), "only RSA and ECDSA certificates are supported"},
 		{"encrypted PKCS #8", good.chain(), encode("ENCRYPTED PRIVATE KEY", []byte{1}), "password-protected keys are not supported"},
 		{"encrypted PEM", r2048.chain(), legacy, "password-protected keys are not supported"},
 	}

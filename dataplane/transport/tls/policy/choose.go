@@ -4,6 +4,7 @@ package policy
 
 import (
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
@@ -160,8 +161,11 @@ func (c *chooser) stapled(i int) (staple, ok bool) {
 }
 
 // slow tells whether a signature by key should not be waited for on a worker's thread: RSA takes about a millisecond, and keys of other kinds than the
-// standard library's ECDSA are held elsewhere.
+// standard library's ECDSA and Ed25519 are held elsewhere.
 func slow(key any) bool {
-	_, fast := key.(*ecdsa.PrivateKey)
-	return !fast
+	switch key.(type) {
+	case *ecdsa.PrivateKey, ed25519.PrivateKey:
+		return false
+	}
+	return true
 }

@@ -5,6 +5,7 @@ package policy
 import (
 	"crypto"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rsa"
 	"crypto/sha256"
@@ -93,8 +94,9 @@ func checkPublic(key any, where string) error {
 		if k.Curve != elliptic.P256() && k.Curve != elliptic.P384() && k.Curve != elliptic.P521() {
 			return fmt.Errorf("Failed to load certificate chain from %s, only P-256, P-384 or P-521 ECDSA certificates are supported", where) //nolint:staticcheck // Envoy's text
 		}
+	case ed25519.PublicKey:
 	default:
-		return fmt.Errorf("Failed to load certificate chain from %s, only RSA and ECDSA certificates are supported", where) //nolint:staticcheck // Envoy's text
+		return fmt.Errorf("Failed to load certificate chain from %s, only RSA, ECDSA and Ed25519 certificates are supported", where) //nolint:staticcheck // Envoy's text
 	}
 	return nil
 }

@@ -238,7 +238,18 @@ func (u *serverUse) verify(cs tls.ConnectionState) error {
 	if len(cs.PeerCertificates) == 0 {
 		return nil // crypto/tls has refused the client when it must have one
 	}
+	if !u.st.verify.asks() { // require_client_certificate without a validation context: Envoy takes any certificate
+		u.w.attach(&cs)
+		return nil
+	}
 	return u.w.verify(u.st.verify, &cs, wanted{})
+}
+
+// attach tells who the peer says it is, without having validated anything.
+func (w *Worker) attach(cs *tls.ConnectionState) {
+	if w.h.Peer != nil {
+		w.h.Peer(w.peer(peerKeyOf(cs.PeerCertificates), cs.PeerCertificates), false)
+	}
 }
 
 // verify validates the peer of a handshake, or finds that it did lately, and attaches who it is.
@@ -364,9 +375,7 @@ func (x *clientTarget) verify(cs tls.ConnectionState) error {
 		return failUnverified // crypto/tls does not let this happen: servers always have a certificate
 	}
 	if !f.asks() && x.want == (wanted{}) { // no validation context: Envoy takes any certificate
-		if u.w.h.Peer != nil {
-			u.w.h.Peer(u.w.peer(peerKeyOf(cs.PeerCertificates), cs.PeerCertificates), false)
-		}
+		u.w.attach(&cs)
 		return nil
 	}
 	return u.w.verify(f, &cs, x.want)
