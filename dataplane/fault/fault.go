@@ -108,9 +108,11 @@ const (
 
 	// Found by an HTTP/2 codec. None has a local reply: the stream or the connection is reset.
 	H2Protocol        // a violation of the framing layer
+	H2Content         // more or less content than content-length says
 	H2Messaging       // a malformed message
 	H2InvalidField    // a malformed field or pseudo-header
-	H2TooManyHeaders  // max_headers_count or max_request_headers_kb
+	H2TooManyHeaders  // max_headers_count
+	H2HeadersTooLarge // max_request_headers_kb
 	H2Underscore      // underscore in a header name with REJECT_REQUEST
 	H2EmptyFrames     // max_consecutive_inbound_frames_with_empty_payload
 	H2Flood           // another limit on inbound frames
@@ -183,8 +185,10 @@ var rows = [numKinds]Row{
 	H2Protocol:        {0, "", FlagDPE, "http2.unknown.nghttp2.error", true},
 	H2Messaging:       {0, "", FlagDPE, "http2.violation.of.messaging.rule", true},
 	H2InvalidField:    {0, "", FlagDPE, "http2.invalid.header.field", true},
-	H2TooManyHeaders:  {0, "", FlagDPE, "http2.too_many_headers", false},
-	H2Underscore:      {0, "", FlagDPE, "http2.unexpected_underscore", false},
+	H2TooManyHeaders:  {0, "", FlagDR, "http2.too_many_headers", false},
+	H2HeadersTooLarge: {0, "", FlagDR, "http2.header_list_size_too_large", false},
+	H2Content:         {0, "", FlagDPE, "http2.remote_reset", false},
+	H2Underscore:      {0, "", FlagDR, "http2.unexpected_underscore", false},
 	H2EmptyFrames:     {0, "", FlagDPE, "http2.inbound_empty_frames_flood", true},
 	H2Flood:           {0, "", FlagDPE, "http2.unknown.nghttp2.error", true},
 	H2OutboundFlood:   {0, "", FlagDPE, "http2.outbound_frames_flood", true},

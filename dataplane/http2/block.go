@@ -159,10 +159,13 @@ func (c *Conn) request(block []byte, ev *Event) bool {
 	switch {
 	case id&1 == 0:
 		return c.protocolError()
-	case id <= c.lastPeer:
+	case id <= c.highest:
 		return c.stray(block, false)
-	case c.fl&cGoawayOut != 0 && id > c.goawayOut: // it knows, or will soon
+	}
+	c.highest = id
+	if c.fl&cGoawayOut != 0 && id > c.goawayOut { // it knows, or will soon
 		c.decode(block, &message{})
+		c.closed.add(id, true)
 		return false
 	}
 	c.lastPeer = id
@@ -178,7 +181,7 @@ func (c *Conn) request(block []byte, ev *Event) bool {
 	s := c.sh.get()
 	s.id, s.opened, s.fl = id, c.now, sHeadIn
 	s.sendWin, s.recvWin, s.recvSize = c.peerWindow, c.ourWindow, c.ourWindow
-	m := message{h: ev.Head, s: s, end: c.fl&cBlockEnd != 0}
+	m := message{h: ev.Head, s: s, end: c.fl&cBlockEnd != 0, lax: c.o.Lax}
 	k := fault.H2Protocol
 	if c.fl&cSelfDep == 0 {
 		k = c.decode(block, &m)
@@ -206,11 +209,20 @@ func (c *Conn) badRequest(id uint32, k fault.Kind, ev *Event) bool {
 	if c.countHead(k); c.fl&cFailed != 0 {
 		return false
 	}
-	if c.reject(id, CodeProtocol); !c.early(nil) {
+	if c.reject(id, headCode(k)); !c.early(nil) {
 		return false
 	}
-	ev.Kind, ev.ID, ev.Code, ev.Fault = EventReset, id, CodeProtocol, k
+	ev.Kind, ev.ID, ev.Code, ev.Fault = EventReset, id, headCode(k), k
 	return true
+}
+
+// headCode is the code of the RST_STREAM for a head or trailers with the fault k: as Envoy's, limits and policies are no protocol errors.
+func headCode(k fault.Kind) Code {
+	switch k {
+	case fault.H2TooManyHeaders, fault.H2HeadersTooLarge, fault.H2Underscore:
+		return CodeInternal
+	}
+	return CodeProtocol
 }
 
 // countHead counts the fault of a head or trailers, and fails the connection if that is its end.
@@ -218,9 +230,11 @@ func (c *Conn) countHead(k fault.Kind) {
 	switch k {
 	case fault.H2TooManyHeaders:
 		c.counts.inc(CountHeaderOverflow)
+	case fault.H2HeadersTooLarge:
+		c.counts.inc(CountHeaderListTooLarge)
 	case fault.H2Underscore:
 		c.counts.inc(CountRejectedUnderscores)
-	case fault.H2Protocol:
+	case fault.H2Protocol, fault.H2Content:
 	default:
 		if c.o.StreamErrors {
 			c.counts.inc(CountRxMessagingError)
@@ -263,7 +277,7 @@ func (c *Conn) take(s *Stream, k fault.Kind, kind EventKind, end bool, ev *Event
 		if c.countHead(k); c.fl&cFailed != 0 {
 			return false
 		}
-		return c.streamError(s, CodeProtocol, k, ev)
+		return c.streamError(s, headCode(k), k, ev)
 	}
 	if end {
 		s.fl |= sRemoteEnd
@@ -284,7 +298,9 @@ func (c *Conn) decode(block []byte, m *message) fault.Kind {
 				c.fail(CodeEnhanceYourCalm, fault.H2TooManyHeaders, CountHeaderBomb)
 				return fault.H2TooManyHeaders
 			}
-			k = fault.H2TooManyHeaders
+			if k = fault.H2TooManyHeaders; count <= c.o.MaxHeaders {
+				k = fault.H2HeadersTooLarge
+			}
 			continue
 		}
 		if k != fault.None || m.ignores() {

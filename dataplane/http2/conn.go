@@ -119,7 +119,8 @@ type Conn struct {
 	// Worker: streams
 	streams    streams
 	closed     closed
-	lastPeer   uint32 // server: highest stream the peer opened
+	lastPeer   uint32 // server: highest stream that was taken
+	highest    uint32 // server: highest stream the peer opened
 	lastOwn    uint32 // client: highest stream we opened
 	goawayIn   uint32 // last-stream-id of the peer's GOAWAY
 	goawayOut  uint32 // last-stream-id of ours

@@ -12,6 +12,7 @@ const (
 	CountDroppedUnderscores Counter = iota
 	CountGoawaySent
 	CountHeaderOverflow
+	CountHeaderListTooLarge
 	CountEmptyFramesFlood
 	CountPriorityFlood
 	CountWindowUpdateFlood
@@ -34,7 +35,7 @@ const (
 )
 
 var counterNames = [numCounters]string{
-	"dropped_headers_with_underscores", "goaway_sent", "header_overflow", "inbound_empty_frames_flood", "inbound_priority_frames_flood",
+	"dropped_headers_with_underscores", "goaway_sent", "header_overflow", "header_list_size_too_large", "inbound_empty_frames_flood", "inbound_priority_frames_flood",
 	"inbound_window_update_frames_flood", "keepalive_timeout", "outbound_control_flood", "outbound_flood", "requests_rejected_with_underscores_in_headers",
 	"rx_messaging_error", "rx_reset", "stream_refused_errors", "trailers", "tx_reset", "premature_resets", "inbound_continuation_flood", "header_bomb",
 	"inbound_settings_flood", "settings_timeout", "protocol_error",

@@ -96,11 +96,19 @@ func validScheme(b []byte) bool {
 	return len(b) > 0
 }
 
-// validPath: RFC 9113 section 8.3.1; the octets are those that HTTP/1 lets through.
-func validPath(b []byte, options bool) bool {
-	if len(b) == 0 || b[0] != '/' && !(options && len(b) == 1 && b[0] == '*') {
-		return false
+// trimBlanks removes blanks at both ends.
+func trimBlanks(b []byte) []byte {
+	for len(b) > 0 && (b[0] == ' ' || b[0] == '\t') {
+		b = b[1:]
 	}
+	for len(b) > 0 && (b[len(b)-1] == ' ' || b[len(b)-1] == '\t') {
+		b = b[:len(b)-1]
+	}
+	return b
+}
+
+// validPath reports whether the octets are those that HTTP/1 lets through.
+func validPath(b []byte) bool {
 	for _, c := range b {
 		if c <= ' ' || c >= 0x7f {
 			return false

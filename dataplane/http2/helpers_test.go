@@ -193,7 +193,7 @@ func (p *peer) frame(t *testing.T, words []string) []byte {
 		case name == "u32" && hasValue:
 			v, _ := strconv.ParseUint(value, 10, 32)
 			payload = append(payload, byte(v>>24), byte(v>>16), byte(v>>8), byte(v))
-		case strings.HasPrefix(w, "set") && hasValue:
+		case strings.HasPrefix(w, "set") && hasValue && name[3] >= '0' && name[3] <= '9':
 			k, _ := strconv.Atoi(name[3:])
 			v, _ := strconv.ParseUint(value, 10, 32)
 			payload = append(payload, byte(k>>8), byte(k), byte(v>>24), byte(v>>16), byte(v>>8), byte(v))

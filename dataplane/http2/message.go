@@ -26,6 +26,7 @@ type message struct {
 	end        bool
 	response   bool
 	trailers   bool
+	lax        bool
 	ordinary   bool // an ordinary field was seen: no pseudo-header may follow
 }
 
@@ -79,7 +80,7 @@ func (m *message) undo() {
 func (m *message) pseudo(f *hpack.Field, o *Options) fault.Kind {
 	bit := uint16(1) << f.Pseudo
 	if m.trailers || m.ordinary || m.seen&bit != 0 || m.response != (f.Pseudo == hpack.PseudoStatus) {
-		return fault.H2Messaging
+		return fault.H2InvalidField
 	}
 	m.seen |= bit
 	h := m.h
@@ -87,11 +88,11 @@ func (m *message) pseudo(f *hpack.Field, o *Options) fault.Kind {
 	case hpack.PseudoStatus:
 		v := f.Value
 		if len(v) != 3 {
-			return fault.H2Messaging
+			return fault.H2InvalidField
 		}
 		for _, d := range v {
 			if d < '0' || d > '9' {
-				return fault.H2Messaging
+				return fault.H2InvalidField
 			}
 			h.Status = h.Status*10 + uint16(d-'0')
 		}
@@ -111,17 +112,17 @@ func (m *message) pseudo(f *hpack.Field, o *Options) fault.Kind {
 		}
 		h.Authority, h.HostCount = h.A.Put(f.Value), 1
 	case hpack.PseudoPath:
-		if !validPath(f.Value, true) {
+		if !validPath(f.Value) {
 			return fault.H2InvalidField
 		}
 		h.Target = h.A.Put(f.Value)
 	case hpack.PseudoProtocol:
 		if !o.AllowConnect || !validMethod(f.Value) {
-			return fault.H2Messaging
+			return fault.H2InvalidField
 		}
 		m.protocol = h.A.Put(f.Value)
 	default:
-		return fault.H2Messaging
+		return fault.H2InvalidField
 	}
 	return fault.None
 }
@@ -140,10 +141,15 @@ func (m *message) field(f *hpack.Field, c *Conn) fault.Kind {
 				f.Mark = markUnderscore
 			}
 		}
+		if c.o.Lax {
+			f.Value = trimBlanks(f.Value)
+		}
 		if !validValue(f.Value) {
 			return fault.H2InvalidField
 		}
-		c.dec.SetMark(f.Mark)
+		if !c.o.Lax { // a mark says that the value is good as it is
+			c.dec.SetMark(f.Mark)
+		}
 	}
 	if f.Mark == markUnderscore {
 		if drop, k := m.underscore(f, c.o); drop || k != fault.None {
@@ -196,13 +202,13 @@ func (m *message) underscore(f *hpack.Field, o *Options) (drop bool, k fault.Kin
 func (m *message) known(f *hpack.Field) (keep bool, k fault.Kind) {
 	switch f.ID {
 	case httpmsg.IDConnection, httpmsg.IDKeepAlive, httpmsg.IDProxyConnection, httpmsg.IDTransferEncoding, httpmsg.IDUpgrade:
-		return false, fault.H2Messaging // section 8.2.2
+		return false, fault.H2InvalidField // section 8.2.2
 	case httpmsg.IDTE:
 		if m.response {
 			return true, fault.None
 		}
 		if !equalFold(f.Value, "trailers") {
-			return false, fault.H2Messaging
+			return false, fault.H2InvalidField
 		}
 		if m.h != nil {
 			m.h.TrailersOK = true
@@ -213,7 +219,7 @@ func (m *message) known(f *hpack.Field) (keep bool, k fault.Kind) {
 		}
 		n, ok := parseLength(f.Value)
 		if m.lengths++; !ok || m.lengths > 1 {
-			return false, fault.H2Messaging
+			return false, fault.H2InvalidField
 		}
 		m.length = n
 	case httpmsg.IDHost:
@@ -221,7 +227,7 @@ func (m *message) known(f *hpack.Field) (keep bool, k fault.Kind) {
 			return !m.trailers, fault.None
 		}
 		if m.hosts++; m.hosts > 1 {
-			return false, fault.H2Messaging
+			return false, fault.H2InvalidField
 		}
 		if m.seen&(1<<hpack.PseudoAuthority) == 0 {
 			if !httpmsg.ValidAuthority(f.Value, false) {
@@ -251,7 +257,7 @@ func (m *message) finish() fault.Kind {
 		return fault.None
 	case m.trailers:
 		if m.end && !(m.s.fl&sUnframed != 0 || m.s.left == 0) {
-			return fault.H2Messaging
+			return fault.H2Content
 		}
 		return fault.None
 	}
@@ -269,13 +275,13 @@ func (m *message) finishRequest() fault.Kind {
 	has := func(p hpack.Pseudo) bool { return m.seen&(1<<p) != 0 }
 	connect, extended := h.Method == httpmsg.MethodConnect, has(hpack.PseudoProtocol)
 	switch {
-	case !has(hpack.PseudoMethod), extended && !connect:
+	case !has(hpack.PseudoMethod), extended && !connect, h.HostCount == 0:
 		return fault.H2Messaging
 	case connect && !extended:
-		if has(hpack.PseudoScheme) || has(hpack.PseudoPath) || !has(hpack.PseudoAuthority) || !httpmsg.ValidHostPort(h.Host()) {
+		if has(hpack.PseudoScheme) || has(hpack.PseudoPath) || !has(hpack.PseudoAuthority) || !m.lax && !httpmsg.ValidHostPort(h.Host()) {
 			return fault.H2Messaging
 		}
-	case !has(hpack.PseudoScheme), !has(hpack.PseudoPath), h.Path()[0] == '*' && h.Method != httpmsg.MethodOptions:
+	case !has(hpack.PseudoScheme), !has(hpack.PseudoPath), !m.pathForm():
 		return fault.H2Messaging
 	}
 	if connect {
@@ -291,6 +297,12 @@ func (m *message) finishRequest() fault.Kind {
 		return fault.None
 	}
 	return m.framing()
+}
+
+// pathForm: a path starts with a slash, or is the asterisk of OPTIONS.
+func (m *message) pathForm() bool {
+	p := m.h.Path()
+	return len(p) > 0 && (p[0] == '/' || len(p) == 1 && p[0] == '*' && m.h.Method == httpmsg.MethodOptions)
 }
 
 // framing settles how long the content is (RFC 9113 section 8.1.1).

@@ -51,6 +51,7 @@ type Options struct {
 	MaxHeaderBytes int // max_request_headers_kb or max_response_headers_kb, in bytes: decoded names and values plus 32 for each
 	MaxHeaders     int // max_headers_count, pseudo-headers and every cookie crumb included
 	Underscores    http1.Underscore
+	Lax            bool // takes what Envoy takes (docs/differences.md)
 
 	PrematureResets   uint32    // overload.premature_reset_total_stream_count; server role; 0 = off
 	PrematureLifetime sys.Nanos // overload.premature_reset_min_stream_lifetime_seconds
@@ -85,14 +86,14 @@ const (
 	// maxFrame is the longest payload we take, and send: SETTINGS_MAX_FRAME_SIZE stays at its initial value (RFC 9113 section 4.2), as Envoy's does.
 	maxFrame = 1 << 14
 
-	// maxSettings bounds the entries of one SETTINGS frame; there are eight names.
-	maxSettings = 64
+	// maxSettings bounds the entries of one SETTINGS frame; there are eight names. The number is Envoy's.
+	maxSettings = 32
 
 	// bombFactor times the header limits ends the connection: a block that is over them is decoded on, as both ends' tables must stay equal, but not for ever.
 	bombFactor = 4
 
 	// minContinuations is how many CONTINUATION frames a block may have at least; see maxContinuations.
-	minContinuations = 8
+	minContinuations = 64
 
 	// headRoom is how much output beyond OutputLimit a server takes before it stops reading: heads, which no flow control holds back.
 	headRoom = 1 << 20

@@ -291,11 +291,13 @@ func simulate(t *testing.T, seed uint64) bool {
 	co.PrematureResets, so.PrematureResets = 1<<30, 1<<30
 	p := newPair(co, so)
 	var wires [2][]byte
-	carry := func(from, to *side, wire *[]byte) {
+	tap := [2]bytes.Buffer{}
+	carry := func(from, to *side, wire *[]byte, tap *bytes.Buffer) {
 		from.writable()
 		if out := from.c.Pending(); len(out) > 0 {
 			n := 1 + r.IntN(len(out))
 			*wire = append(*wire, out[:n]...)
+			tap.Write(out[:n])
 			from.c.Sent(n)
 		}
 		if len(*wire) > 0 {
@@ -324,8 +326,8 @@ func simulate(t *testing.T, seed uint64) bool {
 				}
 			}
 		}
-		carry(&p.client, &p.server, &wires[0])
-		carry(&p.server, &p.client, &wires[1])
+		carry(&p.client, &p.server, &wires[0], &tap[0])
+		carry(&p.server, &p.client, &wires[1], &tap[1])
 		if p.client.failed || p.server.failed {
 			t.Errorf("failed: client %v %s, server %v %s", p.client.failed, p.client.c.code, p.server.failed, p.server.c.code)
 			return false
@@ -342,15 +344,16 @@ func simulate(t *testing.T, seed uint64) bool {
 		t.Errorf("%d started, %d done, %d reset", started, p.client.done, p.client.resets)
 		return false
 	}
-	return windowsWhole(t, p, wires)
+	return windowsWhole(t, p, wires, &tap) && wellFormed(t, tap[0].Bytes()[len(preface):], co.HpackTableSize) && wellFormed(t, tap[1].Bytes(), so.HpackTableSize)
 }
 
 // windowsWhole checks that no credit of a connection got lost: what one side may send and what is on its way back is what the other side gave.
-func windowsWhole(t *testing.T, p *pair, wires [2][]byte) bool {
+func windowsWhole(t *testing.T, p *pair, wires [2][]byte, tap *[2]bytes.Buffer) bool {
 	for range 1000 {
 		for i, s := range []*side{&p.client, &p.server} {
 			o := []*side{&p.server, &p.client}[i]
 			wires[i] = append(wires[i], s.c.Pending()...)
+			tap[i].Write(s.c.Pending())
 			s.c.Sent(len(s.c.Pending()))
 			o.feed(wires[i], p.now)
 			wires[i] = nil

@@ -114,7 +114,7 @@ func (c *Conn) emptyFrame(empty bool) {
 // idle reports that no stream of that id was ever opened by the end whose right that is.
 func (c *Conn) idle(id uint32) bool {
 	if c.role == Server {
-		return id&1 == 0 || id > c.lastPeer
+		return id&1 == 0 || id > c.highest
 	}
 	return id&1 == 0 || id > c.lastOwn
 }
@@ -194,7 +194,7 @@ func (c *Conn) beginContent(ev *Event) bool {
 	if !c.content(s, int64(n), end) {
 		c.skip()
 		c.consume(s, int32(n))
-		return c.invalid(s, fault.H2Messaging, ev)
+		return c.streamError(s, CodeProtocol, fault.H2Content, ev)
 	}
 	c.phase = phData
 	if c.left > 0 {
@@ -386,14 +386,4 @@ func (c *Conn) streamError(s *Stream, code Code, k fault.Kind, ev *Event) bool {
 	}
 	ev.Kind, ev.Stream, ev.ID, ev.Code, ev.Fault = EventReset, s, s.id, code, k
 	return true
-}
-
-// invalid acts on a malformed message (RFC 9113 section 8.1.1): the stream's end with StreamErrors, the connection's otherwise.
-func (c *Conn) invalid(s *Stream, k fault.Kind, ev *Event) bool {
-	if !c.o.StreamErrors {
-		c.fail(CodeProtocol, k, CountRxMessagingError)
-		return false
-	}
-	c.counts.inc(CountRxMessagingError)
-	return c.streamError(s, CodeProtocol, k, ev)
 }
