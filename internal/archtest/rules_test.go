@@ -16,9 +16,9 @@ var order = []string{
 	"dataplane/loop", "dataplane/conn", "dataplane/mux", "dataplane/pool", "dataplane/upstream", "dataplane/tunnel", "dataplane/exchange", "dataplane/listener",
 	"dataplane/worker", "dataplane/fleet",
 	// Floor 3, control tower.
-	"xds/registry", "xds/resource", "xds/bootstrap", "xds/ads", "xds/transport", "xds/compile/matcher", "xds/compile/codec", "xds/compile/accesslog",
+	"xds/registry", "xds/resource", "xds/bootstrap", "xds/ads", "xds/compile/matcher", "xds/compile/codec", "xds/compile/accesslog",
 	"xds/compile/endpoint", "xds/compile/lbpolicy", "xds/compile/statsconfig", "xds/compile/secret", "xds/compile/transportsocket", "xds/compile/route", "xds/compile/listener", "xds/compile/cluster",
-	"xds/controller",
+	"xds/transport", "xds/controller",
 	// Floor 4, services of the process.
 	"ebpf", "internal/export", "internal/resolve", "internal/hotrestart", "internal/admin",
 	// Floor 5, assembly.

@@ -15,6 +15,7 @@ import (
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/encoding/prototext"
@@ -108,6 +109,8 @@ type GRPCService struct {
 	Name string
 	// Authority overrides the :authority header; "" means the cluster name or the target.
 	Authority string
+	// Secrets are the static ones, which the cluster's transport socket may name.
+	Secrets []*tlsv3.Secret
 	// Metadata is sent with each stream.
 	Metadata map[string]string
 }

@@ -160,6 +160,7 @@ func (d *digester) grpcService(g *corev3.GrpcService, at registry.Path) GRPCServ
 	case *corev3.GrpcService_EnvoyGrpc_:
 		out.Name, out.Authority = t.EnvoyGrpc.GetClusterName(), t.EnvoyGrpc.GetAuthority()
 		out.Cluster = d.c.Cluster(out.Name)
+		out.Secrets = d.c.Proto.GetStaticResources().GetSecrets()
 		if out.Cluster == nil {
 			d.fail(at.Field("envoy_grpc.cluster_name"), "there is no static cluster %q", out.Name)
 		}

@@ -13,6 +13,8 @@
 // Non-aggregated mode opens one stream per resource type with all names on it; Envoy opens one per subscription. Servers see the same
 // requests with more names each.
 //
+// TLS: an envoy_grpc cluster's UpstreamTlsContext holds for the connection as it would for traffic; see security.
+//
 // Owner: the controller calls; each Runner has its own goroutines (a reader and a writer per gRPC stream, one per file). Limits: 1,024
 // queued requests, responses up to 2 GiB - 1.
 package transport

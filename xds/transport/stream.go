@@ -214,8 +214,12 @@ func (s *Stream) serve(ctx context.Context, cancel context.CancelFunc, t *Target
 }
 
 func connect(t *Target) (*grpc.ClientConn, error) {
+	creds := insecure.NewCredentials()
+	if t.security != nil {
+		creds = tlsCredentials{t.security}
+	}
 	opts := []grpc.DialOption{
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithTransportCredentials(creds),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return t.dial(ctx) }),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(math.MaxInt32), grpc.MaxCallSendMsgSize(math.MaxInt32)),
 		grpc.WithDisableServiceConfig(), grpc.WithDisableRetry(), grpc.WithIdleTimeout(0), grpc.WithUserAgent("sidecar"),

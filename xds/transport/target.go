@@ -16,6 +16,7 @@ import (
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 
 	"sidecar/xds/bootstrap"
 	"sidecar/xds/registry"
@@ -37,6 +38,8 @@ type Endpoint struct {
 	Address string
 	// Priority of the endpoint; lower ones are tried first.
 	Priority uint32
+	// Host is the name of the endpoint, for auto_host_sni: its hostname, or the name that is resolved.
+	Host string
 }
 
 // Target is a gRPC server to dial. Immutable after TargetOf.
@@ -51,12 +54,14 @@ type Target struct {
 	ConnectTimeout time.Duration
 	// TCPKeepalive is the idle time before the first probe; 0 means the system's default.
 	TCPKeepalive time.Duration
+	// security is nil for plain text.
+	security *security
 	// Ping is the HTTP/2 keep-alive interval; 0 sends none, which is Envoy's default.
 	Ping, PingTimeout time.Duration
 }
 
 // TargetOf resolves a gRPC service of the bootstrap into something to dial. It refuses, with the field, what would change who is talked
-// to: TLS (an error that is registry.ErrLater), cluster types without addresses of their own.
+// to: TLS that cannot be had as configured, cluster types without addresses of their own.
 func TargetOf(s bootstrap.GRPCService) (*Target, error) {
 	if s.Cluster == nil {
 		e, err := parseTargetURI(s.Target)
@@ -79,6 +84,7 @@ func TargetOf(s bootstrap.GRPCService) (*Target, error) {
 		errs = append(errs, fmt.Errorf("cluster %q: %w", c.GetName(), &registry.FieldError{Path: at, Err: fmt.Errorf(format, args...)}))
 	}
 	t.checkCluster(c, fail)
+	t.secure(c, s.Secrets, func(err error) { errs = append(errs, fmt.Errorf("cluster %q: %w", c.GetName(), err)) })
 	t.endpoints(c.GetLoadAssignment(), fail)
 	if len(errs) == 0 && len(t.Endpoints) == 0 {
 		fail("load_assignment", "has no endpoint")
@@ -101,11 +107,23 @@ func (t *Target) checkCluster(c *clusterv3.Cluster, fail failFunc) {
 	if c.GetClusterType() != nil {
 		fail("cluster_type", "a control plane cannot be reached through a custom cluster")
 	}
-	if ts := c.GetTransportSocket(); ts != nil && !strings.HasSuffix(ts.GetTypedConfig().GetTypeUrl(), "raw_buffer.v3.RawBuffer") && ts.GetName() != "envoy.transport_sockets.raw_buffer" {
-		fail("transport_socket", "%q to a control plane is not supported: %w", ts.GetName(), registry.ErrLater)
-	}
 	if len(c.GetTransportSocketMatches()) > 0 {
 		fail("transport_socket_matches", "not supported for a control plane: %w", registry.ErrLater)
+	}
+}
+
+// secure takes over the transport socket.
+func (t *Target) secure(c *clusterv3.Cluster, secrets []*tlsv3.Secret, fail func(error)) {
+	ts := c.GetTransportSocket()
+	if ts == nil || (ts.GetTypedConfig() == nil && ts.GetName() == "envoy.transport_sockets.raw_buffer") {
+		return
+	}
+	s, err := newSecurity(c.GetName(), ts, secrets)
+	for _, e := range registry.Flatten(err) {
+		fail(e)
+	}
+	if err == nil && s.good != nil {
+		t.security = s
 	}
 }
 
@@ -132,10 +150,14 @@ func (t *Target) endpoints(cla *endpointv3.ClusterLoadAssignment, fail failFunc)
 					fail(at.Field("socket_address.named_port"), "named ports are not supported")
 					continue
 				}
+				host := e.GetEndpoint().GetHostname()
+				if host == "" && net.ParseIP(a.SocketAddress.GetAddress()) == nil {
+					host = a.SocketAddress.GetAddress()
+				}
 				t.Endpoints = append(t.Endpoints, Endpoint{"tcp",
-					net.JoinHostPort(a.SocketAddress.GetAddress(), strconv.Itoa(int(a.SocketAddress.GetPortValue()))), l.GetPriority()})
+					net.JoinHostPort(a.SocketAddress.GetAddress(), strconv.Itoa(int(a.SocketAddress.GetPortValue()))), l.GetPriority(), host})
 			case *corev3.Address_Pipe:
-				t.Endpoints = append(t.Endpoints, Endpoint{"unix", a.Pipe.GetPath(), l.GetPriority()})
+				t.Endpoints = append(t.Endpoints, Endpoint{"unix", a.Pipe.GetPath(), l.GetPriority(), e.GetEndpoint().GetHostname()})
 			default:
 				fail(at, "only socket_address and pipe are supported")
 			}
@@ -191,7 +213,7 @@ func (t *Target) dial(ctx context.Context) (net.Conn, error) {
 	for _, e := range order {
 		c, err := d.DialContext(ctx, e.Network, e.Address)
 		if err == nil {
-			return c, nil
+			return &dialed{c, e.Host}, nil
 		}
 		errs = append(errs, err)
 		if ctx.Err() != nil {

@@ -16,6 +16,12 @@ import (
 // Wired says whether connections speak TLS yet. While it is false, listeners and clusters refuse TLS contexts.
 const Wired = false
 
+// ControlPlane compiles the transport socket of a cluster for the sidecar's own connections, which speak TLS whatever Wired says. Otherwise as
+// Upstream.
+func ControlPlane(c *registry.Ctx, k *secret.Compiler, ts *corev3.TransportSocket, scope string) (Client, error) {
+	return compileUpstream(c, k, ts, scope)
+}
+
 // gate refuses a TLS context at c.Path while connections do not speak TLS.
 func gate(c *registry.Ctx, ts *corev3.TransportSocket) error {
 	if url, _, err := registry.Unwrap(ts.GetTypedConfig()); Wired || err != nil || !strings.HasSuffix(url, "TlsContext") {
