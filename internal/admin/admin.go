@@ -71,8 +71,8 @@ type Sources struct {
 	Certs      func() *adminv3.Certificates
 	// Secrets is what /certs?verbose adds: each secret with its stage and last error.
 	Secrets  func() any
-	InitDump   func() *adminv3.UnreadyTargetsDumps
-	Memory     func() *adminv3.Memory
+	InitDump func() *adminv3.UnreadyTargetsDumps
+	Memory   func() *adminv3.Memory
 
 	// Runtime returns the layer names and all entries; RuntimeModify writes to the admin layer, "" deletes. Its error becomes a 503.
 	Runtime       func() (layers []string, entries []RuntimeEntry)

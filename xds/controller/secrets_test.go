@@ -15,11 +15,14 @@ import (
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"sidecar/dataplane/route"
 	"sidecar/internal/telemetry/stats"
 	"sidecar/xds/ads"
 	"sidecar/xds/compile/cluster"
@@ -584,5 +587,43 @@ func TestPanic_WhenAResourceCannotBeCompiled_ThenOnlyItIsRefusedAndTheStackIsLog
 	}
 	if stacks != 1 {
 		t.Errorf("the stack was logged %d times", stacks)
+	}
+}
+
+func TestPanic_WhenARowOfTheRegistryPanics_ThenListenersAndRoutesAreRefusedAndTheOldOnesServe(t *testing.T) {
+	s := newSecretRig(t, ads.Delta)
+	good := s.c.cfg.Compile.Routes
+	s.c.cfg.Compile.Routes = func(c *Controller, ctx *registry.Ctx, rc *routev3.RouteConfiguration, hash uint64, static bool) (*route.Table, error) {
+		if rc.VirtualHosts[0].Domains[0] == "boom.test" {
+			panic("boom")
+		}
+		return good(c, ctx, rc, hash, static)
+	}
+	s.start()
+	if e := s.push(resource.Listener, []proto.Message{listenerOf("l", 10000, "", "c"), listenerOf("r", 10001, "rds", "")}); e != "" {
+		t.Fatal(e)
+	}
+	s.push(resource.RouteConfiguration, []proto.Message{routesTo("rds", "c")})
+	listener, table := s.c.listeners["l"].active, s.c.routes["rds"].table
+	bad := routesTo("rds", "d")
+	bad.VirtualHosts[0].Domains[0] = "boom.test"
+	if e := s.push(resource.RouteConfiguration, []proto.Message{bad}); !strings.Contains(e, `RDS "rds": panic while it was compiled, which is a bug in sidecar: boom`) {
+		t.Errorf("NACK %q", e)
+	}
+	h := &hcmv3.HttpConnectionManager{}
+	next := listenerOf("l", 10000, "", "d")
+	f := next.FilterChains[0].Filters[0].GetTypedConfig()
+	if err := f.UnmarshalTo(h); err != nil {
+		t.Fatal(err)
+	}
+	h.GetRouteConfig().VirtualHosts[0].Domains[0] = "boom.test"
+	if err := f.MarshalFrom(h); err != nil {
+		t.Fatal(err)
+	}
+	if e := s.push(resource.Listener, []proto.Message{next, listenerOf("sibling", 10002, "", "c")}); !strings.Contains(e, `LDS "l": panic while it was compiled`) {
+		t.Errorf("NACK %q", e)
+	}
+	if s.c.listeners["l"].active != listener || s.c.routes["rds"].table != table || !s.active("sibling") {
+		t.Error("something else than the resource itself is gone")
 	}
 }
