@@ -13,8 +13,10 @@ import (
 
 	"sidecar/internal/telemetry/stats"
 	"sidecar/xds/ads"
+	"sidecar/xds/bootstrap"
 	"sidecar/xds/registry"
 	"sidecar/xds/resource"
+	"sidecar/xds/transport"
 )
 
 // TLSContext is one DownstreamTlsContext or UpstreamTlsContext of a listener or cluster, as the controller sees it. The context is part of the model:
@@ -195,7 +197,9 @@ func (c *Controller) secretOf(ref *SecretRef) (*secretState, time.Duration, erro
 	st := c.secrets[k]
 	if st == nil {
 		st = c.newSecret(k)
-		st.counts.attempt()
+		if src.Kind != bootstrap.SourcePath { // Envoy counts no attempt for looking at a file
+			st.counts.attempt()
+		}
 		f.subscribe(resource.Secret, false, ref.Name)
 	}
 	return st, src.InitialFetchTimeout, nil
@@ -340,7 +344,20 @@ func (c *Controller) applySecrets(f *feed, d ads.Deliver) []ads.Rejection {
 		st.raw, st.version = hash, version
 		st.counts.accepted(version, time.Since(began))
 	}
+	if _, file := f.run.(*transport.File); file {
+		c.refuseAbsent(f, d)
+	}
 	return rej
+}
+
+// refuseAbsent tells those who wait for a secret that its file does not have it: other than from a server, nothing more comes by waiting.
+func (c *Controller) refuseAbsent(f *feed, d ads.Deliver) {
+	for _, st := range c.sortedSecrets() {
+		name := st.key.name
+		if st.key.feed == f && st.content == nil && !slices.ContainsFunc(d.Changed, func(r ads.Raw) bool { return r.Name == name }) {
+			c.refuseSecret(st, name, d.Version, nil, errors.New("is not in the file"))
+		}
+	}
 }
 
 // sameSecret counts a secret that was re-sent unchanged.

@@ -252,6 +252,39 @@ func TestSecrets_WhenTheyComeFromAFile_ThenAMoveOverItRotatesAndRubbishDoesNot(t
 	l.eventually("the recovery", func() bool { return x.state == "three+three" && len(l.c.rejected) == 0 })
 }
 
+func TestSecrets_WhenTheFileDoesNotHaveOne_ThenNobodyWaitsForIt(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "sds.yaml")
+	if err := os.WriteFile(path, []byte("resources: []\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	x := sourced(t, "{path_config_source: {path: "+path+"}}", "never") // 15 s
+	l := startLive(t, liveYAML("{socket_address: {address: 127.0.0.1, port_value: 1}}"), x)
+	l.eventually("going on without", func() bool { return l.active() && l.c.rejected["SDS/never"] != nil })
+	if x.state != "" {
+		t.Errorf("%q serves", x.state)
+	}
+}
+
+func TestSecrets_WhenTheFilesTheyNameAreSwapped_ThenTheWatcherTells(t *testing.T) {
+	dir := t.TempDir()
+	pair(t, dir, "1", "one", "key of one")
+	path, current := filepath.Join(dir, "sds.yaml"), filepath.Join(dir, "current")
+	if err := os.WriteFile(path, []byte(`resources:
+- {"@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret, name: a, tls_certificate: {certificate_chain: {filename: `+current+
+		`/tls.crt}, private_key: {filename: `+current+`/tls.key}, watched_directory: {path: `+dir+`}}}
+`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	x := sourced(t, "{path_config_source: {path: "+path+"}}", "a")
+	l := startLive(t, liveYAML("{socket_address: {address: 127.0.0.1, port_value: 1}}"), x)
+	for i, text := range []string{"one", "two", "three"} {
+		if i > 0 {
+			pair(t, dir, fmt.Sprint(i+1), text, "key of "+text)
+		}
+		l.eventually(text, func() bool { return l.active() && x.state == text })
+	}
+}
+
 // bound finds the feed of the context's secrets.
 func (x *context) bound(c *Controller) *feed {
 	for k := range c.secrets {
