@@ -17,6 +17,7 @@ import (
 	"sidecar/internal/admin"
 	"sidecar/internal/telemetry/stats"
 	"sidecar/xds/bootstrap"
+	"sidecar/xds/controller"
 )
 
 // tuneRuntime sets the Go runtime for latency. The data plane allocates nothing per request, so the collector only runs for control work; a P more
@@ -63,7 +64,7 @@ func cgroupMemory() int64 {
 	return 0
 }
 
-// runtimeLayers is the layered runtime: static layers in order, the admin layer with what /runtime_modify set.
+// runtimeLayers is the layered runtime: static layers, layers over xDS and the admin layer, in order.
 type runtimeLayers struct {
 	layers []bootstrap.RuntimeLayer
 	stats  *stats.Block
@@ -73,20 +74,28 @@ func newRuntimeLayers(b *bootstrap.Config, reg *stats.Registry) *runtimeLayers {
 	return &runtimeLayers{layers: b.Runtime, stats: reg.Scope("runtime.", stats.RuntimeDef).Control()}
 }
 
-// build makes one generation of final values; admin is what /runtime_modify set.
-func (r *runtimeLayers) build(admin map[string]string) *match.Runtime {
+// build makes one generation of final values.
+func (r *runtimeLayers) build(now controller.RuntimeValues) *match.Runtime {
 	vals := map[string]match.Value{}
-	for _, l := range r.layers {
-		if l.Admin {
-			for k, v := range admin {
-				vals[k] = textValue(v)
-			}
-			continue
-		}
-		flattenRuntime("", l.Static, vals)
+	for i := range r.layers {
+		layerValues(&r.layers[i], now, vals)
 	}
-	r.count(len(vals), len(admin))
+	r.count(len(vals), len(now.Admin))
 	return match.NewRuntime(vals)
+}
+
+// layerValues adds the values of one layer to out.
+func layerValues(l *bootstrap.RuntimeLayer, now controller.RuntimeValues, out map[string]match.Value) {
+	switch {
+	case l.Admin:
+		for k, v := range now.Admin {
+			out[k] = textValue(v)
+		}
+	case l.RTDS != nil:
+		flattenRuntime("", now.RTDS[l.Name], out)
+	default:
+		flattenRuntime("", l.Static, out)
+	}
 }
 
 // hasAdmin tells whether there is a layer for /runtime_modify.
@@ -95,18 +104,12 @@ func (r *runtimeLayers) hasAdmin() bool {
 }
 
 // entries lists every key with its text in each layer ("" where it is not set) and the value in force.
-func (r *runtimeLayers) entries(set map[string]string) (names []string, out []admin.RuntimeEntry) {
+func (r *runtimeLayers) entries(now controller.RuntimeValues) (names []string, out []admin.RuntimeEntry) {
 	at := map[string]int{}
 	for i, l := range r.layers {
 		names = append(names, l.Name)
 		vals := map[string]match.Value{}
-		if l.Admin {
-			for k, v := range set {
-				vals[k] = textValue(v)
-			}
-		} else {
-			flattenRuntime("", l.Static, vals)
-		}
+		layerValues(&r.layers[i], now, vals)
 		for k, v := range vals {
 			n, ok := at[k]
 			if !ok {

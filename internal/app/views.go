@@ -112,9 +112,9 @@ func memoryInfo() *adminv3.Memory {
 
 // runtimeEntries is /runtime: every key with its value in each layer.
 func (a *App) runtimeEntries() (names []string, out []admin.RuntimeEntry) {
-	var set map[string]string
-	a.ctl.Call(callTimeout, func() { set = a.ctl.AdminRuntime() })
-	return a.layers.entries(set)
+	var now controller.RuntimeValues
+	a.ctl.Call(callTimeout, func() { now = a.ctl.Runtime() })
+	return a.layers.entries(now)
 }
 
 func (a *App) rejections() []admin.Rejection {

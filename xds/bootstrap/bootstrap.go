@@ -133,8 +133,11 @@ type Admin struct {
 // RuntimeLayer is one layer of the runtime, lowest first.
 type RuntimeLayer struct {
 	Name string
-	// Static values; nil for the admin layer.
+	// Static values; nil for the other kinds.
 	Static *structpb.Struct
+	// RTDS is where the values of a layer over xDS come from, nil for the other kinds; Resource is its name there.
+	RTDS     *Source
+	Resource string
 	// Admin: the layer that /runtime_modify writes.
 	Admin bool
 }

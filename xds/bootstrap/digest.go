@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -81,7 +82,8 @@ func (d *digester) digest() {
 	}
 	c.LDS = d.source(dyn.GetLdsConfig(), "dynamic_resources.lds_config")
 	c.CDS = d.source(dyn.GetCdsConfig(), "dynamic_resources.cds_config")
-	if (c.ADS != nil || c.LDS.remote() || c.CDS.remote()) && (c.Node.GetId() == "" || c.Node.GetCluster() == "") {
+	rtds := slices.ContainsFunc(c.Runtime, func(l RuntimeLayer) bool { return l.RTDS.remote() })
+	if (c.ADS != nil || c.LDS.remote() || c.CDS.remote() || rtds) && (c.Node.GetId() == "" || c.Node.GetCluster() == "") {
 		d.fail("node", "id and cluster must be set (here, or with --service-node and --service-cluster) to use dynamic resources")
 	}
 }
@@ -230,7 +232,15 @@ func (d *digester) runtime() {
 			}
 			admin = true
 		}
-		d.c.Runtime = append(d.c.Runtime, RuntimeLayer{Name: l.GetName(), Static: l.GetStaticLayer(), Admin: l.GetAdminLayer() != nil})
+		x := RuntimeLayer{Name: l.GetName(), Static: l.GetStaticLayer(), Admin: l.GetAdminLayer() != nil}
+		if r := l.GetRtdsLayer(); r != nil {
+			at := at.Field("rtds_layer.rtds_config")
+			if x.RTDS = d.source(r.GetRtdsConfig(), at); x.RTDS == nil {
+				d.fail(at, "must be set")
+			}
+			x.Resource = r.GetName()
+		}
+		d.c.Runtime = append(d.c.Runtime, x)
 	}
 }
 

@@ -104,8 +104,9 @@ var Messages = registry.Messages{
 	"envoy.config.bootstrap.v3.LayeredRuntime": {"layers": registry.Supported},
 	"envoy.config.bootstrap.v3.RuntimeLayer": {
 		"name": registry.Supported, "static_layer": registry.Whole, "admin_layer": registry.Whole,
-		"disk_layer": registry.Later("runtime from disk"), "rtds_layer": registry.Later("RTDS"),
+		"disk_layer": registry.Later("runtime from disk"), "rtds_layer": registry.Supported,
 	},
+	"envoy.config.bootstrap.v3.RuntimeLayer.RtdsLayer": {"name": registry.Supported, "rtds_config": registry.Supported},
 	"envoy.config.bootstrap.v3.Admin": {
 		"access_log": registry.Whole, "access_log_path": registry.Supported, "address": registry.Whole, "allow_paths": registry.Whole,
 		"profile_path":             registry.Warn("profiles are not written to a file"),

@@ -25,8 +25,8 @@ type Compilers struct {
 	Listener listenercompile.Env
 	// Secrets compiles what TLS contexts and secrets hold.
 	Secrets *secret.Compiler
-	// Runtime builds one generation of runtime values from the layers and what the admin layer was set to.
-	Runtime func(admin map[string]string) *match.Runtime
+	// Runtime builds one generation of runtime values from the layers of the bootstrap and what changed since.
+	Runtime func(RuntimeValues) *match.Runtime
 	// Secret turns a secret into what contexts take as its content. It is given what files held, inline; only a static secret may still name files.
 	Secret func(ctx *registry.Ctx, s *tlsv3.Secret) (any, error)
 	// ListenerTLS and ClusterTLS list the TLS contexts of a compiled listener or cluster; nil functions know of none.

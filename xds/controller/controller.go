@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/structpb"
 
 	"sidecar/dataplane/hostset"
 	"sidecar/dataplane/match"
@@ -121,7 +122,8 @@ type Controller struct {
 	phase     initPhase
 	state     State
 	runtime   *match.Runtime
-	admin     map[string]string // the runtime's admin layer
+	values    RuntimeValues
+	layers    []*runtimeLayer // RTDS
 	cds, lds  *feed
 	cdsIn     bool // the first CDS response was handled, or its fetch timed out
 	ldsIn     bool
@@ -174,7 +176,7 @@ func New(cfg Config) *Controller {
 		start: time.Now(), in: snapshot.NewInterner(), feeds: map[string]*feed{}, clusters: map[string]*clusterState{},
 		services: map[serviceKey]*serviceState{}, listeners: map[string]*listenerState{}, routes: map[string]*routeState{},
 		addresses: map[addressKey]*addressOwner{}, uses: map[string]*use{}, rejected: map[string]*Rejected{}, skipped: map[string]bool{}, warnings: map[string]*Warned{},
-		admin: map[string]string{}, state: PreInitializing, secrets: map[secretKey]*secretState{}, contents: map[resource.Hash]*secretContent{},
+		values: RuntimeValues{Admin: map[string]string{}, RTDS: map[string]*structpb.Struct{}}, state: PreInitializing, secrets: map[secretKey]*secretState{}, contents: map[resource.Hash]*secretContent{},
 		fileUsers: map[string][]*secretState{}, panicked: map[string]bool{}}
 	c.fileWatch.changed = func(paths []string) { c.Post(func() { c.filesChanged(paths) }) }
 	if c.cfg.Log == nil {

@@ -80,16 +80,27 @@ type rig struct {
 
 func newRig(t testing.TB, v ads.Variant) *rig {
 	t.Helper()
+	return newRigWith(t, v, func(*bootstrap.Config) {})
+}
+
+// newRigWith is newRig with a bootstrap that the test completes.
+func newRigWith(t testing.TB, v ads.Variant, more func(*bootstrap.Config)) *rig {
+	t.Helper()
 	reg := stats.NewRegistry(1)
 	schema, err := registry.NewSchema(listenercompile.Messages)
 	if err != nil {
 		t.Fatal(err)
 	}
 	p := &plane{prepared: map[*snapshot.Listener]bool{}}
-	k := Compilers{Schema: schema, DrainTime: time.Hour, Runtime: func(admin map[string]string) *match.Runtime {
+	k := Compilers{Schema: schema, DrainTime: time.Hour, Runtime: func(now RuntimeValues) *match.Runtime {
 		vals := map[string]match.Value{}
-		for n, x := range admin {
+		for n, x := range now.Admin {
 			vals[n] = match.Value{Text: x}
+		}
+		for layer, x := range now.RTDS {
+			for n, v := range x.GetFields() {
+				vals[n] = match.Value{Text: layer + ":" + v.GetStringValue()}
+			}
 		}
 		return match.NewRuntime(vals)
 	}}
@@ -99,6 +110,7 @@ func newRig(t testing.TB, v ads.Variant) *rig {
 	}
 	boot := &bootstrap.Config{Proto: &bootstrapv3.Bootstrap{DynamicResources: &bootstrapv3.Bootstrap_DynamicResources{AdsConfig: &corev3.ApiConfigSource{}}},
 		CDS: &bootstrap.Source{Kind: bootstrap.SourceADS}, LDS: &bootstrap.Source{Kind: bootstrap.SourceADS}}
+	more(boot)
 	c := New(Config{Bootstrap: boot, Plane: p, Stats: reg, Compile: k, Resolver: noNames{}, Workers: 1})
 	w := &wire{}
 	f := &feed{c: c, key: "ads", version: map[resource.Type]string{}, session: ads.New(ads.Config{Variant: v}), run: w, started: true}
@@ -285,13 +297,13 @@ func TestRuntime_WhenTheAdminLayerChanges_ThenTheNextSnapshotHasIt(t *testing.T)
 	}
 	was := r.p.last.Epoch
 	set(map[string]string{"a.b": "1", "c": "2"})
-	if r.p.last.Epoch == was || fmt.Sprint(r.c.AdminRuntime()) != "map[a.b:1 c:2]" {
-		t.Errorf("epoch %d, layer %v", r.p.last.Epoch, r.c.AdminRuntime())
+	if r.p.last.Epoch == was || fmt.Sprint(r.c.Runtime().Admin) != "map[a.b:1 c:2]" {
+		t.Errorf("epoch %d, layer %v", r.p.last.Epoch, r.c.Runtime().Admin)
 	}
 	before := r.p.last.Runtime
 	set(map[string]string{"a.b": ""})
-	if r.p.last.Runtime == before || fmt.Sprint(r.c.AdminRuntime()) != "map[c:2]" {
-		t.Errorf("layer %v after the removal", r.c.AdminRuntime())
+	if r.p.last.Runtime == before || fmt.Sprint(r.c.Runtime().Admin) != "map[c:2]" {
+		t.Errorf("layer %v after the removal", r.c.Runtime().Admin)
 	}
 }
 

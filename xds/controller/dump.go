@@ -238,6 +238,13 @@ func (c *Controller) InitDump() *adminv3.UnreadyTargetsDumps {
 			return
 		}
 		var server []string
+		if c.phase == phaseRuntime {
+			for _, l := range c.layers {
+				if !l.ready {
+					server = append(server, "RTDS "+l.resource)
+				}
+			}
+		}
 		if c.phase < phaseListeners {
 			if c.cds != nil && !c.cdsIn {
 				server = append(server, "CDS")

@@ -76,6 +76,8 @@ func (f *feed) open(t resource.Type, src *bootstrap.Source) error {
 		st.scope = c.cfg.Stats.Scope("control_plane.", stats.ControlPlaneDef)
 	case src.Kind == bootstrap.SourceGRPC && t == resource.Cluster:
 		st.scope = c.cfg.Stats.Scope("cluster_manager.cds.control_plane.", stats.ControlPlaneDef)
+	case src.Kind == bootstrap.SourceGRPC && t == resource.Runtime:
+		st.scope = c.cfg.Stats.Scope("runtime.control_plane.", stats.ControlPlaneDef)
 	case src.Kind == bootstrap.SourceGRPC && t == resource.Listener:
 		st.scope = c.cfg.Stats.Scope("listener_manager.lds.control_plane.", stats.ControlPlaneDef)
 	}
@@ -224,6 +226,11 @@ func (f *feed) failed() {
 			r.counts.failed()
 		}
 	}
+	for _, l := range c.layers {
+		if l.feed == f {
+			l.counts.failed()
+		}
+	}
 }
 
 func (f *feed) deliver(d ads.Deliver) {
@@ -250,6 +257,8 @@ func (f *feed) deliver(d ads.Deliver) {
 		v.Rejected = c.applyRoutes(f, d)
 	case resource.Secret:
 		v.Rejected = c.applySecrets(f, d)
+	case resource.Runtime:
+		v.Rejected = c.applyRuntime(f, d)
 	default:
 		for _, r := range d.Changed {
 			v.Rejected = append(v.Rejected, ads.Rejection{Name: r.Name, Text: fmt.Sprintf("%s %q is not supported", d.TypeURL, r.Name)})
@@ -333,5 +342,7 @@ func (c *Controller) expired(f *feed, e ads.Expired) {
 		c.clearEndpoints(f, e.Name)
 	case resource.RouteConfiguration:
 		c.clearRoute(f, e.Name)
+	case resource.Runtime:
+		c.clearLayer(f, e.Name)
 	}
 }

@@ -16,13 +16,14 @@ import (
 	"sidecar/xds/resource"
 )
 
-// initPhase is how far start-up has come, in Envoy's order: static clusters, CDS and all clusters warm, then LDS and everything that listeners wait
+// initPhase is how far start-up has come, in Envoy's order: static clusters, runtime layers, CDS and all clusters warm, then LDS and everything that listeners wait
 // for, then the workers start.
 type initPhase uint8
 
 const (
 	phaseStart     initPhase = iota
 	phaseStatic              // static clusters are warming
+	phaseRuntime             // runtime layers are subscribed
 	phaseClusters            // CDS is subscribed
 	phaseListeners           // LDS is subscribed
 	phaseLive
@@ -33,8 +34,7 @@ const (
 // written for all of Envoy starts and the rest of it works; everything else that is wrong is an error.
 func (c *Controller) Static() error {
 	b := c.cfg.Bootstrap
-	c.runtime = c.cfg.Compile.Runtime(c.admin)
-	c.dirty.runtime = true
+	c.newRuntime()
 	var errs []error
 	for i, s := range b.Proto.GetStaticResources().GetSecrets() {
 		errs = append(errs, c.static(resource.Secret, fmt.Sprintf("static_resources.secrets[%d]", i), s, func(d *resource.Decoded) error {
@@ -122,6 +122,11 @@ func (c *Controller) advanceInit() {
 			c.phase = phaseStatic
 		case phaseStatic:
 			if c.awaitedClusters == 0 {
+				c.startRTDS()
+				c.phase = phaseRuntime
+			}
+		case phaseRuntime:
+			if c.runtimeReady() {
 				c.startCDS()
 				c.phase = phaseClusters
 			}

@@ -98,7 +98,7 @@ func Decode(t Type, url string, body []byte, o Options) (*Decoded, error) {
 	if url == "" {
 		return nil, fail("resource without a type URL")
 	}
-	if got, _ := TypeOf(url); got != t {
+	if got, ok := TypeOf(url); !ok || got != t {
 		return nil, fail("resource has type %q in a response of type %q", url, t.URL())
 	}
 	limit := o.MaxBytes
@@ -107,9 +107,6 @@ func Decode(t Type, url string, body []byte, o Options) (*Decoded, error) {
 	}
 	if len(body) > limit {
 		return nil, fail("resource of %d bytes is larger than the limit of %d", len(body), limit)
-	}
-	if !t.Decodable() {
-		return nil, fail("%s is not supported yet", t.What())
 	}
 	m := t.info().prototype.ProtoReflect().New().Interface()
 	if err := proto.Unmarshal(body, m); err != nil {

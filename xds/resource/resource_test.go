@@ -103,7 +103,6 @@ func TestDecode_WhenResourceIsBad_ThenErrorNamesTypeNameAndPath(t *testing.T) {
 		{"garbage", Cluster, ClusterURL, []byte{0xff, 0xff}, 0, `CDS resource #0: malformed protobuf`},
 		{"invalid", Cluster, ClusterURL, encode(t, &clusterv3.Cluster{Name: "c", DnsLookupFamily: 99}), 0, `CDS "c": dns_lookup_family: value must be one of the defined enum values`},
 		{"too large", Cluster, ClusterURL, good, 2, `CDS "c": resource of 3 bytes is larger than the limit of 2`},
-		{"not supported", Runtime, RuntimeURL, nil, 0, `runtime layer is not supported yet`},
 	}
 	for _, tc := range cases {
 		t.Run(tc.name, func(t *testing.T) {
@@ -119,9 +118,6 @@ func TestTypeOf_WhenURLIsKnown_ThenTypeRoundTrips(t *testing.T) {
 	for typ := Listener; typ <= VirtualHost; typ++ {
 		if got, ok := TypeOf(typ.URL()); !ok || got != typ {
 			t.Errorf("TypeOf(%s) = %v, %v", typ.URL(), got, ok)
-		}
-		if !typ.Decodable() {
-			continue
 		}
 		if n := string(typ.info().prototype.ProtoReflect().Descriptor().FullName()); !strings.HasSuffix(typ.URL(), "/"+n) {
 			t.Errorf("%v: URL %s is not of message %s", typ, typ.URL(), n)

@@ -11,14 +11,14 @@ import (
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
+	runtimev3 "github.com/envoyproxy/go-control-plane/envoy/service/runtime/v3"
 	"google.golang.org/protobuf/proto"
 )
 
 // Type is a resource type of the xDS API.
 type Type uint8
 
-// The resource types that are known by name. Listeners, routes, clusters and endpoints are compiled; the others are named so that messages
-// about them are clear.
+// The resource types.
 const (
 	Unknown Type = iota
 	Listener
@@ -47,7 +47,7 @@ const (
 
 type typeInfo struct {
 	url, short, what string
-	prototype        proto.Message // nil: known by name only
+	prototype        proto.Message // nil: Unknown
 }
 
 var infos = [...]typeInfo{
@@ -57,7 +57,7 @@ var infos = [...]typeInfo{
 	Cluster:            {ClusterURL, "CDS", "cluster", (*clusterv3.Cluster)(nil)},
 	Endpoints:          {EndpointsURL, "EDS", "cluster load assignment", (*endpointv3.ClusterLoadAssignment)(nil)},
 	Secret:             {SecretURL, "SDS", "secret", (*tlsv3.Secret)(nil)},
-	Runtime:            {RuntimeURL, "RTDS", "runtime layer", nil},
+	Runtime:            {RuntimeURL, "RTDS", "runtime layer", (*runtimev3.Runtime)(nil)},
 	ExtensionConfig:    {ExtensionConfigURL, "ECDS", "extension config", (*corev3.TypedExtensionConfig)(nil)},
 	ScopedRoute:        {ScopedRouteURL, "SRDS", "scoped route configuration", (*routev3.ScopedRouteConfiguration)(nil)},
 	VirtualHost:        {VirtualHostURL, "VHDS", "virtual host", (*routev3.VirtualHost)(nil)},
@@ -92,6 +92,3 @@ func (t Type) String() string { return t.info().short }
 
 // What returns what one resource of the type is called in a sentence: "listener", "cluster load assignment".
 func (t Type) What() string { return t.info().what }
-
-// Decodable reports whether Decode knows the message of the type.
-func (t Type) Decodable() bool { return t.info().prototype != nil }
