@@ -78,7 +78,8 @@ type options struct {
 	drain   int // --drain-time-s
 	noReady bool
 	workers int
-	envoy   bool // run Envoy instead
+	envoy   bool                   // run Envoy instead
+	boot    func(admin int) string // the bootstrap; nil = made from the other options
 }
 
 // proxy is one process under test.
@@ -171,7 +172,11 @@ func start(t testing.TB, o options) *proxy {
 	}
 	admin := port(t)
 	file := filepath.Join(t.TempDir(), "bootstrap.yaml")
-	if err := os.WriteFile(file, []byte(o.bootstrap(admin)), 0o600); err != nil {
+	text := o.boot
+	if text == nil {
+		text = o.bootstrap
+	}
+	if err := os.WriteFile(file, []byte(text(admin)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if o.drain == 0 {
