@@ -292,7 +292,7 @@ func (c *Conn) decode(block []byte, m *message) fault.Kind {
 	k := m.start()
 	size, count := 0, 0
 	for c.dec.Decode(block); c.dec.Next(&f); {
-		size += f.Size()
+		size += len(f.Name) + len(f.Value)
 		if count++; size > c.o.MaxHeaderBytes || count > c.o.MaxHeaders {
 			if size > bombFactor*c.o.MaxHeaderBytes || count > bombFactor*c.o.MaxHeaders {
 				c.fail(CodeEnhanceYourCalm, fault.H2TooManyHeaders, CountHeaderBomb)

@@ -84,6 +84,7 @@ const (
 	cGoawayOut           // we sent a GOAWAY
 	cUnacked             // our SETTINGS are not acknowledged
 	cPinged              // a keep-alive PING is not acknowledged
+	cProbing             // a PING that measures a round trip is not answered
 	cConnect             // the peer takes extended CONNECT
 )
 
@@ -135,6 +136,7 @@ type Conn struct {
 	recvWin    int32
 	recvSize   int32
 	unreturned int32
+	growth     growth
 	ourWindow  int32 // our SETTINGS_INITIAL_WINDOW_SIZE
 	wantsHead  *Stream
 	wantsTail  *Stream

@@ -88,15 +88,18 @@ func (c *Conn) consume(s *Stream, n int32) {
 		n, s.unreturned = s.unreturned, 0
 		s.recvWin += n
 		c.windowUpdate(s.id, n)
+		c.measure()
 	}
 }
 
 // give returns n bytes to the connection's window.
 func (c *Conn) give(n int32) {
+	c.growth.bytes += int64(n)
 	if c.unreturned += n; c.unreturned >= (c.recvSize+1)/2 {
 		n, c.unreturned = c.unreturned, 0
 		c.recvWin += n
 		c.windowUpdate(0, n)
+		c.measure()
 	}
 }
 

@@ -10,7 +10,10 @@ import (
 )
 
 // What our PING frames carry; the peer sends it back.
-const pingKeepalive = 0x73696465_63617201
+const (
+	pingKeepalive = 0x73696465_63617201
+	pingProbe     = 0x73696465_63617202
+)
 
 // Deadline is when OnTime is to be called, 0 for never.
 func (c *Conn) Deadline() sys.Nanos {
@@ -87,8 +90,13 @@ func (c *Conn) sendPing(data uint64) {
 
 // pong takes the answer to a PING. Answers to nothing are ignored.
 func (c *Conn) pong() {
-	if binary.BigEndian.Uint64(c.part[:]) == pingKeepalive {
+	switch binary.BigEndian.Uint64(c.part[:]) {
+	case pingKeepalive:
 		c.fl &^= cPinged
 		c.pongBy = 0
+	case pingProbe:
+		if c.fl&cProbing != 0 {
+			c.measured()
+		}
 	}
 }

@@ -183,8 +183,6 @@ func put(dst *httpmsg.Fields, f *hpack.Field) {
 // underscore applies headers_with_underscores_action. Names that a lenient reader takes for framing headers never pass.
 func (m *message) underscore(f *hpack.Field, o *Options) (drop bool, k fault.Kind) {
 	switch {
-	case m.response:
-		return false, fault.None
 	case m.trailers:
 		return o.Underscores != http1.UnderscoreAllow || framingLookalike(f.Name), fault.None
 	case o.Underscores == http1.UnderscoreDrop:
@@ -192,7 +190,7 @@ func (m *message) underscore(f *hpack.Field, o *Options) (drop bool, k fault.Kin
 			m.h.DroppedUS++
 		}
 		return true, fault.None
-	case o.Underscores == http1.UnderscoreReject || framingLookalike(f.Name):
+	case o.Underscores == http1.UnderscoreReject || !o.Lax && framingLookalike(f.Name):
 		return false, fault.H2Underscore
 	}
 	return false, fault.None

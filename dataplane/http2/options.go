@@ -48,7 +48,7 @@ type Options struct {
 
 	StreamErrors bool // override_stream_error_on_invalid_http_message
 
-	MaxHeaderBytes int // max_request_headers_kb or max_response_headers_kb, in bytes: decoded names and values plus 32 for each
+	MaxHeaderBytes int // max_request_headers_kb or max_response_headers_kb, in bytes of decoded names and values
 	MaxHeaders     int // max_headers_count, pseudo-headers and every cookie crumb included
 	Underscores    http1.Underscore
 	Lax            bool // takes what Envoy takes (docs/differences.md)

@@ -138,8 +138,12 @@ func (p *side) pump(x *exchangeState) {
 		p.c.SendHead(x.st, &x.resp, false)
 	}
 	if p.c.role == Client || x.answered {
-		if x.sent < x.toSend {
-			x.sent += p.c.SendData(x.st, p.body[:min(x.toSend-x.sent, len(p.body))], p.c.role == Client && x.toSend-x.sent <= len(p.body))
+		for x.sent < x.toSend { // until it is refused: only then NextWritable returns it
+			n := min(x.toSend-x.sent, len(p.body))
+			took := p.c.SendData(x.st, p.body[:n], p.c.role == Client && n == x.toSend-x.sent)
+			if x.sent += took; took < n {
+				break
+			}
 		}
 		if x.sent == x.toSend && p.c.role == Server && !x.st.LocalEnded() {
 			x.tr.Reset(&x.trA)

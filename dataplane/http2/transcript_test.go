@@ -111,6 +111,7 @@ func (tc *transcriptCase) play(t *testing.T, cut int) (blocks []string) {
 	}
 	o := defaults(role)
 	o.StreamWindow, o.ConnWindow = initialWindow, initialWindow
+	o.MaxStreamWindow, o.MaxConnWindow = initialWindow, initialWindow
 	for _, w := range words[1:] {
 		name, value, _ := strings.Cut(w, "=")
 		n, _ := strconv.Atoi(value)
@@ -180,6 +181,12 @@ func setOption(t *testing.T, o *Options, name string, n int) {
 		o.StreamWindow = int32(n)
 	case "connwindow":
 		o.ConnWindow = int32(n)
+	case "maxwindow":
+		o.MaxStreamWindow = int32(n)
+	case "maxconnwindow":
+		o.MaxConnWindow = int32(n)
+	case "lax":
+		o.Lax = true
 	case "table":
 		o.HpackTableSize = uint32(n)
 	case "empty":

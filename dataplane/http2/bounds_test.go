@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package http2
+
+import (
+	"strings"
+	"testing"
+
+	"sidecar/dataplane/httpmsg"
+	"sidecar/dataplane/sys"
+)
+
+// turns counts the round trips of a download of size bytes.
+func turns(t *testing.T, size int, grow bool) (n int, p *pair) {
+	co, so := defaults(Client), defaults(Server)
+	so.OutputLimit = 64 << 20
+	if !grow {
+		co.MaxStreamWindow, co.MaxConnWindow = co.StreamWindow, co.ConnWindow
+	}
+	p = newPair(co, so)
+	p.server.body = make([]byte, 32<<20)
+	p.client.start(0, size, p.now)
+	for p.turn() {
+		n++
+	}
+	if p.client.done != 1 {
+		t.Errorf("done %d, failed %v", p.client.done, p.client.failed)
+	}
+	return n, p
+}
+
+func TestWindowsGrowWithTheRoundTrip(t *testing.T) {
+	const size = 30 << 20
+	fixed, _ := turns(t, size, false)
+	grown, p := turns(t, size, true)
+	if fixed < size/DefaultStreamWindow || grown > fixed/10 {
+		t.Errorf("%d round trips with fixed windows, %d with growing ones", fixed, grown)
+	}
+	if c := &p.client.c; c.ourWindow > DefaultMaxStreamWindow || c.recvSize > DefaultMaxConnWindow || c.ourWindow <= DefaultStreamWindow {
+		t.Errorf("stream window %d, connection window %d", c.ourWindow, c.recvSize)
+	}
+}
+
+// TestServerStopsReadingWhenItsHeadsAreNotRead: heads are not under flow control, so a client that asks and never reads is not read any more.
+func TestServerStopsReadingWhenItsHeadsAreNotRead(t *testing.T) {
+	o := defaults(Server)
+	o.OutputLimit = 1000
+	e := newEndpoint(Server, o)
+	p := newPeer()
+	in := append([]byte(preface), p.frame(t, []string{"SETTINGS", "0"})...)
+	e.feed(in, sys.Second)
+	big := response(200, "x="+strings.Repeat("y", 60000))
+	id, blocked := 1, false
+	for ; id < 200 && !blocked; id += 2 {
+		in := p.frame(t, []string{"HEADERS", itoa(id), "END_STREAM", "END_HEADERS", ":method=GET", ":scheme=http", ":path=/", ":authority=h"})
+		_, st := e.feed(in, sys.Second)
+		if blocked = st == Blocked; !blocked {
+			s := e.streams[uint32(id)]
+			e.c.SendHead(s, big, true)
+			e.c.Release(s)
+		}
+	}
+	if n := len(e.c.Pending()); !blocked || n > headRoom+200000 {
+		t.Fatalf("blocked %v with %d bytes pending", blocked, n)
+	}
+	e.take()
+	if _, st := e.feed(p.frame(t, []string{"PING", "0", "\"12345678\""}), sys.Second); st != NeedMore {
+		t.Errorf("still %v", st)
+	}
+}
+
+func itoa(n int) string { return string(appendInt(nil, n)) }
+
+// TestStreamTableTakesAnyIdentifiers: a peer that skips identifiers, by whatever step, finds its streams again and cannot make chains long.
+func TestStreamTableTakesAnyIdentifiers(t *testing.T) {
+	const n = 1024
+	for _, step := range []uint32{1, 3, 16, 1 << 11, 1 << 12, 1 << 20} {
+		tab := streams{secret: 0x9e3779b97f4a7c15}
+		var all []*Stream
+		for i := range uint32(n) {
+			s := &Stream{id: i*step*2 + 1}
+			tab.add(s)
+			all = append(all, s)
+		}
+		longest := 0
+		for _, s := range tab.slots {
+			l := 0
+			for ; s != nil; s = s.next {
+				l++
+			}
+			longest = max(longest, l)
+		}
+		if longest > 8 || step == 1 && longest > 1 {
+			t.Errorf("step %d: %d streams in a slot of %d", step, longest, len(tab.slots))
+		}
+		for i, s := range all {
+			if tab.find(s.id) != s || tab.find(s.id+1) != nil {
+				t.Fatalf("step %d: stream %d is lost", step, s.id)
+			}
+			if i%2 == 0 {
+				tab.remove(s)
+			}
+		}
+		for i, s := range all {
+			if (tab.find(s.id) == s) != (i%2 == 1) {
+				t.Fatalf("step %d: stream %d after removal", step, s.id)
+			}
+		}
+		if tab.count != n/2 || tab.oldest != all[1] || tab.newest != all[n-1] {
+			t.Errorf("step %d: %d left", step, tab.count)
+		}
+	}
+}
+
+// TestFailedConnectionIsQuiet: whatever the owner does after a failure, nothing is added behind the GOAWAY, and all is given back.
+func TestFailedConnectionIsQuiet(t *testing.T) {
+	e := newEndpoint(Server, defaults(Server))
+	p := newPeer()
+	in := append([]byte(preface), p.frame(t, []string{"SETTINGS", "0"})...)
+	in = append(in, p.frame(t, []string{"HEADERS", "1", "END_HEADERS", ":method=POST", ":scheme=http", ":path=/", ":authority=h"})...)
+	in = append(in, p.frame(t, []string{"DATA", "0", "\"x\""})...)
+	if _, st := e.feed(in, sys.Second); st != Failed || !e.c.Dead() {
+		t.Fatal(st)
+	}
+	n := len(e.c.Pending())
+	s := e.c.Oldest()
+	e.c.SendHead(s, response(200), false)
+	e.c.SendData(s, []byte("x"), true)
+	e.c.SendTrailers(s, newFields())
+	e.c.SendGoaway(MaxStream, CodeNo)
+	e.c.Consumed(s, 1)
+	e.c.SendReset(s, CodeCancel)
+	e.c.Release(s)
+	if _, st := e.feed([]byte("more"), sys.Second); st != Failed || len(e.c.Pending()) != n {
+		t.Errorf("%v, %d bytes more", st, len(e.c.Pending())-n)
+	}
+	e.take()
+	if e.c.Free(); e.c.Active() != 0 {
+		t.Error("streams left")
+	}
+}
+
+// TestHeadsGoToHTTP1InOnePiece: fields of a received head lie in the arena as HTTP/1 writes them.
+func TestHeadsGoToHTTP1InOnePiece(t *testing.T) {
+	e := newEndpoint(Server, defaults(Server))
+	p := newPeer()
+	in := append([]byte(preface), p.frame(t, []string{"SETTINGS", "0"})...)
+	in = append(in, p.frame(t, []string{"HEADERS", "1", "END_HEADERS", ":method=POST", ":scheme=http", ":path=/", ":authority=h", "a=b", "accept=c"})...)
+	var h *httpmsg.Head
+	for e.ev.Head = newHead(); ; {
+		h = e.ev.Head
+		n, st := e.c.Next(in, sys.Second, &e.ev)
+		if in = in[n:]; st == Got && e.ev.Kind == EventHead {
+			break
+		}
+	}
+	if !strings.Contains(string(h.A.Tail()), "a: b\r\naccept: c\r\n") {
+		t.Errorf("%q", h.A.Tail())
+	}
+}
