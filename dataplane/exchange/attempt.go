@@ -6,9 +6,11 @@ import (
 	"sidecar/dataplane/fault"
 	"sidecar/dataplane/filter"
 	"sidecar/dataplane/hostset"
+	"sidecar/dataplane/http2"
 	"sidecar/dataplane/httpmsg"
 	"sidecar/dataplane/lb"
 	"sidecar/dataplane/match"
+	"sidecar/dataplane/mux"
 	"sidecar/dataplane/pool"
 	"sidecar/dataplane/route"
 	"sidecar/dataplane/snapshot"
@@ -121,8 +123,8 @@ func (x *Exchange) chooseCluster(now sys.Nanos, f *route.Forward) bool {
 	if f.HighPriority {
 		x.prio = 1
 	}
-	if x.row.Protocol == snapshot.UpstreamHTTP2 {
-		x.local = localReply{status: 503, body: http2Body, details: "http2_upstream_not_supported", flags: fault.FlagUF}
+	if x.has(xUpgrade) && !x.has(xTerminate) && x.cl.HTTP2(false) {
+		x.local = localReply{status: 503, body: http2Body, details: "http2_upgrade_not_supported", flags: fault.FlagUF}
 		x.to(stReply)
 		return false
 	}
@@ -163,7 +165,7 @@ func (x *Exchange) chooseCluster(now sys.Nanos, f *route.Forward) bool {
 	return true
 }
 
-var http2Body = []byte("upstream HTTP/2 is not supported yet")
+var http2Body = []byte("upgrades over upstream HTTP/2 are not supported yet")
 
 // expected is what x-envoy-expected-rq-timeout-ms says: the per-try timeout, or what is left of the route timeout.
 func (x *Exchange) expected() sys.Nanos {
@@ -251,7 +253,7 @@ func (x *Exchange) pick(now sys.Nanos) {
 		x.connectRaw(now)
 		return
 	}
-	p := x.cl.Pool(h, x.prio)
+	p := x.cl.Pool(h, x.prio, x.cl.HTTP2(x.reqIn.s != nil))
 	switch p.Get(&x.w) {
 	case pool.Ready:
 		m, _, _ := x.w.Take()
@@ -401,16 +403,28 @@ func (x *Exchange) attach(m *pool.Member, now sys.Nanos) {
 	x.m = m
 	x.to(stRelay)
 	x.fl |= xHeadSent
-	m.Dec.BeginResponse(x.req.Method, x.has(xUpgrade))
-	x.respIn = source{c: m.C, dec: &m.Dec}
-	x.inSeen, x.outSeen = m.C.BytesIn, m.C.BytesOut
+	x.requestFraming()
 	r := &x.rec
+	if m.HTTP2() {
+		r.UpstreamProtocol = "HTTP/2"
+		st := m.Open(&x.req, x.requestEmpty(), x)
+		if st == nil { // the peer has said GOAWAY meanwhile
+			x.notTaken(now)
+			return
+		}
+		st.S.Head, st.S.Trailers = &x.resp, &x.respTr
+		x.respIn = source{s: st}
+	} else {
+		r.UpstreamProtocol = "HTTP/1.1"
+		m.Dec.BeginResponse(x.req.Method, x.has(xUpgrade))
+		x.respIn = source{c: m.C, dec: &m.Dec}
+	}
+	x.inSeen, x.outSeen = m.C.BytesIn, m.C.BytesOut
 	r.UpstreamConnID, r.UpstreamRequests = m.ID(), uint64(m.Requests())
 	r.UpstreamRemote = m.C.Remote()
 	if n := int(x.attempts); n <= len(r.Tried) {
 		r.Tried[n-1].ConnID = m.ID()
 	}
-	r.UpstreamProtocol = "HTTP/1.1"
 	r.PoolReady = int64(now - x.tryStart)
 	r.UpConnStart, r.UpConnDone = accesslog.Unset, accesslog.Unset
 	if !m.Reused() {
@@ -426,9 +440,8 @@ func (x *Exchange) attach(m *pool.Member, now sys.Nanos) {
 	if d := x.limits.UpstreamStream(x.cl.Cfg.MaxStreamDuration); d > 0 {
 		x.upstreamMaxAt = now + d
 	}
-	x.requestFraming()
 	out := x.toUpstream()
-	n := out.requestHead(&x.req, &x.cl.Cfg.H1, x.requestEmpty())
+	n := out.requestHead(&x.req, &x.cl.Cfg.H1)
 	if x.ch.logsHeads {
 		r.UpHeadOut += n
 	}
@@ -439,6 +452,18 @@ func (x *Exchange) attach(m *pool.Member, now sys.Nanos) {
 		x.fl |= xReqSent // the bytes behind an upgrade wait for the answer
 	}
 	x.sent(&out)
+}
+
+// notTaken gives a loan back that came to nothing and looks for another; nothing was sent, so nothing can happen twice.
+func (x *Exchange) notTaken(now sys.Nanos) {
+	m := x.m
+	x.m = nil
+	m.ReleaseStream(false)
+	if x.connTries++; x.connTries >= connectTries {
+		x.upstreamFailed(now, fault.StreamRefused)
+		return
+	}
+	x.to(stPick)
 }
 
 // requestEmpty tells whether no request body follows the head.
@@ -465,6 +490,10 @@ func (x *Exchange) release(reuse bool) {
 		x.releaseRaw()
 		return
 	}
+	if st := x.respIn.s; st != nil {
+		x.releaseStream(m, st)
+		return
+	}
 	x.rec.UpBytesIn += m.C.BytesIn - x.inSeen
 	x.rec.UpBytesOut += m.C.BytesOut - x.outSeen
 	x.upstreamLog()
@@ -479,6 +508,14 @@ func (x *Exchange) release(reuse bool) {
 	default:
 		m.Release(false)
 	}
+}
+
+// releaseStream gives the stream of the try back; one whose messages are not complete is reset.
+func (x *Exchange) releaseStream(m *pool.Member, st *mux.Stream) {
+	x.upstreamLog()
+	x.m, x.respIn = nil, source{}
+	st.Abort(http2.CodeCancel)
+	m.ReleaseStream(true)
 }
 
 // upstreamDone ends the try after a complete response.

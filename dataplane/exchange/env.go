@@ -67,7 +67,7 @@ type Env struct {
 
 // NewEnv makes the environment of one worker.
 func NewEnv(l *loop.Loop, up *upstream.Manager, shard int, snap *snapshot.Snapshot) *Env {
-	return &Env{L: l, Up: up, Mux: mux.NewShared(l), Shard: shard, Snap: snap, chains: map[*snapshot.FilterChain]*chain{},
+	return &Env{L: l, Up: up, Mux: up.Mux, Shard: shard, Snap: snap, chains: map[*snapshot.FilterChain]*chain{},
 		halves: map[*Server]http1.Decoder{}}
 }
 

@@ -225,7 +225,7 @@ func (s *h2Server) count() {
 		b.Add(stats.HCMDownstreamCxTxBytesTotal, int64(c.BytesOut))
 	}
 	c.BytesIn, c.BytesOut = 0, 0
-	countHTTP2(&s.k.Counts, s.ch.h.H2Scope, s.ch.env.Shard)
+	mux.Count(&s.k.Counts, s.ch.h.H2Scope, s.ch.env.Shard)
 }
 
 // close ends the connection and every stream on it.
@@ -417,36 +417,3 @@ func (x *Exchange) Advance(now sys.Nanos) loop.Step {
 
 // Run implements mux.User.
 func (x *Exchange) Run(now sys.Nanos) { x.c.run(now) }
-
-// countHTTP2 moves what a machine counted to the codec's statistics.
-func countHTTP2(c *http2.Counters, sc *stats.Scope, shard int) {
-	for {
-		k, n, ok := c.Take()
-		if !ok {
-			return
-		}
-		if id := h2Stats[k]; id > 0 && sc != nil {
-			sc.Block(shard).Add(id-1, int64(n))
-		}
-	}
-}
-
-// h2Stats are the statistics of the machine's counters, plus one; 0 for those that Envoy does not have.
-var h2Stats = [...]int{
-	http2.CountDroppedUnderscores:   stats.HTTP2DroppedHeadersWithUnderscores + 1,
-	http2.CountGoawaySent:           stats.HTTP2GoawaySent + 1,
-	http2.CountHeaderOverflow:       stats.HTTP2HeaderOverflow + 1,
-	http2.CountEmptyFramesFlood:     stats.HTTP2InboundEmptyFramesFlood + 1,
-	http2.CountPriorityFlood:        stats.HTTP2InboundPriorityFramesFlood + 1,
-	http2.CountWindowUpdateFlood:    stats.HTTP2InboundWindowUpdateFramesFlood + 1,
-	http2.CountKeepaliveTimeout:     stats.HTTP2KeepaliveTimeout + 1,
-	http2.CountOutboundControlFlood: stats.HTTP2OutboundControlFlood + 1,
-	http2.CountOutboundFlood:        stats.HTTP2OutboundFlood + 1,
-	http2.CountRejectedUnderscores:  stats.HTTP2RequestsRejectedWithUnderscoresInHeaders + 1,
-	http2.CountRxMessagingError:     stats.HTTP2RxMessagingError + 1,
-	http2.CountRxReset:              stats.HTTP2RxReset + 1,
-	http2.CountStreamRefused:        stats.HTTP2StreamRefusedErrors + 1,
-	http2.CountTrailers:             stats.HTTP2Trailers + 1,
-	http2.CountTxReset:              stats.HTTP2TxReset + 1,
-	http2.CountProtocolError:        0,
-}

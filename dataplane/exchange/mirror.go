@@ -59,7 +59,7 @@ func (x *Exchange) startMirrors(now sys.Nanos) {
 		if cl == nil {
 			continue
 		}
-		if x.env.shadows.Live() >= maxShadows {
+		if x.env.shadows.Live() >= maxShadows || cl.HTTP2(false) { // mirrors speak HTTP/1 only
 			cl.Block.Inc(stats.ClusterRetryOrShadowAbandoned)
 			continue
 		}
@@ -137,7 +137,7 @@ func (h *shadow) pick(x *Exchange, now sys.Nanos) {
 		h.end(false)
 		return
 	}
-	switch h.cl.Pool(host, 0).Get(&h.w) {
+	switch h.cl.Pool(host, 0, false).Get(&h.w) {
 	case pool.Ready:
 		h.env.L.Ready(&h.task) // not here: whoever copies its request may be using the encode scratch
 	case pool.Failed:

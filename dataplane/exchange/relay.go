@@ -5,6 +5,7 @@ package exchange
 import (
 	"sidecar/dataplane/fault"
 	"sidecar/dataplane/httpmsg"
+	"sidecar/dataplane/mux"
 	"sidecar/dataplane/sys"
 	"sidecar/internal/telemetry/stats"
 )
@@ -361,9 +362,25 @@ func (x *Exchange) finishResponse(now sys.Nanos, out *sender) {
 
 // brokenKind names a connection error by what was seen before.
 func (x *Exchange) brokenKind() fault.Kind {
+	if st := x.respIn.s; st != nil {
+		return streamKind(st)
+	}
 	x.errno = x.m.C.Err()
 	if x.has(xRespHead) || x.respIn.begun() {
 		return fault.UpstreamProtocol // as Envoy: a reset inside a message reads like one that is malformed
 	}
 	return fault.RemoteReset
+}
+
+// streamKind names the end of an upstream stream.
+func streamKind(st *mux.Stream) fault.Kind {
+	switch {
+	case st.Unprocessed:
+		return fault.StreamRefused
+	case st.Reset == fault.ConnectionTerminate || st.Reset == fault.H2Timeout:
+		return fault.ConnectionTerminate
+	case st.Remote:
+		return fault.StreamReset
+	}
+	return fault.UpstreamProtocol
 }

@@ -22,10 +22,26 @@ func (x *Exchange) upstreamFailed(now sys.Nanos, k fault.Kind) {
 	x.fault = k
 	x.rec.UpstreamFailure = x.failureReason(k)
 	x.failTry(k)
+	if k == fault.StreamRefused && x.sendAgain() {
+		return
+	}
 	if k != fault.NoHealthyUpstream && k != fault.RouteTimeout && x.retriableFault(k) && x.tryAgain(now, nil) {
 		return
 	}
 	x.upstreamReply(now, k)
+}
+
+// sendAgain goes on with another stream at once, whatever the retry policy says, as the upstream provably did nothing with the request (RFC 9113 section
+// 8.7); false if that was so too often or a part of the request is gone.
+func (x *Exchange) sendAgain() bool {
+	if x.st != stRelay || x.req.Body != httpmsg.BodyNone && !x.has(xKeepBody) && !x.has(xPrebuf) {
+		return false
+	}
+	if x.connTries++; x.connTries >= connectTries {
+		return false
+	}
+	x.to(stPick)
+	return true
 }
 
 // failTry gives up the try; upstream_log shows why, the request's own log only if no other try makes good for it.
@@ -95,6 +111,8 @@ func startedDetails(k fault.Kind) string {
 		return "stream_idle_timeout"
 	case fault.UpstreamMaxDuration:
 		return "upstream_max_stream_duration_reached"
+	case fault.StreamReset, fault.StreamRefused:
+		return "upstream_reset_after_response_started{remote_reset}"
 	}
 	return "upstream_reset_after_response_started{connection_termination}"
 }
@@ -111,7 +129,9 @@ func (x *Exchange) retriableFault(k fault.Kind) bool {
 		return on&(route.RetryConnectFailure|route.RetryReset|route.RetryResetBeforeRequest|route.Retry5xx|route.RetryGatewayError) != 0
 	case fault.Overflow:
 		return false // Envoy does not retry what its own breakers refuse
-	case fault.ConnectionTerminate, fault.RemoteReset, fault.UpstreamProtocol:
+	case fault.StreamRefused:
+		return on&(route.RetryRefusedStream|route.RetryReset|route.Retry5xx|route.RetryGatewayError) != 0
+	case fault.ConnectionTerminate, fault.RemoteReset, fault.StreamReset, fault.UpstreamProtocol:
 		if on&(route.RetryReset|route.Retry5xx|route.RetryGatewayError) != 0 {
 			return true
 		}

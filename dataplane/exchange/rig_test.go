@@ -210,6 +210,7 @@ func (r *rig) cluster(name string, addrs ...sys.Addr) *snapshot.Cluster {
 		ConnectTimeout: 5 * sys.Second, BufferLimit: 1 << 20, LB: spec.Factory(), IdleTimeout: 3600 * sys.Second,
 		Breakers: [2]snapshot.Breaker{br, br}, Limits: &snapshot.Usage{}, Traffic: r.reg.Scope("cluster."+name+".", stats.ClusterDef)},
 		Hosts: spec.Build(nil, in)}
+	row.H2.SetDefaults(http2.Client)
 	r.rowOf[name] = row
 	return row
 }

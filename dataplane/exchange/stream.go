@@ -280,11 +280,10 @@ func (o *sender) room() int {
 	return unbounded
 }
 
-// requestHead adds the head of a request and returns what it counts; end tells that nothing follows it.
-func (o *sender) requestHead(h *httpmsg.Head, opt *http1.Options, end bool) uint64 {
+// requestHead adds the head of a request and returns what it counts.
+func (o *sender) requestHead(h *httpmsg.Head, opt *http1.Options) uint64 {
 	if o.s != nil {
-		o.s.Head(h, end)
-		return fieldBytes(h)
+		return fieldBytes(h) // it went out when the stream was opened
 	}
 	n := len(o.enc)
 	o.enc = http1.AppendRequestHead(o.enc, h, opt)

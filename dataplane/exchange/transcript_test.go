@@ -402,8 +402,6 @@ func (s *script) set(k, v string) {
 		h.ServerHeader = snapshot.ServerPassThrough
 	case "host_auto":
 		f.HostAuto = true
-	case "http2":
-		r.row.Protocol = snapshot.UpstreamHTTP2
 	default:
 		s.t.Fatalf("unknown setting %s", k)
 	}

@@ -149,6 +149,8 @@ const (
 	ConnectFailed       // refused or unreachable
 	ConnectTimeout      // connect_timeout
 	RemoteReset         // RST from the peer
+	StreamReset         // RST_STREAM from the upstream
+	StreamRefused       // the upstream did not take the stream: REFUSED_STREAM, or GOAWAY below it
 	ConnectionTerminate // FIN or close while a message was in flight
 	UpstreamProtocol    // upstream bytes that are not HTTP
 	DownstreamGone      // the client closed
@@ -222,6 +224,8 @@ var rows = [numKinds]Row{
 	ConnectFailed:       {503, "upstream connect error or disconnect/reset before headers. reset reason: remote connection failure", FlagUF, "upstream_reset_before_response_started{remote_connection_failure}", false},
 	ConnectTimeout:      {503, "upstream connect error or disconnect/reset before headers. reset reason: connection timeout", FlagUF, "upstream_reset_before_response_started{connection_timeout}", false},
 	RemoteReset:         {503, "upstream connect error or disconnect/reset before headers. reset reason: connection termination", FlagUC, "upstream_reset_before_response_started{connection_termination}", false},
+	StreamReset:         {503, "upstream connect error or disconnect/reset before headers. reset reason: remote reset", FlagUR, "upstream_reset_before_response_started{remote_reset}", false},
+	StreamRefused:       {503, "upstream connect error or disconnect/reset before headers. reset reason: remote refused stream reset", FlagUR, "upstream_reset_before_response_started{remote_refused_stream_reset}", false},
 	ConnectionTerminate: {503, "upstream connect error or disconnect/reset before headers. reset reason: connection termination", FlagUC, "upstream_reset_before_response_started{connection_termination}", false},
 	UpstreamProtocol:    {502, "upstream connect error or disconnect/reset before headers. reset reason: protocol error", FlagUPE, "upstream_reset_before_response_started{protocol_error}", false},
 	DownstreamGone:      {0, "", FlagDC, "downstream_remote_disconnect", true},

@@ -264,7 +264,9 @@ func (c *Conn) trailers(s *Stream, block []byte, ev *Event) bool {
 	if k == fault.None && !m.end {
 		k = fault.H2Messaging // RFC 9113 section 8.1
 	}
-	c.counts.inc(CountTrailers)
+	if c.role == Server { // as in Envoy
+		c.counts.inc(CountTrailers)
+	}
 	return c.take(s, k, EventTrailers, m.end, ev)
 }
 

@@ -5,6 +5,7 @@ package mux
 import (
 	"sidecar/dataplane/buf"
 	"sidecar/dataplane/conn"
+	"sidecar/dataplane/fault"
 	"sidecar/dataplane/http2"
 	"sidecar/dataplane/loop"
 	"sidecar/dataplane/sys"
@@ -27,6 +28,7 @@ type Shared struct {
 	L       *loop.Loop
 	H2      http2.Shared
 	Ev      http2.Event // of the link whose task runs
+	Links   loop.Slab[Link]
 	streams loop.Slab[Stream]
 	bufs    *buf.Pool
 }
@@ -130,5 +132,14 @@ func (k *Link) Wake() {
 	}
 }
 
-// Broken tells whether the connection under the link has failed.
-func (k *Link) Broken() bool { return k.C.Broken() }
+// FailAll tells the user of every stream that it is over because of the connection.
+func (k *Link) FailAll(why fault.Kind, now sys.Nanos) {
+	for h2 := k.H2.Oldest(); h2 != nil; h2 = k.H2.Oldest() {
+		s := Of(h2)
+		s.Reset, s.Remote = why, true
+		s.run(now)
+		if k.H2.Oldest() == h2 { // its user holds on to it
+			s.free()
+		}
+	}
+}

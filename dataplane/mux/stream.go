@@ -54,7 +54,7 @@ type Stream struct {
 func (k *Link) Open(h2 *http2.Stream, u User, ended bool) *Stream {
 	s := k.sh.streams.Get()
 	tr, a, gen := s.tr, s.trA, s.gen
-	*s = Stream{K: k, S: h2, user: u, tr: tr, trA: a, gen: gen, ended: ended}
+	*s = Stream{K: k, S: h2, user: u, tr: tr, trA: a, gen: gen, ended: ended, end: h2.LocalEnded()}
 	h2.Owner = s
 	return s
 }

@@ -7,6 +7,7 @@ import (
 	"sidecar/dataplane/fault"
 	"sidecar/dataplane/http1"
 	"sidecar/dataplane/loop"
+	"sidecar/dataplane/mux"
 	"sidecar/dataplane/sys"
 	"sidecar/internal/telemetry/stats"
 )
@@ -47,6 +48,11 @@ type Member struct {
 	st        memberState
 	draining  bool
 	over      bool // the last exchange was complete
+
+	k        *mux.Link // HTTP/2: set once the connection is established
+	streams  int       // on loan
+	unopened int       // of them those that were not opened yet
+	gone     bool      // the connection is over; closed when nobody holds a loan that is not opened
 }
 
 // ID numbers the connection within the worker (%UPSTREAM_CONNECTION_ID%).
@@ -71,6 +77,9 @@ func (m *Member) Local() sys.Addr {
 
 // Advance runs a member that is not lent: the outcome of a connect, its timeout, an idle connection that became readable, the idle timeout.
 func (m *Member) Advance(now sys.Nanos) loop.Step {
+	if m.k != nil {
+		return m.drive(now)
+	}
 	switch m.st {
 	case mConnecting:
 		done, e := m.C.Connected()
@@ -212,7 +221,12 @@ func (m *Member) close(by closer) {
 	}
 	p.l.Disarm(&m.timer)
 	p.l.Cancel(&m.task)
-	m.C.Close()
+	if m.k != nil {
+		m.freeHTTP2()
+		m.C.CloseAfterFlush() // a GOAWAY may be on its way
+	} else {
+		m.C.Close()
+	}
 	m.C, m.pool, m.st = nil, nil, mClosed
 	p.slab.Put(m)
 }

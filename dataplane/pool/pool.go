@@ -7,6 +7,7 @@ import (
 	"sidecar/dataplane/fault"
 	"sidecar/dataplane/hostset"
 	"sidecar/dataplane/loop"
+	"sidecar/dataplane/mux"
 	"sidecar/dataplane/snapshot"
 	"sidecar/dataplane/sys"
 	"sidecar/dataplane/transport/tls/policy"
@@ -77,7 +78,11 @@ func (w *Waiter) Cancel() {
 	case wReady:
 		m := w.m
 		w.m, w.st, w.pool = nil, wNone, nil
-		m.Release(true)
+		if m.k != nil {
+			m.ReleaseStream(false)
+		} else {
+			m.Release(true)
+		}
 	default:
 		w.st, w.kind, w.pool = wNone, fault.None, nil
 	}
@@ -92,6 +97,9 @@ type Config struct {
 	Prio    int          // 0 default, 1 high
 	Slab    *loop.Slab[Member]
 	NextID  *uint64 // worker-wide connection numbers
+	Mux     *mux.Shared
+	HTTP2   bool // streams of HTTP/2 connections
+	Shard   int
 	TLS     *conn.TLS
 }
 
@@ -101,7 +109,7 @@ type list struct {
 	n    int
 }
 
-// Pool is the HTTP/1.1 connections to one host at one priority. Worker-owned.
+// Pool is the connections to one host at one priority. Worker-owned.
 type Pool struct {
 	// Immutable
 	l      *loop.Loop
@@ -114,6 +122,9 @@ type Pool struct {
 	secure *policy.Client // nil = plain text
 	target policy.Target
 	prio   int
+	shared *mux.Shared
+	http2  bool
+	shard  int
 
 	// Worker
 	idle       list
@@ -127,7 +138,7 @@ type Pool struct {
 
 // New makes an empty pool.
 func New(c Config) *Pool {
-	return &Pool{l: c.Loop, host: c.Host, cfg: c.Cluster, block: c.Block, slab: c.Slab, nextID: c.NextID, prio: c.Prio, tls: c.TLS,
+	return &Pool{l: c.Loop, shared: c.Mux, http2: c.HTTP2, shard: c.Shard, host: c.Host, cfg: c.Cluster, block: c.Block, slab: c.Slab, nextID: c.NextID, prio: c.Prio, tls: c.TLS,
 		secure: c.Cluster.Transport(c.Host.Metadata), target: policy.Target{Endpoint: c.Host.Key, Hostname: c.Host.Hostname}}
 }
 
@@ -147,15 +158,16 @@ func (p *Pool) Counts() (idle, connecting, busy, waiting int) {
 
 // Get finds a connection for w: an idle one at once, else w waits for one that is connecting or becomes free.
 func (p *Pool) Get(w *Waiter) Outcome {
-	for m := p.idle.head; m != nil; m = p.idle.head {
-		if m.dead() {
-			continue
+	if p.http2 {
+		if m := p.ready(); m != nil {
+			if !p.admit() {
+				return w.fail(fault.Overflow, 0, p)
+			}
+			p.lendStream(m, w)
+			return Ready
 		}
-		if !p.admit() {
-			return w.fail(fault.Overflow, 0, p)
-		}
-		p.lend(m, w)
-		return Ready
+	} else if o, ok := p.getIdle(w); ok {
+		return o
 	}
 	b := &p.cfg.Breakers[p.prio]
 	if p.cfg.Limits.Pending[p.prio].Add(1) > int64(b.MaxPending) {
@@ -164,7 +176,7 @@ func (p *Pool) Get(w *Waiter) Outcome {
 		return w.fail(fault.Overflow, 0, p)
 	}
 	p.enqueue(w)
-	if p.connecting.n < p.waiting {
+	if p.short() {
 		if e := p.dial(); e != 0 {
 			// Only this request learns of it; those before it still have connections to wait for.
 			p.dequeue(w)
@@ -173,6 +185,30 @@ func (p *Pool) Get(w *Waiter) Outcome {
 		}
 	}
 	return Queued
+}
+
+// short tells whether more requests wait than the connections that are being made can take.
+func (p *Pool) short() bool {
+	n := p.connecting.n
+	if p.http2 {
+		n *= int(min(p.cfg.H2.MaxConcurrentStreams, 1<<20))
+	}
+	return n < p.waiting
+}
+
+// getIdle lends an idle connection.
+func (p *Pool) getIdle(w *Waiter) (o Outcome, ok bool) {
+	for m := p.idle.head; m != nil; m = p.idle.head {
+		if m.dead() {
+			continue
+		}
+		if !p.admit() {
+			return w.fail(fault.Overflow, 0, p), true
+		}
+		p.lend(m, w)
+		return Ready, true
+	}
+	return Queued, false
 }
 
 func (w *Waiter) fail(k fault.Kind, e sys.Errno, p *Pool) Outcome {
@@ -198,6 +234,13 @@ func (p *Pool) admit() bool {
 func (p *Pool) lend(m *Member, w *Waiter) {
 	p.unlink(m)
 	p.link(&p.busy, m, mBusy)
+	p.countLoan(m)
+	w.m, w.st, w.pool = m, wReady, p
+	m.C.SetOwner(w.task)
+}
+
+// countLoan counts a request that gets m.
+func (p *Pool) countLoan(m *Member) {
 	m.requests++
 	b := p.block
 	b.Inc(stats.ClusterUpstreamRqTotal)
@@ -208,8 +251,6 @@ func (p *Pool) lend(m *Member, w *Waiter) {
 		m.draining = true
 		b.Inc(stats.ClusterUpstreamCxMaxRequests)
 	}
-	w.m, w.st, w.pool = m, wReady, p
-	m.C.SetOwner(w.task)
 }
 
 // Release ends the loan. reuse says that the response was complete and both sides keep the connection alive; otherwise the connection is closed.
@@ -283,7 +324,7 @@ func (p *Pool) makeIdle(m *Member) {
 
 // refill starts connections for requests that still wait.
 func (p *Pool) refill() {
-	for p.connecting.n < p.waiting {
+	for p.short() {
 		before := p.connecting.n
 		if e := p.dial(); e != 0 {
 			p.failAll(fault.ConnectFailed, e, "")
@@ -336,7 +377,7 @@ func (p *Pool) dial() sys.Errno {
 	*p.nextID++
 	m.C, m.pool, m.id, m.asked = c, p, *p.nextID, false
 	m.created, m.connected, m.idleSince, m.usable = now, 0, now, 0
-	m.inSeen, m.outSeen, m.requests, m.draining, m.over = 0, 0, 0, false, false
+	m.inSeen, m.outSeen, m.requests, m.draining, m.over, m.gone = 0, 0, 0, false, false, false
 	m.Dec.InitResponse(&p.cfg.H1)
 	p.link(&p.connecting, m, mConnecting)
 	if p.connections() == 1 {
@@ -371,7 +412,11 @@ func (p *Pool) dialOpts(a sys.Addr) *sys.DialOpts {
 
 func (p *Pool) countConnect() {
 	p.block.Inc(stats.ClusterUpstreamCxTotal)
-	p.block.Inc(stats.ClusterUpstreamCxHTTP1Total)
+	if p.http2 {
+		p.block.Inc(stats.ClusterUpstreamCxHTTP2Total)
+	} else {
+		p.block.Inc(stats.ClusterUpstreamCxHTTP1Total)
+	}
 	p.host.CxTotal.Add(1)
 }
 
@@ -384,6 +429,10 @@ func (p *Pool) established(m *Member, now sys.Nanos) {
 		m.usable = now + d
 	}
 	p.block.Record(stats.ClusterUpstreamCxConnectMs, uint64((now-m.created)/sys.Millisecond))
+	if p.http2 {
+		p.startHTTP2(m, now)
+		return
+	}
 	p.makeIdle(m)
 }
 
@@ -419,6 +468,9 @@ func (p *Pool) Drain() {
 	p.draining = true
 	for p.idle.head != nil {
 		p.idle.head.close(byUs)
+	}
+	for m := p.busy.head; m != nil && p.http2; m = m.next {
+		m.draining = true // closed when its streams are over
 	}
 	if p.waiting == 0 {
 		for p.connecting.head != nil {

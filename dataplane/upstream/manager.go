@@ -7,6 +7,7 @@ import (
 	"sidecar/dataplane/hostset"
 	"sidecar/dataplane/lb"
 	"sidecar/dataplane/loop"
+	"sidecar/dataplane/mux"
 	"sidecar/dataplane/pool"
 	"sidecar/dataplane/route"
 	"sidecar/dataplane/snapshot"
@@ -27,6 +28,8 @@ type Manager struct {
 	TLS   *conn.TLS // for clusters with a TLS context; set before the first Get. Without it they have no connections
 	l     *loop.Loop
 	shard int
+	// Mux is what the worker's HTTP/2 connections share, in both directions.
+	Mux *mux.Shared
 
 	// Worker
 	clusters []*Cluster // by route.ClusterRef.ID; nil until used
@@ -40,7 +43,7 @@ type Manager struct {
 
 // NewManager makes the manager of one worker; shard is its stats shard (worker index + 1).
 func NewManager(l *loop.Loop, shard int) *Manager {
-	m := &Manager{l: l, shard: shard}
+	m := &Manager{l: l, shard: shard, Mux: mux.NewShared(l)}
 	m.task.Init(m)
 	m.timer.Init(&m.task)
 	return m
@@ -169,9 +172,10 @@ type Cluster struct {
 	// Worker
 	row      *snapshot.Cluster
 	lb       lb.Policy
-	byHost   [2]map[*hostset.Host]*pool.Pool
-	lastHost *hostset.Host // one-entry cache in front of byHost[0]
+	byHost   [4]map[*hostset.Host]*pool.Pool // by priority; with HTTP/2 two further on
+	lastHost *hostset.Host                   // one-entry cache in front of byHost[0]
 	lastPool *pool.Pool
+	lastAt   int
 	onDemand map[sys.Addr]*demandHost // ORIGINAL_DST
 	dirty    bool                     // hosts changed since the last sweep
 	retired  bool
@@ -252,10 +256,8 @@ func (c *Cluster) cleanup(now sys.Nanos) sys.Nanos {
 		if now-d.used < every {
 			continue
 		}
-		if p := c.byHost[0][d.h]; p != nil && !p.Empty() {
-			if _, _, busy, waiting := p.Counts(); busy+waiting > 0 {
-				continue
-			}
+		if c.inUse(d.h) {
+			continue
 		}
 		delete(c.onDemand, a)
 		c.dropHost(d.h)
@@ -263,29 +265,56 @@ func (c *Cluster) cleanup(now sys.Nanos) sys.Nanos {
 	return every
 }
 
+// inUse tells whether a pool of h has a request.
+func (c *Cluster) inUse(h *hostset.Host) bool {
+	for i := range c.byHost {
+		if p := c.byHost[i][h]; p != nil {
+			if _, _, busy, waiting := p.Counts(); busy+waiting > 0 {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// HTTP2 tells whether a request goes to the cluster as HTTP/2; down says whether it came as that.
+func (c *Cluster) HTTP2(down bool) bool {
+	return c.cfg.Protocol == snapshot.UpstreamHTTP2 || c.cfg.Protocol == snapshot.UpstreamAsDownstream && down
+}
+
 // Pool returns the pool of h at a priority (0 default, 1 high), making it on first use.
-func (c *Cluster) Pool(h *hostset.Host, prio int) *pool.Pool {
-	if h == c.lastHost && prio == 0 {
+func (c *Cluster) Pool(h *hostset.Host, prio int, http2 bool) *pool.Pool {
+	at := prio
+	if http2 {
+		at += 2
+	}
+	if h == c.lastHost && at == c.lastAt {
 		return c.lastPool
 	}
-	p := c.byHost[prio][h]
+	p := c.byHost[at][h]
 	if p == nil {
-		p = pool.New(pool.Config{Loop: c.m.l, Host: h, Cluster: c.cfg, Block: c.Block, Prio: prio, Slab: &c.m.members, NextID: &c.m.nextID, TLS: c.m.TLS})
-		if c.byHost[prio] == nil {
-			c.byHost[prio] = map[*hostset.Host]*pool.Pool{}
+		p = pool.New(pool.Config{Loop: c.m.l, Host: h, Cluster: c.cfg, Block: c.Block, Prio: prio, Slab: &c.m.members, NextID: &c.m.nextID, TLS: c.m.TLS,
+			Mux: c.m.Mux, HTTP2: http2, Shard: c.m.shard})
+		if c.byHost[at] == nil {
+			c.byHost[at] = map[*hostset.Host]*pool.Pool{}
 		}
-		c.byHost[prio][h] = p
+		c.byHost[at][h] = p
 		if c.retired {
 			p.Drain() // a request that began before goes on with this cluster, but nothing looks after its idle connections
 		}
 	}
 	if prio == 0 {
-		c.lastHost, c.lastPool = h, p
+		c.lastHost, c.lastPool, c.lastAt = h, p, at
 	}
 	return p
 }
 
-func (c *Cluster) pools() int { return len(c.byHost[0]) + len(c.byHost[1]) }
+func (c *Cluster) pools() (n int) {
+	for i := range c.byHost {
+		n += len(c.byHost[i])
+	}
+	return n
+}
 
 // sweep drains the pools of hosts that are no longer members.
 func (c *Cluster) sweep() {

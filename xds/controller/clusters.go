@@ -169,6 +169,7 @@ func (c *Controller) addCluster(f *feed, d *resource.Decoded, raw *ads.Raw, vers
 		}
 		if err != nil {
 			releaseScope(plan.Config.Traffic)
+			releaseScope(plan.Config.H2Scope)
 			return err
 		}
 	}
@@ -181,6 +182,7 @@ func (c *Controller) addCluster(f *feed, d *resource.Decoded, raw *ads.Raw, vers
 	if v.tls, err = c.clusterSecrets(s, v); err != nil {
 		v.scopes.release()
 		releaseScope(plan.Config.Traffic)
+		releaseScope(plan.Config.H2Scope)
 		return err
 	}
 	c.countOffered(d.Name)
@@ -367,6 +369,7 @@ func (c *Controller) endVersion(s *clusterState, v *clusterVersion) {
 	c.leaveSecrets(v.tls)
 	v.scopes.release()
 	releaseScope(v.plan.Config.Traffic)
+	releaseScope(v.plan.Config.H2Scope)
 }
 
 func (c *Controller) removeCluster(name string) {

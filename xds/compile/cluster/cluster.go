@@ -106,6 +106,9 @@ func Compile(c *registry.Ctx, cl *clusterv3.Cluster, hash uint64) (*Result, erro
 	}
 	if s.env.Stats != nil {
 		s.out.Traffic = s.env.Stats.Scope("cluster."+s.out.StatName+".", stats.ClusterDef)
+		if s.out.Protocol == snapshot.UpstreamHTTP2 || s.out.Protocol == snapshot.UpstreamAsDownstream {
+			s.out.H2Scope = s.env.Stats.Scope("cluster."+s.out.StatName+".http2.", stats.HTTP2Def)
+		}
 	}
 	return s.res, nil
 }

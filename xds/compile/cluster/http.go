@@ -12,8 +12,10 @@ import (
 	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 
 	"sidecar/dataplane/http1"
+	"sidecar/dataplane/http2"
 	"sidecar/dataplane/snapshot"
 	"sidecar/dataplane/sys"
+	"sidecar/xds/compile/codec"
 	"sidecar/xds/registry"
 )
 
@@ -27,6 +29,7 @@ const (
 func (s *state) http() {
 	s.out.IdleTimeout = 3600 * sys.Second
 	s.out.H1 = http1.Options{AllowAbsoluteURL: true}
+	s.out.H2.SetDefaults(http2.Client)
 	s.out.MaxRequestsPerConn = s.cl.GetMaxRequestsPerConnection().GetValue()
 	typed := s.cl.GetTypedExtensionProtocolOptions()
 	names := make([]string, 0, len(typed))
@@ -78,10 +81,12 @@ func (s *state) typed(m *httpv3.HttpProtocolOptions, at registry.Path) {
 			s.http1(e.GetHttpProtocolOptions(), at.Field("explicit_http_config").Field("http_protocol_options"))
 		case *httpv3.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions:
 			s.out.Protocol = snapshot.UpstreamHTTP2
+			s.http2(e.GetHttp2ProtocolOptions(), at.Field("explicit_http_config").Field("http2_protocol_options"))
 		}
 	case *httpv3.HttpProtocolOptions_UseDownstreamProtocolConfig:
 		s.out.Protocol = snapshot.UpstreamAsDownstream
 		s.http1(p.UseDownstreamProtocolConfig.GetHttpProtocolOptions(), at.Field("use_downstream_protocol_config").Field("http_protocol_options"))
+		s.http2(p.UseDownstreamProtocolConfig.GetHttp2ProtocolOptions(), at.Field("use_downstream_protocol_config").Field("http2_protocol_options"))
 	case *httpv3.HttpProtocolOptions_AutoConfig: // refused by the field table
 	}
 	for i, f := range m.GetHttpFilters() {
@@ -95,6 +100,7 @@ func (s *state) deprecated() {
 	cl := s.cl
 	s.common(cl.GetCommonHttpProtocolOptions(), "common_http_protocol_options")
 	s.http1(cl.GetHttpProtocolOptions(), "http_protocol_options")
+	s.http2(cl.GetHttp2ProtocolOptions(), "http2_protocol_options")
 	switch {
 	case cl.GetProtocolSelection() == clusterv3.Cluster_USE_DOWNSTREAM_PROTOCOL:
 		s.out.Protocol = snapshot.UpstreamAsDownstream
@@ -122,6 +128,20 @@ func (s *state) common(o *corev3.HttpProtocolOptions, at registry.Path) {
 			s.failf(at.Field("max_response_headers_kb"), "must be between 1 and 8192")
 		}
 		x.H1.MaxHeadBytes = int(v.GetValue()) << 10
+	}
+}
+
+func (s *state) http2(o *corev3.Http2ProtocolOptions, at registry.Path) {
+	x := &s.out.H2
+	codec.HTTP2(o, x, at, s.fail)
+	if n := s.out.H1.MaxHeaders; n > 0 {
+		x.MaxHeaders = n
+	}
+	if n := s.out.H1.MaxHeadBytes; n > 0 {
+		x.MaxHeaderBytes = n
+	}
+	if n := s.cl.GetPerConnectionBufferLimitBytes(); n.GetValue() > 0 {
+		x.OutputLimit = int(n.GetValue())
 	}
 }
 

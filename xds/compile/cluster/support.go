@@ -3,6 +3,7 @@
 package cluster
 
 import (
+	"sidecar/xds/compile/codec"
 	"sidecar/xds/compile/endpoint"
 	"sidecar/xds/compile/lbpolicy"
 	"sidecar/xds/registry"
@@ -35,7 +36,7 @@ var Messages = registry.Messages{
 		"circuit_breakers":  registry.Supported, "max_requests_per_connection": registry.Supported,
 		"upstream_http_protocol_options": registry.WarnLater(tlsText),
 		"common_http_protocol_options":   registry.Supported, "http_protocol_options": registry.Supported,
-		"http2_protocol_options":           registry.Whole.Note("HTTP/2 to upstreams waits for a later issue: requests get a clear error"),
+		"http2_protocol_options":           registry.Supported,
 		"typed_extension_protocol_options": registry.Whole.Note("envoy.extensions.upstreams.http.v3.HttpProtocolOptions"),
 		"protocol_selection":               registry.Supported,
 		"dns_refresh_rate":                 registry.Supported, "dns_jitter": registry.Supported, "dns_failure_refresh_rate": registry.Supported,
@@ -124,11 +125,11 @@ var Messages = registry.Messages{
 		"retry_policy":             registry.Refuse("give the retry policy in the route"),
 	},
 	"envoy.extensions.upstreams.http.v3.HttpProtocolOptions.ExplicitHttpConfig": {
-		"http_protocol_options": registry.Supported, "http2_protocol_options": registry.Whole.Note("HTTP/2 waits for a later issue: requests get a clear error"),
+		"http_protocol_options": registry.Supported, "http2_protocol_options": registry.Supported,
 		"http3_protocol_options": registry.Refuse("HTTP/3 is not supported"),
 	},
 	"envoy.extensions.upstreams.http.v3.HttpProtocolOptions.UseDownstreamHttpConfig": {
-		"http_protocol_options": registry.Supported, "http2_protocol_options": registry.Whole, "http3_protocol_options": registry.Refuse("HTTP/3 is not supported"),
+		"http_protocol_options": registry.Supported, "http2_protocol_options": registry.Supported, "http3_protocol_options": registry.Refuse("HTTP/3 is not supported"),
 	},
 }
 
@@ -148,6 +149,8 @@ var shared = registry.Messages{
 		"headers_with_underscores_action": registry.Warn("only applies to downstream connections"),
 		"max_requests_per_connection":     registry.Supported,
 	},
+	"envoy.config.core.v3.Http2ProtocolOptions": codec.HTTP2Messages["envoy.config.core.v3.Http2ProtocolOptions"],
+	"envoy.config.core.v3.KeepaliveSettings":    codec.HTTP2Messages["envoy.config.core.v3.KeepaliveSettings"],
 	"envoy.config.core.v3.Http1ProtocolOptions": {
 		"allow_absolute_url":       registry.Warn("only applies to downstream connections"),
 		"accept_http_10":           registry.Warn("only applies to downstream connections"),
