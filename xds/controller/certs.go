@@ -201,8 +201,8 @@ func (c *Controller) warnOfExpiry(now time.Time) {
 			continue
 		}
 		for _, u := range st.users {
-			for _, b := range u.contexts {
-				if b.uses(st) && !st.warned {
+			for _, b := range u.naming[st] {
+				if !st.warned {
 					c.warnOf(st, b, now)
 				}
 			}

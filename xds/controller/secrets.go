@@ -75,6 +75,7 @@ type secretContent struct {
 // tlsUse is the contexts of one version of a listener or cluster with their secrets.
 type tlsUse struct {
 	contexts []*boundContext
+	naming   map[*secretState][]*boundContext
 	waits    map[*secretState]*time.Timer // secrets without which the version does not become active; the timer is initial_fetch_timeout, nil = for ever
 	renewal  bool                         // an older version serves meanwhile
 	scope    *stats.Scope                 // stats.SSLSocketFactoryDef
@@ -101,10 +102,6 @@ func (b *boundContext) find(key string) any {
 		}
 	}
 	return nil
-}
-
-func (b *boundContext) uses(st *secretState) bool {
-	return slices.ContainsFunc(b.refs, func(r boundRef) bool { return r.st == st })
 }
 
 func (b *boundContext) complete() bool {
@@ -135,7 +132,7 @@ func (c *Controller) useSecrets(contexts []TLSContext, scope *stats.Scope, renew
 		return nil, nil
 	}
 	c.expiry.known = false
-	u := &tlsUse{waits: map[*secretState]*time.Timer{}, renewal: renewal, scope: scope, ready: ready}
+	u := &tlsUse{naming: map[*secretState][]*boundContext{}, waits: map[*secretState]*time.Timer{}, renewal: renewal, scope: scope, ready: ready}
 	err := c.bindAll(u, contexts)
 	if err != nil {
 		c.leaveSecrets(u)
@@ -159,8 +156,11 @@ func (c *Controller) bindAll(u *tlsUse, contexts []TLSContext) error {
 				}
 			}
 			b.refs = append(b.refs, boundRef{ref.Key, st, ref.Fits})
-			if !slices.Contains(st.users, u) {
+			if len(u.naming[st]) == 0 {
 				st.users = append(st.users, u)
+			}
+			if !slices.Contains(u.naming[st], b) {
+				u.naming[st] = append(u.naming[st], b)
 			}
 			if st.content == nil {
 				c.waitForSecret(u, st, timeout)
@@ -274,18 +274,15 @@ func (c *Controller) leaveSecrets(u *tlsUse) {
 		}
 	}
 	clear(u.waits)
-	for _, b := range u.contexts {
-		for i := range b.refs {
-			st := b.refs[i].st
-			if at := slices.Index(st.users, u); at >= 0 {
-				st.users = slices.Delete(st.users, at, at+1)
-			}
-			if len(st.users) == 0 && st.key.feed != nil {
-				c.soon(func() { c.dropSecret(st) })
-			}
+	for st := range u.naming {
+		if at := slices.Index(st.users, u); at >= 0 {
+			st.users = slices.Delete(st.users, at, at+1)
+		}
+		if len(st.users) == 0 && st.key.feed != nil {
+			c.soon(func() { c.dropSecret(st) })
 		}
 	}
-	u.contexts = nil
+	u.contexts, u.naming = nil, nil
 	releaseScope(u.scope)
 	u.scope = nil
 }
@@ -431,7 +428,7 @@ func (c *Controller) setSecret(st *secretState, m *tlsv3.Secret, hash resource.H
 // fits tells why one of the contexts has no use for a content.
 func (st *secretState) fits(x *secretContent) error {
 	for _, u := range st.users {
-		for _, b := range u.contexts {
+		for _, b := range u.naming[st] {
 			for i := range b.refs {
 				if r := &b.refs[i]; r.st == st && r.fits != nil {
 					if err := r.fits(x.value); err != nil {
@@ -491,30 +488,24 @@ func (c *Controller) rotate(st *secretState, next *secretContent) error {
 	st.content = next
 	var done []*boundContext
 	for _, u := range st.users {
-		for _, b := range u.contexts {
-			if !b.uses(st) {
+		for _, b := range u.naming[st] {
+			if !b.complete() {
 				continue
 			}
-			if b.complete() {
-				if err := b.Update(b.find); err != nil {
-					st.content = old
-					for _, x := range done {
-						if x.complete() {
-							_ = x.Update(x.find) // it served this before
-						}
+			if err := b.Update(b.find); err != nil {
+				st.content = old
+				for _, x := range done {
+					if x.complete() {
+						_ = x.Update(x.find) // it served this before
 					}
-					return err
 				}
-				done = append(done, b)
+				return err
 			}
+			done = append(done, b)
 		}
 	}
 	for _, u := range st.users {
-		for _, b := range u.contexts {
-			if b.uses(st) {
-				u.scope.Control().Inc(stats.SSLSocketFactoryContextUpdateBySDS)
-			}
-		}
+		u.scope.Control().Add(stats.SSLSocketFactoryContextUpdateBySDS, int64(len(u.naming[st])))
 	}
 	if old != nil {
 		c.dropContent(old)

@@ -427,11 +427,15 @@ func TestSecrets_WhenThereAre10000_ThenEqualContentIsKeptOnce(t *testing.T) {
 	s := newSecretRig(t, ads.Delta)
 	s.start()
 	const n = 10_000
-	x := &context{}
+	var all []*context
 	for i := range n {
+		if i%100 == 0 {
+			all = append(all, &context{})
+			s.contexts["l"] = append(s.contexts["l"], all[i/100])
+		}
+		x := all[i/100]
 		x.refs = append(x.refs, SecretRef{Key: fmt.Sprint(i), Name: fmt.Sprint("s", i), Source: adsSource()})
 	}
-	s.contexts["l"] = []TLSContext{x}
 	s.listener("l")
 	heap := heapSize()
 	body := strings.Repeat("certificate ", 256) // 3 KiB
@@ -444,8 +448,8 @@ func TestSecrets_WhenThereAre10000_ThenEqualContentIsKeptOnce(t *testing.T) {
 		t.Fatal(e)
 	}
 	took := time.Since(began)
-	if len(s.c.contents) != 1 || s.compiled != 1 || len(x.updates) != 1 || !s.active("l") {
-		t.Errorf("%d contents, %d compiled, %d updates", len(s.c.contents), s.compiled, len(x.updates))
+	if len(s.c.contents) != 1 || s.compiled != 1 || len(all[7].updates) != 1 || !s.active("l") {
+		t.Errorf("%d contents, %d compiled, %d updates", len(s.c.contents), s.compiled, len(all[7].updates))
 	}
 	ms, s.w.sent = nil, nil
 	grown := heapSize() - heap
