@@ -144,7 +144,7 @@ func TestFilter_WhenCompiled_ThenItDecides(t *testing.T) {
 			return h
 		}()}},
 		`{"log_type_filter":{"types":["DownstreamEnd"]}}`:                          {&accesslog.Record{Type: accesslog.DownstreamEnd}, &accesslog.Record{Type: accesslog.DownstreamStart}},
-		`{"traceable_filter":{}}`:                                                  {&accesslog.Record{TraceReason: 1}, &accesslog.Record{}},
+		`{"traceable_filter":{}}`:                                                  {&accesslog.Record{TraceReason: accesslog.TraceForced}, &accesslog.Record{TraceReason: accesslog.TraceSampled}},
 		`{"runtime_filter":{"runtime_key":"k","percent_sampled":{"numerator":0}}}`: {nil, &accesslog.Record{}},
 		`{"metadata_filter":{"matcher":{"filter":"n","path":[{"key":"k"}],"value":{"string_match":{"exact":"v"}}},"match_if_key_not_found":false}}`: {
 			&accesslog.Record{DynamicMeta: map[string]any{"n": map[string]any{"k": "v"}}}, &accesslog.Record{}},
