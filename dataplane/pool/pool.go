@@ -270,6 +270,13 @@ func (m *Member) ReleaseDone(ended bool) {
 // ReleaseBroken ends the loan of a connection that the peer has ended.
 func (m *Member) ReleaseBroken() { m.release(false, byPeer) }
 
+// ReleaseReset ends the loan and the connection with RST: the reset of a tunnel travels on.
+func (m *Member) ReleaseReset() {
+	m.CountBytes()
+	m.C.Reset()
+	m.release(false, byUs)
+}
+
 func (m *Member) release(reuse bool, by closer) {
 	p := m.pool
 	p.block.Dec(stats.ClusterUpstreamRqActive)

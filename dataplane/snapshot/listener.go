@@ -301,5 +301,14 @@ type TCPProxy struct {
 	LogOnStart              bool
 	BackoffBase, BackoffMax sys.Nanos
 	MetadataMatch           map[string]any
+	Tunneling               *Tunneling   // nil: bytes go upstream as they are
 	Scope                   *stats.Scope // stats.TCPDef, "tcp.PREFIX."
+}
+
+// Tunneling is TcpProxy.tunneling_config: the bytes go through an upstream HTTP proxy. Immutable.
+type Tunneling struct {
+	Hostname        *accesslog.Format // the target of the CONNECT
+	Headers         route.HeaderOps
+	RequestIDHeader httpmsg.Key // of the generated request id; without a name there is none
+	RequestIDKey    string      // of the request id in the dynamic metadata
 }

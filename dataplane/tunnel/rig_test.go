@@ -39,6 +39,7 @@ type rig struct {
 	left conn.Members
 	stop atomic.Bool
 	done chan struct{}
+	sni  string       // of the connections that dial makes
 	cpu  atomic.Int64 // nanoseconds the worker's thread has used
 
 	mu    sync.Mutex
@@ -89,7 +90,7 @@ func (r *rig) cluster(name string, limit int, max uint32, addrs ...sys.Addr) {
 	hosts := spec.Build(nil, hostset.Input{Localities: []hostset.LocalityInput{{Endpoints: eps}}})
 	cfg := &snapshot.ClusterConfig{Name: name, StatName: name, Ref: r.in.Cluster(name), ConnectTimeout: 300 * sys.Millisecond, BufferLimit: limit,
 		LB: spec.Factory(), Limits: &snapshot.Usage{}, Traffic: r.reg.Scope("cluster."+name+".", stats.ClusterDef)}
-	cfg.Breakers[0] = snapshot.Breaker{MaxConnections: max, MaxPending: 1024}
+	cfg.Breakers[0] = snapshot.Breaker{MaxConnections: max, MaxPending: 1024, MaxRequests: 1024}
 	r.b.SetCluster(cfg.Ref, &snapshot.Cluster{ClusterConfig: cfg, Hosts: hosts})
 }
 
@@ -160,6 +161,9 @@ func (r *rig) dial() *net.TCPConn {
 		}
 		remote := sys.AddrOf(c.LocalAddr().(*net.TCPAddr).AddrPort())
 		info := accesslog.NewConnInfo(1, r.l.Wall(), remote, sys.AddrOf(netip.MustParseAddrPort("192.0.2.1:80")))
+		if r.sni != "" {
+			info.Own().SNI = r.sni
+		}
 		place := &conn.Member{Info: info}
 		r.left.Join(place)
 		New(r.env, dc, r.lis, r.fc, info, place)

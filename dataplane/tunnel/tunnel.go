@@ -10,6 +10,7 @@ import (
 	"sidecar/dataplane/hostset"
 	"sidecar/dataplane/lb"
 	"sidecar/dataplane/loop"
+	"sidecar/dataplane/pool"
 	"sidecar/dataplane/route"
 	"sidecar/dataplane/snapshot"
 	"sidecar/dataplane/sys"
@@ -63,6 +64,7 @@ type Env struct {
 	live    int
 	tunnels loop.Slab[Tunnel]
 	pipes   pipes
+	http    scratch
 }
 
 // Active is the number of live tunnels.
@@ -72,6 +74,7 @@ type state uint8
 
 const (
 	stConnect state = iota // an upstream attempt is under way
+	stAnswer               // CONNECT was sent
 	stBackoff              // waiting before the next attempt
 	stRelay                // both sides up
 	stDone
@@ -119,7 +122,12 @@ type Tunnel struct {
 	deadline loop.Timer // max_downstream_connection_duration, back-off, periodic log
 	Member   conn.Member
 	down     *conn.Conn
-	up       upstream.TCP
+	up       upstream.TCP // of a raw upstream connection
+	wait     pool.Waiter  // for a connection to send CONNECT on
+	m        *pool.Member // that connection; nil unless it is lent
+	far      *conn.Conn   // the upstream end of the relay
+	inSeen   uint64       // bytes of m before it was lent
+	outSeen  uint64
 	cl       *upstream.Cluster
 	st       state
 	bound    bool // task and timers are initialised
@@ -146,6 +154,7 @@ func New(env *Env, c *conn.Conn, l *snapshot.Listener, fc *snapshot.FilterChain,
 		t.idle.Init(&t.task)
 		t.deadline.Init(&t.task)
 		t.up.Init(&t.task)
+		t.wait.Init(&t.task)
 	}
 	t.env, t.l, t.fc, t.cfg, t.down, t.info, t.tcp = env, l, fc, fc.TCP, c, info, fc.TCP.Scope.Block(env.Shard)
 	t.st, t.downUp, t.upDown, t.moved, t.attempts, t.end, t.logAt, t.retryAt, t.last = stConnect, half{}, half{}, 0, 0, 0, 0, 0, endClosed
@@ -215,7 +224,7 @@ func (t *Tunnel) connect() {
 		if h == nil {
 			return
 		}
-		k, e := t.cl.ConnectTCP(&t.up, h, &t.task)
+		m, k, e := t.open(h)
 		if k == fault.Overflow {
 			t.rec.PoolReady = t.since()
 			t.giveUp(fault.FlagUO, closeOverflow)
@@ -225,6 +234,9 @@ func (t *Tunnel) connect() {
 		if k == fault.None {
 			t.st = stConnect
 			t.rec.UpConnStart = t.since()
+			if m != nil {
+				t.attach(m)
+			}
 			return
 		}
 		if t.failed(k, e) {
@@ -291,7 +303,7 @@ func (t *Tunnel) failed(k fault.Kind, e sys.Errno) bool {
 	if k == fault.ConnectFailed && e != 0 {
 		t.rec.UpstreamFailure = failures.of(e)
 	}
-	if why := t.up.Why(); why != "" {
+	if why := t.why(); why != "" {
 		t.rec.UpstreamFailure = why
 	}
 	if t.attempts >= max(t.cfg.MaxConnectAttempts, ownAttempts) {
@@ -360,11 +372,20 @@ func (t *Tunnel) Advance(now sys.Nanos) loop.Step {
 	}
 	if t.idle.Fired() {
 		t.tcp.Inc(stats.TCPIdleTimeout)
+		if t.st == stAnswer {
+			t.rec.Flags |= fault.FlagUF
+		}
 		t.closeFor(closeIdle)
 		return loop.Done
 	}
-	if t.st == stConnect {
+	switch {
+	case t.st == stConnect && t.cfg.Tunneling != nil:
+		t.onPool()
+	case t.st == stConnect:
 		t.onConnect(now)
+	}
+	if t.st == stAnswer {
+		t.onAnswer(now)
 	}
 	if t.st == stRelay {
 		return t.relay(now)
@@ -413,14 +434,20 @@ func (t *Tunnel) onConnect(now sys.Nanos) {
 			t.connect()
 		}
 	default:
-		t.st = stRelay
+		t.far = t.up.C
 		t.rec.UpConnDone = t.since()
-		t.rec.PoolReady = t.rec.UpConnDone
-		t.rec.UpstreamLocal, t.rec.UpstreamRemote = t.up.C.Local(), t.up.C.Remote()
-		t.touch(now)
-		if t.cfg.LogOnConnected {
-			t.logAs(accesslog.TCPUpstreamConnected)
-		}
+		t.rec.UpstreamLocal, t.rec.UpstreamRemote = t.far.Local(), t.far.Remote()
+		t.established(now)
+	}
+}
+
+// established starts the relay.
+func (t *Tunnel) established(now sys.Nanos) {
+	t.st = stRelay
+	t.rec.PoolReady = t.since()
+	t.touch(now)
+	if t.cfg.LogOnConnected {
+		t.logAs(accesslog.TCPUpstreamConnected)
 	}
 }
 
@@ -432,15 +459,15 @@ func (t *Tunnel) giveUp(f fault.Flags, why string) {
 
 // relay moves bytes both ways. It is over when both sides have finished and everything is out.
 func (t *Tunnel) relay(now sys.Nanos) loop.Step {
-	a := t.move(&t.downUp, t.down, t.up.C, endClosed)
+	a := t.move(&t.downUp, t.down, t.far, endClosed)
 	if t.st == stDone {
 		return loop.Done
 	}
-	b := t.move(&t.upDown, t.up.C, t.down, endUpstream)
+	b := t.move(&t.upDown, t.far, t.down, endUpstream)
 	if t.st == stDone {
 		return loop.Done
 	}
-	if n := t.down.BytesIn + t.down.BytesOut + t.up.C.BytesIn + t.up.C.BytesOut; n != t.moved {
+	if n := t.down.BytesIn + t.down.BytesOut + t.far.BytesIn + t.far.BytesOut; n != t.moved {
 		t.moved = n
 		t.touch(now)
 	}
@@ -489,7 +516,7 @@ func (t *Tunnel) drained(from, to *conn.Conn) {
 	case from.Broken() || to.Broken():
 		t.broken(from, to)
 	// A peer that breaks the connection after its FIN is found out when something is sent to it, as in Envoy.
-	case t.downUp.ended && t.upDown.ended && t.down.Queued() == 0 && t.up.C.Queued() == 0:
+	case t.downUp.ended && t.upDown.ended && t.down.Queued() == 0 && t.far.Queued() == 0:
 		t.finish(t.last)
 	}
 }
@@ -544,6 +571,8 @@ func (t *Tunnel) broken(from, to *conn.Conn) {
 	case bad == t.down:
 		t.info.Own().DetectedClose = detectedRemoteReset
 		t.finish(endDownReset)
+	case t.m != nil: // Envoy has no words for the reset of a stream here
+		t.finish(endUpReset)
 	default:
 		t.rec.Flags |= fault.FlagUR
 		t.rec.UpstreamDetectedClose = detectedRemoteReset
@@ -566,6 +595,7 @@ func (t *Tunnel) finish(o outcome) {
 	t.logAs(accesslog.TCPConnectionEnd)
 	t.env.pipes.drop(l, &t.downUp)
 	t.env.pipes.drop(l, &t.upDown)
+	t.releaseMember(o)
 	if t.up.C != nil {
 		if o == endDownReset {
 			t.up.Abort()
@@ -581,7 +611,7 @@ func (t *Tunnel) finish(o outcome) {
 	l.Cancel(&t.task)
 	t.env.live--
 	t.Member.Leave()
-	t.down, t.info, t.cl, t.rec.Conn = nil, nil, nil, nil
+	t.down, t.far, t.info, t.cl, t.rec.Conn = nil, nil, nil, nil, nil
 	clear(t.tried[:])
 	t.env.tunnels.Put(t)
 }
@@ -599,9 +629,7 @@ func (t *Tunnel) logAs(typ accesslog.Type) {
 	r.End = t.since()
 	r.BytesIn, r.BytesOut = t.downUp.bytes, t.upDown.bytes
 	r.DownWireIn, r.DownWireOut = t.down.BytesIn, t.down.BytesOut
-	if t.up.C != nil {
-		r.UpBytesIn, r.UpBytesOut = t.up.C.BytesIn, t.up.C.BytesOut
-	}
+	t.upstreamBytes(r)
 	t.env.Logs.Log(t.cfg.AccessLogs, r)
 }
 

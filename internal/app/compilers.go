@@ -4,7 +4,6 @@ package app
 
 import (
 	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
-	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 
 	"sidecar/dataplane/route"
@@ -45,10 +44,8 @@ func (a *App) compilers() (controller.Compilers, error) {
 		AccessLog: func(c *registry.Ctx, al *accesslogv3.AccessLog) (*accesslog.Logger, error) {
 			return logs.Compile(c, al)
 		},
-		Filter: logs.Filter,
-		Headers: func(c *registry.Ctx, in []*corev3.HeaderValueOption) (route.Mutations, error) {
-			return routeconfig.Headers(c, in)
-		},
+		Filter:  logs.Filter,
+		Headers: routeconfig.Headers,
 	}
 	plugTLS(&k, &secret.Compiler{})
 	return k, nil

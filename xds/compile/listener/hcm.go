@@ -132,25 +132,12 @@ func (s *state) hcmIdentity(c *registry.Ctx, h *hcmv3.HttpConnectionManager, out
 	out.XFFCHeader = uint8(h.GetForwardClientCertDetails())
 	out.SchemeOverwrite = h.GetSchemeHeaderTransformation().GetSchemeToOverwrite()
 	out.RequestIDSampling, out.PackTraceReason = true, true
-	if tc := h.GetRequestIdExtension().GetTypedConfig(); tc != nil {
-		url, content, err := registry.Unwrap(tc)
-		u := &uuidv3.UuidRequestIdConfig{}
-		switch {
-		case err != nil:
-			s.fail(c.Errorf("request_id_extension.typed_config", "%w", err))
-		case url != registry.TypeURL(u):
-			s.fail(c.Errorf("request_id_extension.typed_config", "unknown type %q of request id extension", url))
-		default:
-			if err := content.DecodeInto(u); err != nil {
-				s.fail(c.Errorf("request_id_extension.typed_config", "%w", err))
-			}
-			if v := u.GetPackTraceReason(); v != nil {
-				out.PackTraceReason = v.GetValue()
-			}
-			if v := u.GetUseRequestIdForTraceSampling(); v != nil {
-				out.RequestIDSampling = v.GetValue()
-			}
-		}
+	u := s.uuidExtension(c, h.GetRequestIdExtension())
+	if v := u.GetPackTraceReason(); v != nil {
+		out.PackTraceReason = v.GetValue()
+	}
+	if v := u.GetUseRequestIdForTraceSampling(); v != nil {
+		out.RequestIDSampling = v.GetValue()
 	}
 	if t := h.GetTracing(); t != nil {
 		out.Tracing = &snapshot.Tracing{Client: percent(t.GetClientSampling(), 100), Random: percent(t.GetRandomSampling(), 100),
@@ -343,4 +330,24 @@ func (s *state) hcmLogs(c *registry.Ctx, h *hcmv3.HttpConnectionManager, out *sn
 		out.LogOnNewRequest = out.LogOnNewRequest || o.GetFlushAccessLogOnNewRequest()
 	}
 	out.LocalReply = s.localReply(c, h.GetLocalReplyConfig())
+}
+
+// uuidExtension is the only request id extension; nil without one.
+func (s *state) uuidExtension(c *registry.Ctx, x *hcmv3.RequestIDExtension) *uuidv3.UuidRequestIdConfig {
+	if x.GetTypedConfig() == nil {
+		return nil
+	}
+	url, content, err := registry.Unwrap(x.GetTypedConfig())
+	u := &uuidv3.UuidRequestIdConfig{}
+	switch {
+	case err != nil:
+	case url != registry.TypeURL(u):
+		err = fmt.Errorf("unknown type %q of request id extension", url)
+	default:
+		err = content.DecodeInto(u)
+	}
+	if err != nil {
+		s.fail(c.Errorf("request_id_extension.typed_config", "%w", err))
+	}
+	return u
 }

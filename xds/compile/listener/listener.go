@@ -43,8 +43,8 @@ type Env struct {
 	AccessLog func(c *registry.Ctx, al *accesslogv3.AccessLog) (*accesslog.Logger, error)
 	// Filter compiles one access-log filter (local reply mappers use them).
 	Filter func(c *registry.Ctx, f *accesslogv3.AccessLogFilter) (accesslog.Filter, error)
-	// Headers compiles header additions (local reply mappers).
-	Headers func(c *registry.Ctx, in []*corev3.HeaderValueOption) (route.Mutations, error)
+	// Headers compiles header additions to responses (local reply mappers) or requests (tunnels).
+	Headers func(c *registry.Ctx, in []*corev3.HeaderValueOption, response bool) (route.HeaderOps, error)
 	Runtime *match.Runtime
 	Secrets *secret.Compiler // for what TLS contexts hold inline
 }

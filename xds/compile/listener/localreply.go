@@ -36,9 +36,9 @@ func (s *state) localReply(c *registry.Ctx, in *hcmv3.LocalReplyConfig) *snapsho
 		}
 		x.Format, x.ContentType = s.bodyFormat(c, at.Field("body_format_override"), m.GetBodyFormatOverride())
 		if len(m.GetHeadersToAdd()) > 0 {
-			mut, err := s.env.Headers(c.At(at.Field("headers_to_add")), m.GetHeadersToAdd())
+			mut, err := s.env.Headers(c.At(at.Field("headers_to_add")), m.GetHeadersToAdd(), true)
 			s.fail(err)
-			x.Headers = mut
+			x.Headers.Response = mut
 		}
 		out.Mappers = append(out.Mappers, x)
 	}

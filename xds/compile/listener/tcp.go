@@ -3,14 +3,19 @@
 package listener
 
 import (
+	"cmp"
 	"fmt"
+	"strings"
 
 	tcpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+	"golang.org/x/net/http/httpguts"
 
+	"sidecar/dataplane/httpmsg"
 	"sidecar/dataplane/route"
 	"sidecar/dataplane/snapshot"
 	"sidecar/dataplane/sys"
+	"sidecar/internal/telemetry/accesslog"
 	"sidecar/xds/registry"
 )
 
@@ -42,7 +47,37 @@ func (s *state) tcp(c *registry.Ctx, t *tcpv3.TcpProxy) *snapshot.TCPProxy {
 		s.fail(c.Errorf("cluster_specifier", "a cluster is required"))
 	}
 	out.Hash = s.tcpHash(c, t.GetHashPolicy())
+	if x := t.GetTunnelingConfig(); x != nil {
+		out.Tunneling = s.tunneling(c.At("tunneling_config"), x)
+	}
 	out.AccessLogs = s.accessLogs(c, "access_log", t.GetAccessLog())
+	return out
+}
+
+func (s *state) tunneling(c *registry.Ctx, t *tcpv3.TcpProxy_TunnelingConfig) *snapshot.Tunneling {
+	out := &snapshot.Tunneling{}
+	f, err := accesslog.Compile(t.GetHostname())
+	if err != nil {
+		s.fail(c.Errorf("hostname", "%w", err))
+	}
+	out.Hostname = f
+	if len(t.GetHeadersToAdd()) > 0 {
+		m, err := s.env.Headers(c.At("headers_to_add"), t.GetHeadersToAdd(), false)
+		s.fail(err)
+		out.Headers = m
+	}
+	switch x := t.GetRequestIdExtension(); {
+	case x == nil && (t.GetRequestIdHeader() != "" || t.GetRequestIdMetadataKey() != ""):
+		c.Warnf("request_id_extension", "without it no request id is made")
+	case x != nil:
+		s.uuidExtension(c, x)
+		name := cmp.Or(t.GetRequestIdHeader(), "x-request-id")
+		if strings.HasPrefix(name, ":") || strings.EqualFold(name, "host") || !httpguts.ValidHeaderFieldName(name) {
+			s.fail(c.Errorf("request_id_header", "%q is not the name of a header that may be set", name))
+		}
+		out.RequestIDHeader = httpmsg.KeyOf(name)
+		out.RequestIDKey = cmp.Or(t.GetRequestIdMetadataKey(), "tunnel_request_id")
+	}
 	return out
 }
 

@@ -11,15 +11,15 @@ import (
 	"sidecar/xds/registry"
 )
 
-// Headers compiles a list of response header additions outside of a route configuration: those of local reply mappers. c.Path is the list's own
-// place without index.
-func Headers(c *registry.Ctx, in []*corev3.HeaderValueOption) (route.Mutations, error) {
-	var m route.Mutations
+// Headers compiles a list of header additions outside of a route configuration: those of local reply mappers (response) and of tunnels. c.Path is the
+// list's own place without index.
+func Headers(c *registry.Ctx, in []*corev3.HeaderValueOption, response bool) (route.HeaderOps, error) {
+	var ops route.HeaderOps
 	var errs []error
 	for i, h := range in {
-		op, err := headerOp(c, registry.Path("").Index("", i), h, true)
+		op, err := headerOp(c, registry.Path("").Index("", i), h, response)
 		errs = append(errs, err)
-		m.Response.Add = append(m.Response.Add, op)
+		ops.Add = append(ops.Add, op)
 	}
-	return m, errors.Join(errs...)
+	return ops, errors.Join(errs...)
 }
