@@ -188,6 +188,7 @@ func (c *Conn) Connected() (done bool, e sys.Errno) {
 	}
 	c.fl &^= fConnecting
 	if c.fl&fShaking != 0 {
+		c.x.sec.up = c.l.Now()
 		c.x.sec.w.push(c.x.sec.sh)
 		return false, 0
 	}

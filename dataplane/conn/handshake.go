@@ -375,6 +375,7 @@ func (s *Signature) Signed() {
 // established ends a handshake: what the owner sent meanwhile goes out, and it may read.
 func (c *Conn) established() {
 	x := c.x.sec
+	x.done = c.l.Now()
 	readable := x.sh.readable
 	if x.sh.info != nil {
 		x.sh.info.TLS = x.s.Info()

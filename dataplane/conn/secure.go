@@ -16,13 +16,15 @@ type secure struct {
 	s *tls.Session
 
 	// Worker
-	sh    *shake // the handshake; nil when it is over
-	raw   []byte // ciphertext that was read but not opened, from the pool; nil when there is none
-	early []byte // plaintext sent before the handshake was done, from the pool
-	plain int    // plaintext bytes in the queued output, for the counter
-	why   error  // why the transport failed
-	fresh bool   // raw may hold whole records: the handshake left them
-	bad   bool   // a record was bad; Fill tells when what came before is read
+	sh    *shake    // the handshake; nil when it is over
+	raw   []byte    // ciphertext that was read but not opened, from the pool; nil when there is none
+	early []byte    // plaintext sent before the handshake was done, from the pool
+	plain int       // plaintext bytes in the queued output, for the counter
+	why   error     // why the transport failed
+	up    sys.Nanos // when the socket was connected; 0 for an accepted one
+	done  sys.Nanos // when the handshake was done
+	fresh bool      // raw may hold whole records: the handshake left them
+	bad   bool      // a record was bad; Fill tells when what came before is read
 }
 
 const (
@@ -68,6 +70,14 @@ func (c *Conn) Session() *identity.Session {
 
 // Secure tells whether the connection speaks TLS: its descriptor must not be read or written by others.
 func (c *Conn) Secure() bool { return c.fl&fTLS != 0 }
+
+// HandshakeTimes are when the socket of a dialled connection was up, and when the TLS handshake behind it was done; 0 on a plain connection and before.
+func (c *Conn) HandshakeTimes() (up, done sys.Nanos) {
+	if c.fl&fTLS == 0 {
+		return 0, 0
+	}
+	return c.x.sec.up, c.x.sec.done
+}
 
 // Shaking tells whether a TLS handshake is still to be done.
 func (c *Conn) Shaking() bool { return c.fl&fShaking != 0 }

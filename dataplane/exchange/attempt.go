@@ -262,7 +262,7 @@ func (x *Exchange) pick(now sys.Nanos) {
 		x.to(stWaitPool)
 	default:
 		_, k, e := x.w.Take()
-		x.errno = e
+		x.errno, x.why = e, x.w.Why()
 		if idle, _, _, _ := p.Counts(); k == fault.Overflow && idle == 0 {
 			x.unhost() // max_pending_requests: Envoy names the host only once a connection is there for the request
 		}
@@ -350,7 +350,7 @@ func (x *Exchange) poolAnswer(now sys.Nanos) bool {
 	case m != nil:
 		x.attach(m, now)
 	case k != fault.None:
-		x.errno = e
+		x.errno, x.why = e, x.w.Why()
 		x.poolFailed(now, k)
 	default:
 		return false

@@ -136,6 +136,7 @@ type Exchange struct {
 	local    localReply
 	fault    fault.Kind // of the last attempt, for the log and the retry decision
 	errno    sys.Errno
+	why      string // what TLS said to that, "" nothing
 
 	filters []filter.HTTP
 	fctx    []filter.Ctx
@@ -190,7 +191,7 @@ func (x *Exchange) begin(o *origin, start, now sys.Nanos, headBytes int) {
 	x.rec.Type = accesslog.DownstreamEnd
 	x.rec.Runtime = e.Snap.Runtime
 	x.q.Head, x.q.Rec, x.q.Rand, x.q.Runtime = &x.req, &x.rec, e.L.Rand(), e.Snap.Runtime
-	x.q.TLS, x.q.Secure, x.q.NoEnvoyHeaders = false, false, x.ch.h.Router.SuppressEnvoyHeaders
+	x.q.TLS, x.q.Secure, x.q.NoEnvoyHeaders = x.side.TLS != nil, false, x.ch.h.Router.SuppressEnvoyHeaders
 	x.m, x.prio = nil, 0
 	x.attempts, x.connTries, x.retries, x.redirects, x.budget = 0, 0, 0, 0, false
 	x.limits, x.hasHash = route.Timeouts{}, false
@@ -201,7 +202,7 @@ func (x *Exchange) begin(o *origin, start, now sys.Nanos, headBytes int) {
 		x.logAt = now + d
 	}
 	x.streamIdle, x.maxStream = x.ch.h.StreamIdle, x.ch.h.MaxStream
-	x.fault, x.errno = fault.None, 0
+	x.fault, x.errno, x.why = fault.None, 0, ""
 	x.filters, x.fctx, x.fphase, x.fwake = x.filters[:0], x.fctx[:0], x.fphase[:0], x.fwake[:0]
 	x.fevents, x.fpos, x.dataPos, x.respPos = 0, 0, 0, 0
 	x.w.Init(x.task)

@@ -131,7 +131,9 @@ func (x *Exchange) upstreamReply(now sys.Nanos, k fault.Kind) {
 	case fault.NoHealthyUpstream:
 		x.cl.Block.Inc(stats.ClusterUpstreamCxNoneHealthy)
 	case fault.ConnectFailed:
-		l.details = connectDetails(x.errno)
+		if l.details = connectDetails(x.errno); x.why != "" {
+			l.details = "upstream_reset_before_response_started{remote_connection_failure|" + x.why + "}"
+		}
 	}
 	if x.retries > 0 && len(row.Body) > len(resetPrefix) && row.Body[:len(resetPrefix)] == resetPrefix {
 		b := append(x.reqA.Tail(), "upstream connect error or disconnect/reset before headers. retried and the latest reset reason: "...)

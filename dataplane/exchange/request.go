@@ -326,11 +326,14 @@ func (x *Exchange) setProto(at int) {
 	x.req.AddString(keyXFP, p)
 }
 
-// setScheme: HTTP/1 requests carry none; x-forwarded-proto decides when it is a scheme, else the transport.
+// setScheme: HTTP/2 requests carry a scheme, which stays. HTTP/1 requests have none; x-forwarded-proto decides when it is a scheme, else the transport.
 func (x *Exchange) setScheme() {
 	req := &x.req
 	if s := x.ch.h.SchemeOverwrite; s != "" {
 		req.SetScheme(s)
+		return
+	}
+	if req.Scheme.Len > 0 {
 		return
 	}
 	switch p := req.Get(httpmsg.IDForwardedProto); {

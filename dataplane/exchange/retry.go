@@ -285,5 +285,8 @@ func (x *Exchange) failureReason(k fault.Kind) string {
 	if k != fault.ConnectFailed {
 		return ""
 	}
+	if x.why != "" {
+		return x.why
+	}
 	return connectReason(x.errno)
 }

@@ -13,6 +13,7 @@ import (
 	"sidecar/dataplane/conn"
 	"sidecar/dataplane/hostset"
 	"sidecar/dataplane/http2"
+	"sidecar/dataplane/identity"
 	"sidecar/dataplane/lb"
 	"sidecar/dataplane/loop"
 	"sidecar/dataplane/route"
@@ -50,25 +51,27 @@ func (k *clock) Send2(fd sys.FD, a, b []byte) (int, sys.Errno) {
 
 // rig drives one worker's exchanges on one thread: the test plays the client and the upstreams with raw non-blocking sockets.
 type rig struct {
-	t     testing.TB
-	k     *clock
-	l     *loop.Loop
-	env   *Env
-	reg   *stats.Registry
-	lis   *snapshot.Listener
-	fc    *snapshot.FilterChain
-	hcm   *snapshot.HCM
-	in    *snapshot.Interner
-	table *route.Table
-	vh    *route.VirtualHost
-	left  conn.Members
-	log   []string
-	quiet bool
-	gone  int
-	ups   []*backend
-	row   *snapshot.Cluster
-	rowOf map[string]*snapshot.Cluster
-	order int
+	t      testing.TB
+	k      *clock
+	l      *loop.Loop
+	env    *Env
+	reg    *stats.Registry
+	lis    *snapshot.Listener
+	fc     *snapshot.FilterChain
+	hcm    *snapshot.HCM
+	in     *snapshot.Interner
+	table  *route.Table
+	vh     *route.VirtualHost
+	left   conn.Members
+	log    []string
+	quiet  bool
+	gone   int
+	ups    []*backend
+	row    *snapshot.Cluster
+	rowOf  map[string]*snapshot.Cluster
+	order  int
+	tls    *identity.Session // of client connections
+	format *accesslog.Format
 }
 
 const logText = "%RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %BYTES_RECEIVED% %BYTES_SENT% attempts=%UPSTREAM_REQUEST_ATTEMPT_COUNT% route=%ROUTE_NAME%"
@@ -86,7 +89,7 @@ func (r *rig) Log(_ []*accesslog.Logger, rec *accesslog.Record) {
 	if r.quiet {
 		return
 	}
-	r.log = append(r.log, string(logFormat.Append(nil, rec)))
+	r.log = append(r.log, string(r.format.Append(nil, rec)))
 }
 
 // backend is an upstream host: a listening abstract Unix socket.
@@ -160,7 +163,7 @@ func must(t testing.TB, err error) {
 
 // newRig makes a worker with one listener, one cluster "c" of n backends and one route "/" to it.
 func newRig(t testing.TB, backends int) *rig {
-	r := &rig{t: t, k: &clock{Linux: sys.NewLinux()}, reg: stats.NewRegistry(1), in: snapshot.NewInterner(), rowOf: map[string]*snapshot.Cluster{}}
+	r := &rig{t: t, k: &clock{Linux: sys.NewLinux()}, reg: stats.NewRegistry(1), in: snapshot.NewInterner(), rowOf: map[string]*snapshot.Cluster{}, format: logFormat}
 	l, err := loop.New(loop.Config{Kernel: r.k, Seed: 1}, func(loop.Msg) {})
 	must(t, err)
 	t.Cleanup(l.Close)
@@ -248,8 +251,10 @@ func (r *rig) dial() *peer {
 }
 
 func (r *rig) connInfo() *accesslog.ConnInfo {
-	return accesslog.NewConnInfo(1, r.l.Wall(), sys.AddrOf(netip.MustParseAddrPort("192.0.2.7:4711")),
+	i := accesslog.NewConnInfo(1, r.l.Wall(), sys.AddrOf(netip.MustParseAddrPort("192.0.2.7:4711")),
 		sys.AddrOf(netip.MustParseAddrPort("192.0.2.1:8080")))
+	i.TLS = r.tls
+	return i
 }
 
 // turn runs the loop until nothing is left to do now.

@@ -191,11 +191,16 @@ func (s *Server) firstBytes(now sys.Nanos) (ours, more bool) {
 	return true, false
 }
 
-// codec says which protocol the first bytes of the connection speak; unknown means that it takes more of them.
+// codec says which protocol the connection speaks: the one that TLS negotiated, or what the first bytes look like; unknown means that it takes more of
+// them.
 func (s *Server) codec() snapshot.Codec {
-	switch k := s.ch.h.Codec; {
+	switch k, t := s.ch.h.Codec, s.Place.Info.TLS; {
 	case k != snapshot.CodecAuto:
 		return k
+	case t != nil && t.ALPN == "h2":
+		return snapshot.CodecHTTP2
+	case t != nil && t.ALPN != "":
+		return snapshot.CodecHTTP1
 	default:
 		in := s.c.In()
 		n := min(len(in), len(prefaceStart))

@@ -206,7 +206,7 @@ func (x *Exchange) connectRaw(now sys.Nanos) {
 	x.tcp.Init(x.task)
 	k, e := x.cl.ConnectTCP(&x.tcp, x.host, x.task)
 	if k != fault.None {
-		x.errno = e
+		x.errno, x.why = e, x.tcp.Why()
 		x.poolFailed(now, k)
 		return
 	}
@@ -220,7 +220,7 @@ func (x *Exchange) rawAnswer(now sys.Nanos) bool {
 		return false
 	}
 	if k != fault.None {
-		x.errno = e
+		x.errno, x.why = e, x.tcp.Why()
 		x.poolFailed(now, k)
 		return true
 	}
