@@ -145,7 +145,7 @@ func (c *Conn) stray(block []byte, never bool) bool {
 	switch {
 	case known && !crossed:
 		c.fail(CodeStreamClosed, fault.H2Protocol, CountProtocolError)
-	case never || c.role == Server && !known:
+	case never || c.role == Server && !known && !c.closed.full: // it was passed over
 		c.protocolError()
 	default:
 		c.decode(block, &message{})

@@ -112,8 +112,8 @@ type Conn struct {
 	news    newSettings
 	dec     hpack.Decoder
 	empty   uint32 // consecutive frames with an empty payload
-	prios   uint32
-	wins    uint32
+	prios   uint64
+	wins    uint64
 	failed  fault.Kind
 	code    Code
 
@@ -149,7 +149,7 @@ type Conn struct {
 	lastData int    // where the last frame begins if it is a DATA frame that may grow, else -1
 	frames   uint32 // frames in out
 	controls uint32 // PING, SETTINGS and RST_STREAM among them
-	datas    uint32 // DATA frames sent in all
+	datas    uint64 // DATA frames sent in all
 
 	// Worker: time
 	now        sys.Nanos
@@ -317,9 +317,14 @@ func (c *Conn) Active() int { return c.streams.count }
 // Oldest returns the oldest stream that was not released, nil if there is none: for ending all of them.
 func (c *Conn) Oldest() *Stream { return c.streams.oldest }
 
-// Release gives a stream back. One that is not closed is reset with CANCEL; what was received on it and not consumed is returned to the connection's window.
+// Release gives a stream back. One that is not closed is reset: with NO_ERROR when a server has sent its whole answer (RFC 9113 section 8.1), else with CANCEL.
+// What was received on it and not consumed is returned to the connection's window.
 func (c *Conn) Release(s *Stream) {
-	if !s.Closed() {
+	switch {
+	case s.Closed():
+	case c.role == Server && s.fl&sLocalEnd != 0:
+		c.SendReset(s, CodeNo)
+	default:
 		c.SendReset(s, CodeCancel)
 	}
 	c.give(s.held)

@@ -113,6 +113,14 @@ func FuzzFrames(f *testing.F) {
 		if code, bad := frameError(in); bad && !failed {
 			t.Fatalf("x/net: %s; here: %s", code, whole)
 		}
+		if !client {
+			theirs := headsAccepted(in)
+			for _, l := range strings.Split(whole, "\n") {
+				if w := strings.Fields(l); len(w) > 1 && w[0] == "head" && !theirs[w[1]] {
+					t.Fatalf("x/net does not take the head of stream %s: %s", w[1], whole)
+				}
+			}
+		}
 	})
 }
 
@@ -151,6 +159,29 @@ func fuzzRun(in []byte, client, lenient bool, step int) (text string, noticed bo
 		e.c.Release(s)
 	}
 	return text, noticed
+}
+
+// headsAccepted are the streams whose first header block the framer of golang.org/x/net takes for a well-formed one.
+func headsAccepted(in []byte) map[string]bool {
+	ok, seen := map[string]bool{}, map[string]bool{}
+	fr := xhttp2.NewFramer(io.Discard, bytes.NewReader(in))
+	fr.ReadMetaHeaders = xhpack.NewDecoder(4096, nil)
+	fr.SetMaxReadFrameSize(maxFrame)
+	for {
+		f, err := fr.ReadFrame()
+		var se xhttp2.StreamError
+		switch {
+		case errors.As(err, &se):
+			seen[itoa(int(se.StreamID))] = true
+		case err != nil:
+			return ok
+		}
+		if m, is := f.(*xhttp2.MetaHeadersFrame); is && err == nil {
+			if id := itoa(int(m.StreamID)); !seen[id] {
+				seen[id], ok[id] = true, true
+			}
+		}
+	}
 }
 
 // frameError is the first connection error that the framer of golang.org/x/net finds in a single frame. Frames of types beyond RFC 9113, of which it knows one

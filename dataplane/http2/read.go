@@ -135,9 +135,12 @@ func (c *Conn) beginData(ev *Event) bool {
 	c.cur = nil
 	switch {
 	case s == nil:
-		if known, crossed := c.closed.find(h.id); known && !crossed {
+		switch known, crossed := c.closed.find(h.id); {
+		case known && !crossed:
 			c.fail(CodeStreamClosed, fault.H2Protocol, CountProtocolError)
 			return false
+		case !known && !c.closed.full: // it was passed over
+			return c.protocolError()
 		}
 	case s.fl&sRemoteEnd != 0:
 		return c.refuse(s, CodeStreamClosed, n, ev)
@@ -153,15 +156,17 @@ func (c *Conn) beginData(ev *Event) bool {
 	}
 	if c.cur == nil {
 		c.give(n)
-		c.skip()
-		return false
 	}
-	if h.flags&flagPadded != 0 {
+	switch {
+	case h.flags&flagPadded != 0:
 		if n == 0 {
 			c.fail(CodeFrameSize, fault.H2Protocol, CountProtocolError)
 			return false
 		}
 		c.phase, c.need = phFixed, 1
+		return false
+	case c.cur == nil:
+		c.skip()
 		return false
 	}
 	return c.beginContent(ev)
@@ -179,6 +184,10 @@ func (c *Conn) dataPadding(ev *Event) bool {
 	c.pad = uint32(c.part[0])
 	if c.pad > c.left {
 		return c.protocolError()
+	}
+	if c.cur == nil {
+		c.skip()
+		return false
 	}
 	c.consume(c.cur, 1+int32(c.pad)) // nobody else will
 	return c.beginContent(ev)
@@ -251,7 +260,7 @@ func (c *Conn) endData(s *Stream, p []byte, ev *Event) bool {
 
 // priority: RFC 9113 section 6.3. What it says is deprecated and ignored, but for a stream that depends on itself.
 func (c *Conn) priority(ev *Event) bool {
-	if c.prios++; uint64(c.prios) > uint64(c.o.MaxPriorityPerStream)*(1+uint64(c.opened)) {
+	if c.prios++; c.prios > uint64(c.o.MaxPriorityPerStream)*(1+uint64(c.opened)) {
 		c.fail(CodeEnhanceYourCalm, fault.H2Flood, CountPriorityFlood)
 		return false
 	}
@@ -343,7 +352,7 @@ func (c *Conn) sweep(ev *Event) bool {
 // windowUpdated: RFC 9113 section 6.9.
 func (c *Conn) windowUpdated(n uint32, ev *Event) bool {
 	c.wins++
-	if most := 5 + 2*(uint64(c.opened)+uint64(c.o.MaxWindowUpdatePerData)*uint64(c.datas)); uint64(c.wins) > most {
+	if most := 5 + 2*(uint64(c.opened)+uint64(c.o.MaxWindowUpdatePerData)*c.datas); c.wins > most {
 		c.fail(CodeEnhanceYourCalm, fault.H2Flood, CountWindowUpdateFlood)
 		return false
 	}

@@ -185,7 +185,8 @@ func (t *streams) remove(s *Stream) {
 // closed remembers the streams that ended last, to tell frames that crossed our RST_STREAM from frames that should not be.
 type closed struct {
 	ring [closedRing]uint32 // id shifted left by one; the low bit says that the peer did not know
-	pos  uint8
+	pos  uint8              // of the next
+	full bool               // older ones were forgotten
 }
 
 func (r *closed) add(id uint32, crossed bool) {
@@ -193,8 +194,9 @@ func (r *closed) add(id uint32, crossed bool) {
 	if crossed {
 		v |= 1
 	}
-	r.ring[r.pos%closedRing] = v
-	r.pos++
+	r.full = r.full || r.ring[r.pos] != 0
+	r.ring[r.pos] = v
+	r.pos = (r.pos + 1) % closedRing
 }
 
 // find tells whether the stream is remembered, and whether the peer may not have known that it was over.

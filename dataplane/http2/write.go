@@ -145,7 +145,7 @@ func (c *Conn) appendFields(h *httpmsg.Head, request bool) {
 		}
 		if f.ID != httpmsg.IDOther {
 			switch {
-			case hop(f.ID), f.ID == httpmsg.IDHost && request, f.ID == httpmsg.IDContentLength && h.Body != httpmsg.BodyNone:
+			case hop(f.ID), f.ID == httpmsg.IDHost && request, f.ID == httpmsg.IDContentLength && (h.Body != httpmsg.BodyNone || h.Upgrade):
 				continue
 			case f.ID == httpmsg.IDTE && request && !equalFold(h.Value(i), "trailers"):
 				continue
