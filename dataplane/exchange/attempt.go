@@ -514,6 +514,12 @@ func (x *Exchange) release(reuse bool) {
 func (x *Exchange) releaseStream(m *pool.Member, st *mux.Stream) {
 	x.upstreamLog()
 	x.m, x.respIn = nil, source{}
+	switch {
+	case st.Reset != fault.None && st.Remote:
+		x.cl.Block.Inc(stats.ClusterUpstreamRqRxReset)
+	case !st.S.Closed():
+		x.cl.Block.Inc(stats.ClusterUpstreamRqTxReset)
+	}
 	st.Abort(http2.CodeCancel)
 	m.ReleaseStream(true)
 }

@@ -83,11 +83,14 @@ func (s *h2Server) Drain(m conn.DrainMode) {
 	case s.st == h2Closed:
 	case m == conn.DrainNow:
 		s.close(fault.LocalReset, http2.CodeNo)
-	case m == conn.DrainSoft:
-		s.startDrain()
 	default:
+		if s.st == h2Open {
+			s.ch.hcm.Inc(stats.HCMDownstreamCxDrainClose)
+		}
 		s.startDrain()
-		s.finishDrain()
+		if m != conn.DrainSoft {
+			s.finishDrain()
+		}
 	}
 }
 
@@ -97,7 +100,6 @@ func (s *h2Server) startDrain() {
 		return
 	}
 	s.st, s.since = h2Draining, s.ch.env.L.Now()
-	s.ch.hcm.Inc(stats.HCMDownstreamCxDrainClose)
 	s.k.H2.SendGoaway(http2.MaxStream, http2.CodeNo)
 	s.k.Wake()
 }
@@ -368,6 +370,7 @@ func (c *h2Client) answer(x *Exchange) {
 	switch {
 	case s.st != h2Open:
 	case e.FailHealth && !ch.l.DrainModifyOnly, e.DrainClose != nil && e.DrainClose(ch.l, ch.fc):
+		ch.hcm.Inc(stats.HCMDownstreamCxDrainClose)
 		s.startDrain()
 	case e.Overloaded:
 		ch.hcm.Inc(stats.HCMDownstreamCxOverloadDisableKeepalive)
@@ -383,9 +386,13 @@ func (c *h2Client) account(*accesslog.Record) {}
 
 // over implements client.
 func (c *h2Client) over(e ending, now sys.Nanos) {
-	s, st := c.s, c.st
+	s, st, x := c.s, c.st, c.x
 	if s.st == h2Open {
 		s.since = now
+	}
+	if e == answered && !st.S.RemoteEnded() && x.fl&xEarly == 0 {
+		s.ch.hcm.Inc(stats.HCMDownstreamRqResponseBeforeRqComplete)
+		s.ch.hcm.Inc(stats.HCMDownstreamRqRxReset) // as Envoy sees the reset that follows
 	}
 	c.x, c.st = nil, nil
 	switch e {

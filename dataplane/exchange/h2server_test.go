@@ -145,6 +145,9 @@ func TestH2_WhenTheAnswerIsEarly_ThenWholeAndThenNoError(t *testing.T) {
 	if !strings.HasPrefix(got, "1 HEADERS :status=413 ") || !strings.HasSuffix(got, "\n1 DATA end full\n1 RST NO_ERROR") {
 		t.Error(got)
 	}
+	if n := r.hcmStat(stats.HCMDownstreamRqResponseBeforeRqComplete); n != 1 {
+		t.Errorf("response_before_rq_complete %d", n)
+	}
 	c.get(3, "/x")
 	c.send()
 	r.turn()

@@ -151,6 +151,7 @@ func (m *Member) drive(now sys.Nanos) loop.Step {
 	p.serve()
 	k.Flush(now)
 	m.CountBytes()
+	m.countHTTP2()
 	if m.streams == 0 && (m.draining || p.draining && p.waiting == 0) {
 		m.close(byUs)
 		p.refill()
