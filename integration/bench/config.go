@@ -19,9 +19,41 @@ type config struct {
 	backend string
 	// routes is the kind of the many routes: prefix, exact, mixed, regex; empty for the one route /.
 	routes string
+	// key is the key of the server's certificate, ecdsa or rsa; empty is no TLS. mutual asks for the client's.
+	key    string
+	mutual bool
+	// h2 is HTTP/2 from the client, grpc HTTP/2 to the backend (which serves gRPC then).
+	h2, grpc bool
+	// plain adds a listener without TLS.
+	plain bool
 
-	dir                   string
-	port, admin, upstream int
+	dir, certs                       string
+	port, admin, plainPort, upstream int
+}
+
+func (c *config) certFile(name string) string { return filepath.Join(c.certs, name) }
+
+// scheme is what X-Forwarded-Proto says where a proxy cannot find out itself.
+func (c *config) scheme() string {
+	if c.key != "" {
+		return "https"
+	}
+	return "http"
+}
+
+// clientArgs are the flags with which the load tool speaks to the proxy.
+func (c *config) clientArgs() []string {
+	var args []string
+	if c.key != "" {
+		args = append(args, "-tls", c.certs, "-key", c.key)
+	}
+	if c.mutual {
+		args = append(args, "-mutual")
+	}
+	if c.grpc {
+		args = append(args, "-grpc")
+	}
+	return args
 }
 
 func (c *config) upstreamAddr() string { return "127.0.0.1:" + strconv.Itoa(c.upstream) }
@@ -70,15 +102,32 @@ static_resources:
     type: STATIC
     connect_timeout: 5s
     circuit_breakers: {thresholds: [{max_connections: 100000, max_pending_requests: 100000, max_requests: 100000}]}
-    load_assignment:
+`, c.admin)
+	if c.grpc {
+		b.WriteString(`    typed_extension_protocol_options:
+      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+        "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+        explicit_http_config: {http2_protocol_options: {}}
+`)
+	}
+	fmt.Fprintf(&b, `    load_assignment:
       cluster_name: backend
       endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: %d}}}}]}]
   listeners:
-  - name: bench
+`, c.upstream)
+	c.envoyListener(&b, "bench", c.port, c.key != "")
+	if c.plain {
+		c.envoyListener(&b, "plain", c.plainPort, false)
+	}
+	return b.String()
+}
+
+func (c *config) envoyListener(b *strings.Builder, name string, port int, secure bool) {
+	fmt.Fprintf(b, `  - name: %s
     address: {socket_address: {address: 127.0.0.1, port_value: %d}}
     filter_chains:
     - filters:
-`, c.admin, c.upstream, c.port)
+`, name, port)
 	if c.tcp {
 		b.WriteString(`      - name: tcp
         typed_config:
@@ -86,16 +135,43 @@ static_resources:
           stat_prefix: bench
           cluster: backend
 `)
-		return b.String()
+	} else {
+		c.envoyHTTP(b)
 	}
+	if !secure {
+		return
+	}
+	fmt.Fprintf(b, `      transport_socket:
+        name: tls
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext
+          require_client_certificate: %t
+          common_tls_context:
+            tls_params: {tls_minimum_protocol_version: TLSv1_3, tls_maximum_protocol_version: TLSv1_3, ecdh_curves: [X25519]}
+            tls_certificates:
+            - {certificate_chain: {filename: %s}, private_key: {filename: %s}}
+`, c.mutual, c.certFile("server-"+c.key+".pem"), c.certFile("server-"+c.key+".key"))
+	if c.mutual {
+		fmt.Fprintf(b, "            validation_context: {trusted_ca: {filename: %s}}\n", c.certFile("ca-"+c.key+".pem"))
+	}
+	if c.h2 {
+		b.WriteString("            alpn_protocols: [h2]\n")
+	}
+}
+
+// envoyHTTP renders the connection manager with its routes.
+func (c *config) envoyHTTP(b *strings.Builder) {
 	b.WriteString(`      - name: hcm
         typed_config:
           "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
           stat_prefix: bench
           use_remote_address: true
 `)
+	if c.h2 {
+		b.WriteString("          codec_type: HTTP2\n")
+	}
 	if c.log {
-		fmt.Fprintf(&b, `          access_log:
+		fmt.Fprintf(b, `          access_log:
           - name: file
             typed_config:
               "@type": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog
@@ -123,9 +199,8 @@ static_resources:
 		case "regex":
 			match = fmt.Sprintf("safe_regex: {regex: '/service-%05d/[0-9]+'}", i)
 		}
-		fmt.Fprintf(&b, "              - {match: {%s}, route: {cluster: backend}}\n", match)
+		fmt.Fprintf(b, "              - {match: {%s}, route: {cluster: backend}}\n", match)
 	}
-	return b.String()
 }
 
 // nginxLine is Envoy's default access-log line in nginx's words, so that both write the same facts (nginx has no response flags). HAProxy's own HTTP
@@ -156,15 +231,23 @@ func (c *config) nginx(stream string) string {
   upstream backend { server %[2]s; keepalive 256; keepalive_requests 1000000000; keepalive_timeout 3600s; }
   proxy_http_version 1.1;
   proxy_set_header Connection "";
-  proxy_set_header Host $host;
-  proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
-  proxy_set_header X-Forwarded-Proto $scheme;
-  proxy_set_header X-Request-Id $request_id;
+  proxy_max_temp_file_size 0;
+  client_max_body_size 0;
+`, log, c.upstreamAddr(), filepath.Join(c.dir, "tmp"))
+	pass := "proxy_pass http://backend;"
+	set := "proxy_set_header"
+	if c.grpc {
+		pass, set = "grpc_pass grpc://backend;", "grpc_set_header"
+	}
+	fmt.Fprintf(&b, `  %[1]s Host $host;
+  %[1]s X-Forwarded-For $proxy_add_x_forwarded_for;
+  %[1]s X-Forwarded-Proto $scheme;
+  %[1]s X-Request-Id $request_id;
   server {
-    listen 127.0.0.1:%[4]d backlog=4096;
-`, log, c.upstreamAddr(), filepath.Join(c.dir, "tmp"), c.port)
+`, set)
+	c.nginxListen(&b)
 	if c.routes == "" {
-		b.WriteString("    location / { proxy_pass http://backend; }\n")
+		fmt.Fprintf(&b, "    location / { %s }\n", pass)
 	}
 	for i := 0; c.routes != "" && i < c.routeCount(); i++ {
 		location := fmt.Sprintf("= /service-%05d", i)
@@ -174,10 +257,36 @@ func (c *config) nginx(stream string) string {
 		case "regex":
 			location = fmt.Sprintf("~ ^/service-%05d/[0-9]+$", i)
 		}
-		fmt.Fprintf(&b, "    location %s { proxy_pass http://backend; }\n", location)
+		fmt.Fprintf(&b, "    location %s { %s }\n", location, pass)
 	}
 	b.WriteString("  }\n}\n")
 	return b.String()
+}
+
+func (c *config) nginxListen(b *strings.Builder) {
+	options := "backlog=4096"
+	if c.key != "" {
+		options += " ssl"
+	}
+	if c.h2 {
+		options += " http2"
+	}
+	fmt.Fprintf(b, "    listen 127.0.0.1:%d %s;\n", c.port, options)
+	if c.plain {
+		fmt.Fprintf(b, "    listen 127.0.0.1:%d backlog=4096;\n", c.plainPort)
+	}
+	if c.key == "" {
+		return
+	}
+	fmt.Fprintf(b, `    ssl_certificate %s;
+    ssl_certificate_key %s;
+    ssl_protocols TLSv1.3;
+    ssl_ecdh_curve X25519;
+    ssl_conf_command Ciphersuites TLS_AES_128_GCM_SHA256;
+`, c.certFile("server-"+c.key+".pem"), c.certFile("server-"+c.key+".key"))
+	if c.mutual {
+		fmt.Fprintf(b, "    ssl_verify_client on;\n    ssl_client_certificate %s;\n", c.certFile("ca-"+c.key+".pem"))
+	}
 }
 
 // haproxy renders haproxy.cfg and its map files. Many routes are maps, HAProxy's own way of having many.
@@ -197,13 +306,13 @@ func (c *config) haproxy() (text string, maps map[string]string) {
 	if c.log {
 		b.WriteString("  log global\n  option httplog\n")
 	}
-	fmt.Fprintf(&b, `frontend bench
-  bind 127.0.0.1:%d
-  http-request set-header X-Forwarded-Proto http
+	b.WriteString("frontend bench\n")
+	c.haproxyBind(&b)
+	fmt.Fprintf(&b, `  http-request set-header X-Forwarded-Proto %s
   http-request set-header X-Request-Id %%[uuid]
   stats enable
   stats uri /haproxy-stats
-`, c.port)
+`, c.scheme())
 	maps = map[string]string{}
 	if c.routes == "" {
 		b.WriteString("  use_backend backend if { path_beg / }\n")
@@ -226,6 +335,30 @@ func (c *config) haproxy() (text string, maps map[string]string) {
 			}
 		}
 	}
-	fmt.Fprintf(&b, "backend backend\n  server s %s pool-max-conn -1\n", c.upstreamAddr())
+	fmt.Fprintf(&b, "backend backend\n  server s %s pool-max-conn -1", c.upstreamAddr())
+	if c.grpc {
+		b.WriteString(" proto h2")
+	}
+	b.WriteByte('\n')
 	return b.String(), maps
+}
+
+func (c *config) haproxyBind(b *strings.Builder) {
+	fmt.Fprintf(b, "  bind 127.0.0.1:%d", c.port)
+	if c.key != "" {
+		fmt.Fprintf(b, " ssl crt %s ssl-min-ver TLSv1.3 curves X25519 ciphersuites TLS_AES_128_GCM_SHA256", c.certFile("server-"+c.key+".both"))
+	}
+	if c.mutual {
+		fmt.Fprintf(b, " ca-file %s verify required", c.certFile("ca-"+c.key+".pem"))
+	}
+	switch {
+	case c.h2 && c.key != "":
+		b.WriteString(" alpn h2")
+	case c.h2:
+		b.WriteString(" proto h2")
+	}
+	b.WriteByte('\n')
+	if c.plain {
+		fmt.Fprintf(b, "  bind 127.0.0.1:%d\n", c.plainPort)
+	}
 }

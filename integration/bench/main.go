@@ -23,6 +23,7 @@ type settings struct {
 	idleConns                     int
 	firstPort                     int
 	dir                           string
+	certs                         string
 	load                          string
 }
 
@@ -80,6 +81,10 @@ func run() error {
 	s.load = filepath.Join(dir, "load")
 	if out, err := exec.Command("go", "build", "-o", s.load, "sidecar/internal/cmd/load").CombinedOutput(); err != nil {
 		return fmt.Errorf("build the load tool: %w\n%s", err, out)
+	}
+	s.certs = filepath.Join(dir, "certs")
+	if err := makeCertificates(s.certs); err != nil {
+		return err
 	}
 	rep := newReport(s, peers)
 	if err := s.runScenarios(rep, peers, *pattern, *only); err != nil {

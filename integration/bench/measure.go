@@ -5,12 +5,12 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -79,8 +79,9 @@ func (c *cell) start(s *settings, backendPort int) error {
 		return err
 	}
 	cfg := c.sc.cfg
-	cfg.dir, cfg.port, cfg.admin, cfg.upstream = dir, c.port, c.port+1, backendPort
-	args, err := c.peer.command(c.peer, &cfg)
+	cfg.dir, cfg.certs, cfg.port, cfg.admin, cfg.plainPort, cfg.upstream = dir, s.certs, c.port, c.port+1, c.port+2, backendPort
+	c.cfg = &cfg
+	args, err := c.peer.command(c.peer, c.cfg)
 	if err != nil {
 		return err
 	}
@@ -90,7 +91,7 @@ func (c *cell) start(s *settings, backendPort int) error {
 	if c.proc, err = startPinned(s, s.proxyCPU, args...); err != nil {
 		return err
 	}
-	if err := c.ready(cfg); err != nil {
+	if err := c.ready(s); err != nil {
 		c.stop()
 		return err
 	}
@@ -105,28 +106,47 @@ func (c *cell) stop() {
 	}
 }
 
-// ready waits for the port and, for HTTP, for a 200 of the backend through the proxy.
-func (c *cell) ready(cfg config) error {
-	if err := awaitPort(c.proc, c.port); err != nil || cfg.tcp {
+// ready waits for the port and, for HTTP, for an answer of the backend through the proxy that the load generator accepts.
+func (c *cell) ready(s *settings) error {
+	if err := awaitPort(c.proc, c.port); err != nil || c.cfg.tcp {
 		return err
 	}
-	target, _ := cfg.routePaths()
-	client := &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	target, _ := c.cfg.routePaths()
+	args := append([]string{c.sc.client(), "-addr", c.addr(), "-path", target, "-conns", "1", "-count", "1", "-warmup", "0s", "-duration", "1s"}, c.cfg.clientArgs()...)
 	var last string
 	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
-		resp, err := client.Get("http://127.0.0.1:" + strconv.Itoa(c.port) + target)
-		if err != nil {
-			last = err.Error()
-			continue
+		select {
+		case <-c.proc.exited:
+			return fmt.Errorf("ended at start: %s", c.proc.tail())
+		default:
 		}
-		body, _ := io.ReadAll(resp.Body)
-		resp.Body.Close()
-		if resp.StatusCode == 200 && len(body) == cfg.body {
+		why, err := probe(s.load, args)
+		if err == nil {
 			return nil
 		}
-		last = fmt.Sprintf("status %d, %d bytes", resp.StatusCode, len(body))
+		last = strings.Join(strings.Fields(why+" "+err.Error()), " ")
 	}
 	return fmt.Errorf("never serves: %s; %s", last, c.proc.tail())
+}
+
+// probe makes one request with the load tool; why is what it says on standard error.
+func probe(load string, args []string) (why string, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, load, args...)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		return stderr.String(), err
+	}
+	var res loadResult
+	if err := json.Unmarshal(bytes.TrimPrefix(stdout.Bytes(), []byte("start\n")), &res); err != nil {
+		return stderr.String(), err
+	}
+	if res.Errors > 0 || res.Requests == 0 {
+		return stderr.String(), fmt.Errorf("%d requests, %d errors", res.Requests, res.Errors)
+	}
+	return "", nil
 }
 
 // descendants returns pid and everything below it.
@@ -234,8 +254,8 @@ func (w *window) requestMetrics() (map[string]float64, error) {
 // client starts the load tool against the cell and returns its output.
 func (s *settings) client(c *cell, args ...string) (*exec.Cmd, *bufio.Reader, io.WriteCloser, error) {
 	mode, rest := args[0], args[1:]
-	all := append([]string{mode, "-addr", "127.0.0.1:" + strconv.Itoa(c.port), "-cpu", strconv.Itoa(s.loadCPU), "-warmup", s.warmup.String(),
-		"-duration", s.duration.String()}, rest...)
+	all := append([]string{mode, "-addr", c.addr(), "-cpu", strconv.Itoa(s.loadCPU), "-warmup", s.warmup.String(),
+		"-duration", s.duration.String()}, append(c.cfg.clientArgs(), rest...)...)
 	cmd := exec.Command(s.load, all...)
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()

@@ -114,7 +114,7 @@ func nginxStream(bin string) string {
 
 func envoyCommand(p *peer, c *config) ([]string, error) {
 	file := filepath.Join(c.dir, "bootstrap.yaml")
-	return []string{p.bin, "-c", file, "--concurrency", "1", "--disable-hot-restart", "-l", "error"}, os.WriteFile(file, []byte(c.envoy()), 0o644)
+	return []string{p.bin, "-c", file, "--concurrency", "1", "--disable-hot-restart", "-l", "warning"}, os.WriteFile(file, []byte(c.envoy()), 0o644)
 }
 
 func nginxCommand(p *peer, c *config) ([]string, error) {

@@ -5,6 +5,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -40,14 +41,20 @@ type cell struct {
 	sc   *scenario
 	peer *peer
 	proc *process
+	// cfg is the scenario's with the cell's ports and directories.
+	cfg  *config
 	port int
 	// round counts from 0.
 	round int
 }
 
+func (c *cell) addr() string { return "127.0.0.1:" + strconv.Itoa(c.port) }
+
 var h1Metrics = []string{"cpu_us", "rps", "p50_us", "p99_us"}
 
-var scenarios = []*scenario{
+var scenarios = slices.Concat(plainScenarios, tlsScenarios())
+
+var plainScenarios = []*scenario{
 	{name: "h1-sat-log", what: "keep-alive GET, 64 connections, saturated, access log on", cfg: config{log: true, body: 13}, metrics: h1Metrics,
 		measure: httpLoad("-conns", "64")},
 	{name: "h1-sat", what: "the same without access log", cfg: config{body: 13}, metrics: h1Metrics, measure: httpLoad("-conns", "64")},
@@ -65,7 +72,8 @@ var scenarios = []*scenario{
 		measure: routeEnds},
 	{name: "routes-regex", what: "first and last of 1,000 regular expressions", cfg: config{body: 13, routes: "regex"}, metrics: routeMetrics, higher: true,
 		measure: routeEnds},
-	{name: "tcp-bulk", what: "4 connections, upstream sends for ever", cfg: config{tcp: true, backend: "source"}, metrics: []string{"cpu_s_per_gb", "gb_per_s"}, measure: bulk},
+	{name: "tcp-bulk", what: "4 connections, upstream sends for ever", cfg: config{tcp: true, backend: "source"}, metrics: bulkMetrics,
+		measure: func(s *settings, c *cell) (map[string]float64, error) { return bulk(s, c, "sink") }},
 	{name: "tcp-pingpong", what: "64-byte messages back and forth, 64 connections", cfg: config{tcp: true, backend: "echo"}, metrics: h1Metrics, measure: pingpong},
 }
 
@@ -150,8 +158,9 @@ func pingpong(s *settings, c *cell) (map[string]float64, error) {
 	return w.requestMetrics()
 }
 
-func bulk(s *settings, c *cell) (map[string]float64, error) {
-	w, err := s.window(c, "sink", "-conns", "4")
+// bulk measures CPU per byte; mode is the load tool's.
+func bulk(s *settings, c *cell, mode string) (map[string]float64, error) {
+	w, err := s.window(c, mode, "-conns", "4")
 	if err != nil {
 		return nil, err
 	}

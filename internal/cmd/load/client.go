@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -15,7 +16,7 @@ import (
 
 // conn is one client connection: need is the rest of the body to come, -1 while the head is read.
 type conn struct {
-	fd    int
+	*wire
 	index int32
 	need  int
 	head  []byte
@@ -27,6 +28,7 @@ type conn struct {
 type client struct {
 	o       options
 	sa      *unix.SockaddrInet4
+	tls     *tls.Config // Nil without TLS.
 	p       *poller
 	conns   []*conn
 	idle    []int32
@@ -42,8 +44,16 @@ type client struct {
 	sent     int64
 }
 
+func httpRequest(o options) []byte {
+	return []byte("GET " + o.path + " HTTP/1.1\r\nHost: " + o.host + "\r\nUser-Agent: load\r\nAccept: */*\r\nX-Bench: 1\r\n\r\n")
+}
+
 func newClient(o options) (*client, error) {
 	sa, err := sockaddr(o.addr)
+	if err != nil {
+		return nil, err
+	}
+	tc, err := o.tls.config()
 	if err != nil {
 		return nil, err
 	}
@@ -51,8 +61,8 @@ func newClient(o options) (*client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &client{o: o, sa: sa, p: p, scratch: make([]byte, 256<<10), hist: newHistogram(),
-		request: []byte("GET " + o.path + " HTTP/1.1\r\nHost: " + o.host + "\r\nUser-Agent: load\r\nAccept: */*\r\nX-Bench: 1\r\n\r\n")}
+	c := &client{o: o, sa: sa, tls: tc, p: p, scratch: make([]byte, 256<<10), hist: newHistogram(),
+		request: httpRequest(o)}
 	for i := 0; i < o.conns; i++ {
 		k := &conn{index: int32(i), need: -1, head: make([]byte, 0, 4<<10)}
 		c.conns = append(c.conns, k)
@@ -65,7 +75,7 @@ func newClient(o options) (*client, error) {
 }
 
 func (c *client) connect(k *conn) (err error) {
-	if k.fd, err = dial(c.sa); err != nil {
+	if k.wire, err = connectWire(c.sa, c.tls); err != nil {
 		return err
 	}
 	k.need, k.head, k.busy = -1, k.head[:0], false
@@ -75,16 +85,15 @@ func (c *client) connect(k *conn) (err error) {
 // send begins a request whose latency counts from begun.
 func (c *client) send(k *conn, begun time.Time) {
 	k.begun, k.busy, k.need, k.head = begun, true, -1, k.head[:0]
-	if n, err := unix.Write(k.fd, c.request); err != nil || n != len(c.request) {
-		c.fail(k)
+	if err := k.send(c.request); err != nil {
+		c.fail(k, err)
 	}
 }
 
 // fail counts an error and replaces the connection; when that fails too the run cannot go on.
-func (c *client) fail(k *conn) {
-	c.res.Errors++
+func (c *client) fail(k *conn, why error) {
+	c.res.fail(why)
 	unix.Close(k.fd)
-	k.fd = -1
 	if err := c.connect(k); err != nil {
 		fmt.Fprintln(os.Stderr, "load http: reconnect:", err)
 		os.Exit(1)
@@ -92,40 +101,62 @@ func (c *client) fail(k *conn) {
 	c.idle = append(c.idle, k.index)
 }
 
-// receive reads what is there; it reports whether the response is complete.
+var (
+	errHead    = errors.New("not a 200 with one Content-Length")
+	errSurplus = errors.New("bytes without a request")
+)
+
+// receive reads what is there; it reports whether the response is complete. TLS keeps what it has read, so it is asked until it has no more.
 func (c *client) receive(k *conn) bool {
-	n, err := unix.Read(k.fd, c.scratch)
-	if err == unix.EAGAIN || err == unix.EINTR {
-		return false
+	k.drained = false
+	for {
+		n, err := k.receive(c.scratch)
+		if err == errWouldBlock {
+			return false
+		}
+		if err == nil && !k.busy {
+			err = errSurplus
+		}
+		if err == nil {
+			c.res.Bytes += int64(n)
+			err = k.take(c.scratch[:n])
+		}
+		if err != nil {
+			c.fail(k, err)
+			return false
+		}
+		if k.need == 0 {
+			return true
+		}
+		if k.tls == nil {
+			return false
+		}
 	}
-	if err != nil || n == 0 || !k.busy {
-		c.fail(k)
-		return false
-	}
-	b := c.scratch[:n]
-	c.res.Bytes += int64(n)
+}
+
+// take counts the response's bytes down: need is 0 when it is complete.
+func (k *conn) take(b []byte) error {
 	if k.need < 0 {
 		k.head = append(k.head, b...)
 		end := bytes.Index(k.head, []byte("\r\n\r\n"))
 		if end < 0 {
 			if len(k.head) > maxHead {
-				c.fail(k)
+				return errHead
 			}
-			return false
+			return nil
 		}
 		length, ok := checkHead(k.head[:end+2])
 		if !ok {
-			c.fail(k)
-			return false
+			return errHead
 		}
 		b = k.head[end+4:]
 		k.need = length
 	}
-	if k.need -= len(b); k.need < 0 {
-		c.fail(k) // More than one response for one request.
-		return false
+	if len(b) > k.need {
+		return errSurplus
 	}
-	return k.need == 0
+	k.need -= len(b)
+	return nil
 }
 
 // checkHead wants a 200 with one Content-Length and returns the length.
@@ -304,11 +335,8 @@ func runRaw(o options, size int) error {
 	begun := make([]time.Time, o.conns)
 	message, scratch, hist := make([]byte, size), make([]byte, 1<<20), newHistogram()
 	for i := range fds {
-		if fds[i], err = dial(sa); err != nil {
+		if fds[i], err = dialRaw(p, sa, int32(i)); err != nil {
 			return fmt.Errorf("connection %d: %w", i, err)
-		}
-		if err := p.add(fds[i], int32(i), unix.EPOLLIN); err != nil {
-			return err
 		}
 		begun[i] = time.Now()
 		if size > 0 {
@@ -359,4 +387,13 @@ func runRaw(o options, size int) error {
 			}
 		}
 	}
+}
+
+// dialRaw connects and listens for what arrives.
+func dialRaw(p *poller, sa *unix.SockaddrInet4, index int32) (int, error) {
+	w, err := connectWire(sa, nil)
+	if err != nil {
+		return -1, err
+	}
+	return w.fd, p.add(w.fd, index, unix.EPOLLIN)
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command load is the load generator, the backend and the small helpers of integration/bench. It is one epoll loop on one thread, without
-// allocation once running, so that it costs little on the core it shares, and it is strict: every response's status and length are checked,
-// and anything unexpected is counted as an error.
+// allocation once running (TLS apart, which is crypto/tls), so that it costs little on the core it shares, and it is strict: every response's
+// status and length and every handshake's parameters are checked, and anything unexpected is counted as an error.
 //
 //	load exec -cpu 0 -- nginx -c nginx.conf         run a program pinned to a core
 //	load backend -addr 127.0.0.1:9000 -body 16384   HTTP/1.1 backend with a fixed answer
@@ -10,6 +10,8 @@
 //	load source -addr 127.0.0.1:9000                TCP source: sends for ever
 //	load relay -addr 127.0.0.1:8000 -to HOST:PORT   TCP relay with Go's io.Copy (splice)
 //	load http -addr 127.0.0.1:8000 -conns 64        closed loop; with -rate an open loop, latency from the scheduled time
+//	load http -addr 127.0.0.1:8443 -tls DIR         the same over TLS 1.3 with the certificates in DIR; -mutual shows one
+//	load handshakes -addr 127.0.0.1:8443 -tls DIR   one request per connection; -resume resumes sessions
 //	load idle -addr 127.0.0.1:8000 -conns 5000      one request per connection, then idle until standard input closes
 //	load sink -addr 127.0.0.1:8000 -conns 4         reads for ever, counts bytes
 //	load pingpong -addr 127.0.0.1:8000 -conns 64    64-byte messages back and forth
@@ -56,11 +58,13 @@ type options struct {
 	rate                 float64
 	warmup, duration     time.Duration
 	count                int64
+	tls                  tlsOptions
+	resume               bool
 }
 
 func main() {
 	if len(os.Args) < 2 {
-		fmt.Fprintln(os.Stderr, "usage: load exec|backend|echo|source|relay|http|idle|sink|pingpong [flags]")
+		fmt.Fprintln(os.Stderr, "usage: load exec|backend|echo|source|relay|http|handshakes|idle|sink|pingpong [flags]")
 		os.Exit(2)
 	}
 	if err := run(os.Args[1], os.Args[2:]); err != nil {
@@ -83,8 +87,19 @@ func run(mode string, args []string) error {
 	fs.DurationVar(&o.warmup, "warmup", 500*time.Millisecond, "time before the window")
 	fs.DurationVar(&o.duration, "duration", 3*time.Second, "length of the window")
 	fs.Int64Var(&o.count, "count", 0, "http: end the window after this many responses instead")
+	fs.StringVar(&o.tls.dir, "tls", "", "http, idle, handshakes: directory of certificates; empty is no TLS")
+	fs.StringVar(&o.tls.key, "key", "ecdsa", "with -tls: ecdsa or rsa")
+	fs.BoolVar(&o.tls.mutual, "mutual", false, "with -tls: show a client certificate")
+	fs.BoolVar(&o.resume, "resume", false, "handshakes: resume the last session")
+	nice := fs.Int("nice", 0, "raise the nice value, for load that must not delay who measures")
 	if err := fs.Parse(args); err != nil {
 		return err
+	}
+	o.tls.serverName = o.host
+	if *nice > 0 {
+		if err := eachThread(func(tid int) error { return unix.Setpriority(unix.PRIO_PROCESS, tid, *nice) }); err != nil {
+			return fmt.Errorf("nice %d: %w", *nice, err)
+		}
 	}
 	if o.cpu >= 0 {
 		if err := pin(o.cpu); err != nil {
@@ -99,8 +114,13 @@ func run(mode string, args []string) error {
 		runtime.GOMAXPROCS(1)
 		return relay(o)
 	}
+	if mode == "handshakes" {
+		return runHandshakes(o)
+	}
 	runtime.LockOSThread()
-	debug.SetGCPercent(-1) // Nothing is allocated while running.
+	if o.tls.dir == "" {
+		debug.SetGCPercent(-1) // Nothing is allocated while running.
+	}
 	switch mode {
 	case "backend":
 		return serve(o, newHTTPBackend(o.body))
@@ -124,6 +144,14 @@ func run(mode string, args []string) error {
 func pin(cpu int) error {
 	var set unix.CPUSet
 	set.Set(cpu)
+	if err := eachThread(func(tid int) error { return unix.SchedSetaffinity(tid, &set) }); err != nil {
+		return fmt.Errorf("pin to core %d: %w", cpu, err)
+	}
+	return nil
+}
+
+// eachThread calls f for every thread of the process. Threads made later inherit what it sets.
+func eachThread(f func(tid int) error) error {
 	entries, err := os.ReadDir("/proc/self/task")
 	if err != nil {
 		return err
@@ -133,8 +161,8 @@ func pin(cpu int) error {
 		if _, err := fmt.Sscan(e.Name(), &tid); err != nil {
 			return err
 		}
-		if err := unix.SchedSetaffinity(tid, &set); err != nil && err != unix.ESRCH {
-			return fmt.Errorf("pin to core %d: %w", cpu, err)
+		if err := f(tid); err != nil && err != unix.ESRCH {
+			return err
 		}
 	}
 	return nil
@@ -166,6 +194,13 @@ func execProgram(args []string) error {
 	}
 	// The Go runtime raised the soft limit of open files for itself; leave it raised: every peer needs it.
 	return syscall.Exec(path, args, kept)
+}
+
+// fail counts an error; the first is told on standard error.
+func (r *Result) fail(why error) {
+	if r.Errors++; r.Errors == 1 {
+		fmt.Fprintln(os.Stderr, "load:", why)
+	}
 }
 
 func printJSON(r Result) error { return json.NewEncoder(os.Stdout).Encode(r) }

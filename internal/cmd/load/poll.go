@@ -66,7 +66,7 @@ func listen(addr string) (int, error) {
 	return fd, unix.Listen(fd, 4096)
 }
 
-// dial connects (blocking: it happens outside the window) and returns a non-blocking socket.
+// dial connects and returns a blocking socket.
 func dial(sa *unix.SockaddrInet4) (int, error) {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -76,8 +76,7 @@ func dial(sa *unix.SockaddrInet4) (int, error) {
 		unix.Close(fd)
 		return -1, err
 	}
-	unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
-	return fd, unix.SetNonblock(fd, true)
+	return fd, unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
 }
 
 // histogram counts latencies exactly to a microsecond up to one second; longer ones are kept as they are (bounded by room).
