@@ -3,6 +3,7 @@
 package http2
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -156,5 +157,64 @@ func TestHeadsGoToHTTP1InOnePiece(t *testing.T) {
 	}
 	if !strings.Contains(string(h.A.Tail()), "a: b\r\naccept: c\r\n") {
 		t.Errorf("%q", h.A.Tail())
+	}
+}
+
+// TestFramesAreCountedUntilTheyHaveLeft: the flood limits see the frames of which an octet has not left.
+func TestFramesAreCountedUntilTheyHaveLeft(t *testing.T) {
+	build := func() (*Conn, []int) {
+		c := new(Conn)
+		c.Init(Client, defaults(Client), shared(), new(Counters), 1, sys.Second)
+		c.OpenStream(request("GET http h /"), false, sys.Second)
+		c.sendPing(1)
+		c.SendData(c.Oldest(), make([]byte, 20000), false)
+		c.SendReset(c.Oldest(), CodeCancel)
+		ends := []int{} // of the frames
+		for at := len(preface); at < len(c.Pending()); {
+			at += frameHeader + int(parseHeader(c.Pending()[at:]).length)
+			ends = append(ends, at)
+		}
+		return c, ends
+	}
+	c, ends := build()
+	total := len(c.Pending())
+	for n := 0; n <= total; n++ {
+		if n > 200 && n%97 != 0 && n < total-100 && !slices.ContainsFunc(ends, func(e int) bool { return n >= e-1 && n <= e+frameHeader }) {
+			continue
+		}
+		c, _ := build()
+		c.Sent(n / 2)
+		c.Sent(n - n/2)
+		want := 0
+		for _, e := range ends {
+			if e > n {
+				want++
+			}
+		}
+		if int(c.frames) != want {
+			t.Fatalf("%d octets left of %d: %d frames, want %d", n, len(c.out), c.frames, want)
+		}
+		c.sendPing(2) // moves what is left
+		if rest := c.Pending(); len(rest) < frameHeader+8 || rest[len(rest)-1] != 2 {
+			t.Fatalf("%d octets left: %x", n, rest)
+		}
+	}
+}
+
+func TestKeepaliveIntervalHasJitter(t *testing.T) {
+	o := defaults(Client)
+	o.KeepaliveInterval, o.SettingsTimeout = 10*sys.Second, 0
+	seen := map[sys.Nanos]bool{}
+	for seed := range uint64(50) {
+		c := new(Conn)
+		c.Init(Client, o, shared(), new(Counters), seed, sys.Second)
+		at := c.Deadline() - sys.Second
+		if at < o.KeepaliveInterval || at >= o.KeepaliveInterval*115/100 {
+			t.Errorf("PING after %d ns", at)
+		}
+		seen[at] = true
+	}
+	if len(seen) < 45 {
+		t.Errorf("%d different intervals of 50", len(seen))
 	}
 }

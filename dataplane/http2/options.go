@@ -23,7 +23,7 @@ const (
 	DefaultPrematureResets        = 500
 	DefaultPrematureLifetime      = sys.Second
 	DefaultKeepaliveJitter        = 15
-	DefaultOutputLimit            = 1 << 20
+	DefaultOutputLimit            = 256 << 10
 	DefaultSettingsTimeout        = 30 * sys.Second
 )
 
@@ -62,7 +62,7 @@ type Options struct {
 	KeepaliveIdle     sys.Nanos // connection_keepalive.connection_idle_interval: a stream opened after so much silence goes behind a PING; 0 = off
 
 	SettingsTimeout sys.Nanos // how long the peer may take to acknowledge SETTINGS
-	OutputLimit     int       // bytes of output that SendData may fill, per_connection_buffer_limit_bytes
+	OutputLimit     int       // bytes of output that SendData may fill: at most per_connection_buffer_limit_bytes; what goes out in one turn needs no more than the default
 }
 
 // SetDefaults sets every field to its default for the role.

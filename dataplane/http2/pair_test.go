@@ -235,12 +235,13 @@ func (p *pair) settle() {
 }
 
 func TestExchangeDoesNotAllocate(t *testing.T) {
-	for _, streams := range []int{1, 10, 100} {
-		t.Run(fmt.Sprint(streams), func(t *testing.T) {
+	for _, tc := range []struct{ streams, size int }{{1, 105}, {10, 105}, {100, 105}, {8, 300 << 10}} {
+		streams := tc.streams
+		t.Run(fmt.Sprint(streams, "x", tc.size), func(t *testing.T) {
 			p := newPair(defaults(Client), defaults(Server))
 			round := func() {
 				for range streams {
-					p.client.start(105, 105, p.now)
+					p.client.start(tc.size, tc.size, p.now)
 				}
 				p.settle()
 			}
