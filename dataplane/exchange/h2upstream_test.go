@@ -356,3 +356,61 @@ func TestAllocs_WhenHTTP2ToHTTP2_ThenNone(t *testing.T) {
 	}
 	r.check()
 }
+
+func TestH2_WhenNinetyStreamsHoldTheirWindowsClosed_ThenMemoryIsBounded(t *testing.T) {
+	for _, up := range []snapshot.UpstreamProtocol{snapshot.UpstreamHTTP1, snapshot.UpstreamHTTP2} {
+		r := newRig(t, 1)
+		r.row.Protocol = up
+		c := r.h2(r.dial(), true)
+		c.out.Reset()
+		c.out.WriteString(xh2.ClientPreface)
+		must(t, c.fr.WriteSettings(xh2.Setting{ID: xh2.SettingInitialWindowSize, Val: 0}))
+		const streams = 90
+		for i := range uint32(streams) {
+			c.get(1+2*i, "/big")
+		}
+		c.send()
+		r.turn()
+		body := []byte(strings.Repeat("z", 64<<10))
+		var ups []*peer
+		for p := r.ups[0].accept(); p != nil; p = r.ups[0].accept() {
+			ups = append(ups, p)
+			r.turn()
+		}
+		if up == snapshot.UpstreamHTTP1 {
+			if len(ups) != streams {
+				t.Fatalf("%d connections", len(ups))
+			}
+			for _, u := range ups {
+				u.write("HTTP/1.1 200 OK\r\ncontent-length: 8388608\r\n\r\n")
+			}
+			for range 20 {
+				for _, u := range ups {
+					_, _ = writeSome(u, body)
+				}
+				r.turn()
+			}
+		} else {
+			u := r.h2(ups[0], false)
+			for i := range uint32(streams) {
+				u.headers(1+2*i, false, ":status", "200")
+			}
+			u.send()
+			for i := range uint32(20) { // then the connection's window of 1 MiB is used up
+				for range 3 {
+					u.data(1+2*i, string(body[:16384]), false)
+					u.send()
+					r.turn()
+				}
+			}
+		}
+		if n := r.l.Bufs.Outstanding(); n > 16<<20 {
+			t.Errorf("upstream %v: %d bytes are held", up, n)
+		} else {
+			t.Logf("upstream %v: %d bytes are held", up, n)
+		}
+		c.close()
+		r.turn()
+		r.check()
+	}
+}

@@ -103,7 +103,7 @@ func newBackend(t testing.TB) *backend {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	must(t, err)
 	must(t, unix.Bind(fd, &unix.SockaddrUnix{})) // autobind
-	must(t, unix.Listen(fd, 16))
+	must(t, unix.Listen(fd, 128))
 	sa, err := unix.Getsockname(fd)
 	must(t, err)
 	b := &backend{t: t, ln: fd, addr: sys.Addr{Path: sa.(*unix.SockaddrUnix).Name}}
