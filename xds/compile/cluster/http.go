@@ -141,7 +141,7 @@ func (s *state) http2(o *corev3.Http2ProtocolOptions, at registry.Path) {
 		x.MaxHeaderBytes = n
 	}
 	if n := s.cl.GetPerConnectionBufferLimitBytes(); n.GetValue() > 0 {
-		x.OutputLimit = int(n.GetValue())
+		x.OutputLimit = min(int(n.GetValue()), x.OutputLimit)
 	}
 }
 

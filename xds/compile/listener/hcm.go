@@ -182,7 +182,7 @@ func (s *state) hcmCodec(c *registry.Ctx, h *hcmv3.HttpConnectionManager, out *s
 	y := &out.H2
 	y.SetDefaults(http2.Server)
 	codec.HTTP2(h.GetHttp2ProtocolOptions(), y, "http2_protocol_options", func(err error) { s.fail(c.Errorf("", "%w", err)) })
-	y.Underscores = x.Underscores
+	y.Underscores, y.Lax = x.Underscores, x.Lax
 	if x.MaxHeadBytes > 0 {
 		y.MaxHeaderBytes = x.MaxHeadBytes
 	}
@@ -190,7 +190,7 @@ func (s *state) hcmCodec(c *registry.Ctx, h *hcmv3.HttpConnectionManager, out *s
 		y.MaxHeaders = x.MaxHeaders
 	}
 	if n := s.l.BufferLimit; n > 0 {
-		y.OutputLimit = n
+		y.OutputLimit = min(n, y.OutputLimit)
 	}
 }
 
