@@ -25,6 +25,7 @@ const (
 	h2Open
 	h2Draining // GOAWAY with the highest stream identifier is out; drain_timeout runs
 	h2Last     // GOAWAY with the last stream that is served is out: closed when the streams are over
+	h2Linger   // the last word is out: waiting for the client to close
 )
 
 // h2Server is the HTTP/2 server side of one downstream connection. Its task decodes; an exchange runs at once when its stream has something, and by a
@@ -39,7 +40,7 @@ type h2Server struct {
 	timer loop.Timer
 	bound bool
 	ch    *chain
-	since sys.Nanos // idle: since when; draining: when that began
+	since sys.Nanos // idle: since when; draining, lingering: when that began
 	st    h2State
 	gone  bool // the client ended the connection
 }
@@ -81,6 +82,8 @@ func (s *h2Server) Chain() *snapshot.FilterChain { return s.ch.fc }
 func (s *h2Server) Drain(m conn.DrainMode) {
 	switch {
 	case s.st == h2Closed:
+	case m == conn.DrainNow && s.st == h2Linger:
+		s.end()
 	case m == conn.DrainNow:
 		s.close(fault.LocalReset, http2.CodeNo)
 	default:
@@ -128,6 +131,9 @@ func (s *h2Server) Advance(now sys.Nanos) loop.Step {
 	if s.st == h2Closed {
 		return loop.Done
 	}
+	if s.st == h2Linger {
+		return s.linger(now)
+	}
 	s.k.Begin()
 	if s.timer.Fired() {
 		s.ch.env.L.Disarm(&s.timer)
@@ -141,10 +147,9 @@ func (s *h2Server) Advance(now sys.Nanos) loop.Step {
 		step = loop.Idle
 		break
 	}
-	if s.st == h2Closed {
-		return loop.Done
+	if s.st != h2Closed && s.st != h2Linger {
+		s.settle(now)
 	}
-	s.settle(now)
 	if s.st == h2Closed {
 		return loop.Done
 	}
@@ -169,7 +174,8 @@ func (s *h2Server) event(now sys.Nanos) bool {
 		return false
 	case mux.Failed:
 		s.ch.hcm.Inc(stats.HCMDownstreamCxProtocolError)
-		s.close(ev.Fault, ev.Code)
+		s.abort(ev.Fault, ev.Code)
+		s.startLinger(now)
 		return false
 	}
 	switch {
@@ -211,7 +217,7 @@ func (s *h2Server) settle(now sys.Nanos) {
 	}
 	s.count()
 	if s.k.H2.Active() == 0 && s.st == h2Last {
-		s.end()
+		s.startLinger(now)
 		return
 	}
 	s.rearm(now)
@@ -232,6 +238,15 @@ func (s *h2Server) count() {
 
 // close ends the connection and every stream on it.
 func (s *h2Server) close(k fault.Kind, code http2.Code) {
+	s.abort(k, code)
+	if !s.gone {
+		s.k.Flush(s.ch.env.L.Now())
+	}
+	s.end()
+}
+
+// abort ends every stream.
+func (s *h2Server) abort(k fault.Kind, code http2.Code) {
 	b := s.ch.hcm
 	if s.k.H2.Active() > 0 {
 		b.Inc(stats.HCMDownstreamCxDestroyActiveRq)
@@ -248,14 +263,60 @@ func (s *h2Server) close(k fault.Kind, code http2.Code) {
 		}
 		m.Abort(code)
 	}
-	if !s.gone {
-		s.k.Flush(s.ch.env.L.Now())
-	}
-	s.end()
 }
 
-// end counts the end of the connection and gives everything back; what is queued still leaves.
-func (s *h2Server) end() {
+// startLinger waits for the client to close after the last GOAWAY, at most delayed_close_timeout: a close with bytes unread would be a RST, which takes
+// with it what the client has not read yet. As in Envoy there is no FIN before that time is over.
+func (s *h2Server) startLinger(now sys.Nanos) {
+	s.k.Flush(now)
+	s.count()
+	if s.ch.h.DelayedClose <= 0 {
+		s.end()
+		return
+	}
+	s.st, s.since = h2Linger, now
+	s.ch.env.L.Disarm(&s.timer)
+	s.ch.env.L.Ready(&s.task)
+}
+
+// linger throws away what the client still sends, and closes the connection when the client has, or when the time is over since it last took something.
+func (s *h2Server) linger(now sys.Nanos) loop.Step {
+	s.k.Begin()
+	s.k.Flush(now)
+	c, step := s.k.C, loop.Again
+	for moved := 0; moved < maxMove && step == loop.Again; {
+		n := len(c.In())
+		moved += n
+		c.Discard(n)
+		switch c.Fill() {
+		case conn.More:
+		case conn.Blocked:
+			step = loop.Idle
+		default:
+			s.gone = true
+			s.end()
+			return loop.Done
+		}
+	}
+	if c.BytesOut > 0 && c.Queued() > 0 {
+		s.since = now
+	}
+	s.count()
+	at := s.since + s.ch.h.DelayedClose
+	if now >= at {
+		s.ch.hcm.Inc(stats.HCMDownstreamCxDelayedCloseTimeout)
+		s.leave().Close()
+		return loop.Done
+	}
+	s.ch.env.L.Arm(&s.timer, at)
+	return step
+}
+
+// end closes the connection; what is queued still leaves.
+func (s *h2Server) end() { s.leave().CloseAfterFlush() }
+
+// leave counts the end of the connection and gives everything back but the connection itself.
+func (s *h2Server) leave() *conn.Conn {
 	ch := s.ch
 	e, b, c := ch.env, ch.hcm, s.k.C
 	s.count()
@@ -270,12 +331,12 @@ func (s *h2Server) end() {
 	b.Record(stats.HCMDownstreamCxLengthMs, clockMillis(sys.Nanos(e.L.Wall()-s.Place.Info.Start)))
 	s.Place.Leave()
 	s.k.Free()
-	c.CloseAfterFlush()
 	e.L.Disarm(&s.timer)
 	e.L.Cancel(&s.task)
 	ch.release()
 	s.ch, s.st, s.Place = nil, h2Closed, conn.Member{}
 	e.h2servers.Put(s)
+	return c
 }
 
 // rearm sets the timer to what comes first: the machine's own deadlines, idle_timeout, drain_timeout, max_connection_duration.

@@ -328,9 +328,12 @@ func TestH2_WhenDraining_ThenGoawayInTwoStepsAndTheStreamEndsWell(t *testing.T) 
 	r.wantFrames(c, "GOAWAY 3 NO_ERROR")
 	b.write(ok3)
 	r.turn()
-	got, eof := c.frames()
-	if !eof || !strings.HasSuffix(got, "3 DATA end abc") {
+	if got, eof := c.frames(); eof || !strings.HasSuffix(got, "3 DATA end abc") {
 		t.Error(got, eof)
+	}
+	r.wait(1001 * 1e6) // delayed_close_timeout
+	if _, eof := c.frames(); !eof {
+		t.Error("not closed")
 	}
 	if n := r.hcmStat(stats.HCMDownstreamCxDrainClose); n != 1 {
 		t.Errorf("drain_close %d", n)
@@ -368,9 +371,19 @@ func TestH2_WhenTheProtocolIsBroken_ThenGoawayAndTheStreamsEnd(t *testing.T) {
 	c.data(7, "x", true)
 	c.send()
 	r.turn()
-	r.wantFrames(c, "GOAWAY 1 PROTOCOL_ERROR")
+	c.data(7, "more", true) // what is not read any more must not make a reset of the close
+	c.send()
+	r.wait(999 * 1e6)
+	got, eof := c.frames()
+	if got != "GOAWAY 1 PROTOCOL_ERROR" || eof {
+		t.Error(got, eof)
+	}
+	r.wait(2 * 1e6)
 	if _, eof := c.read(); !eof {
 		t.Error("not closed")
+	}
+	if n := r.hcmStat(stats.HCMDownstreamCxDelayedCloseTimeout); n != 1 {
+		t.Errorf("delayed_close_timeout %d", n)
 	}
 	u.read()
 	if _, eof := u.read(); !eof {
@@ -398,8 +411,13 @@ func TestH2_WhenTimeoutsPass_ThenTheStreamAloneEnds(t *testing.T) {
 	r.wait(2 * 1e9)
 	r.wantFrames(c, "GOAWAY 2147483647 NO_ERROR")
 	r.wait(2 * 1e9)
-	if got, eof := c.frames(); got != "GOAWAY 1 NO_ERROR" || !eof {
+	if got, eof := c.frames(); got != "GOAWAY 1 NO_ERROR" || eof {
 		t.Error(got, eof)
+	}
+	c.close()
+	r.turn()
+	if r.env.Connections() != 0 || r.hcmStat(stats.HCMDownstreamCxDelayedCloseTimeout) != 0 {
+		t.Error("not closed as soon as the client had")
 	}
 	r.check()
 }
