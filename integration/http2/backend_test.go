@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package http2
+
+import (
+	"crypto/tls"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// backend is an HTTP server of both versions, with TLS when conf is not nil: /slow answers when the client has gone, /N has N bytes, anything else is short.
+func backend(t *testing.T, conf *tls.Config) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := ln.Addr().String()
+	srv := &http.Server{Protocols: new(http.Protocols), Handler: http.HandlerFunc(answer)}
+	srv.Protocols.SetHTTP1(true)
+	srv.Protocols.SetUnencryptedHTTP2(true)
+	if conf != nil {
+		srv.Protocols.SetHTTP2(true)
+		ln = tls.NewListener(ln, conf)
+	}
+	go func() { _ = srv.Serve(ln) }()
+	t.Cleanup(func() { srv.Close() })
+	return addr
+}
+
+func answer(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path == "/slow" {
+		<-r.Context().Done()
+		return
+	}
+	n, err := strconv.Atoi(strings.TrimPrefix(r.URL.Path, "/"))
+	if err != nil {
+		_, _ = io.Copy(io.Discard, r.Body)
+		_, _ = io.WriteString(w, "hello, world\n")
+		return
+	}
+	w.Header().Set("content-length", strconv.Itoa(n))
+	for chunk := make([]byte, 32<<10); n > 0; n -= len(chunk) {
+		chunk = chunk[:min(n, len(chunk))]
+		if _, err := w.Write(chunk); err != nil {
+			return
+		}
+	}
+}
