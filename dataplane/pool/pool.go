@@ -138,9 +138,16 @@ type Pool struct {
 
 // New makes an empty pool.
 func New(c Config) *Pool {
+	speaks := speaksHTTP1
+	if c.HTTP2 {
+		speaks = speaksHTTP2
+	}
 	return &Pool{l: c.Loop, shared: c.Mux, http2: c.HTTP2, shard: c.Shard, host: c.Host, cfg: c.Cluster, block: c.Block, slab: c.Slab, nextID: c.NextID, prio: c.Prio, tls: c.TLS,
-		secure: c.Cluster.Transport(c.Host.Metadata), target: policy.Target{Endpoint: c.Host.Key, Hostname: c.Host.Hostname}}
+		secure: c.Cluster.Transport(c.Host.Metadata), target: policy.Target{Endpoint: c.Host.Key, Hostname: c.Host.Hostname, Fallback: speaks}}
 }
+
+// What a TLS handshake offers when the context names no protocol.
+var speaksHTTP1, speaksHTTP2 = []string{"http/1.1"}, []string{"h2"}
 
 // Host is the pool's host.
 func (p *Pool) Host() *hostset.Host { return p.host }
