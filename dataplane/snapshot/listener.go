@@ -309,6 +309,7 @@ type TCPProxy struct {
 type Tunneling struct {
 	Hostname        *accesslog.Format // the target of the CONNECT
 	Headers         route.HeaderOps
+	PostPath        string      // POST to this path in place of CONNECT; "" for CONNECT
 	RequestIDHeader httpmsg.Key // of the generated request id; without a name there is none
 	RequestIDKey    string      // of the request id in the dynamic metadata
 }

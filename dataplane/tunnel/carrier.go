@@ -16,8 +16,8 @@ import (
 	"sidecar/internal/telemetry/stats"
 )
 
-// A tunnel with tunneling_config asks an upstream proxy for its connection: a CONNECT request on a connection of the host's HTTP pool. With a 2xx the
-// connection becomes that to the target, and the relay is as over a raw one; any other answer is a failed attempt.
+// A tunnel with tunneling_config asks an upstream proxy for its connection: a CONNECT request on a connection of the host's HTTP pool, or on a stream of
+// one (see stream.go). With a 2xx the connection becomes that to the target, and the relay is as over a raw one; any other answer is a failed attempt.
 
 // requestIDNamespace is where Envoy keeps the request id of a tunnel among the dynamic metadata.
 const requestIDNamespace = "envoy.filters.network.tcp_proxy"
@@ -25,12 +25,14 @@ const requestIDNamespace = "envoy.filters.network.tcp_proxy"
 // scratch is the head that is being written or read; no tunnel keeps one.
 type scratch struct {
 	head  httpmsg.Head
+	tr    httpmsg.Fields
 	arena httpmsg.Arena
 }
 
 func (s *scratch) reset() *httpmsg.Head {
 	s.arena.Reset(4 << 10)
 	s.head.Reset(&s.arena)
+	s.tr.Reset(&s.arena)
 	return &s.head
 }
 
@@ -40,10 +42,12 @@ func (t *Tunnel) open(h *hostset.Host) (*pool.Member, fault.Kind, sys.Errno) {
 		k, e := t.cl.ConnectTCP(&t.up, h, &t.task)
 		return nil, k, e
 	}
-	if t.cl.HTTP2(false) {
-		return nil, fault.ConnectFailed, 0 // not there yet
+	h2 := t.cl.HTTP2(false)
+	if t.cfg.Tunneling.PostPath != "" && !h2 {
+		t.rec.UpstreamFailure = needsHTTP2
+		return nil, fault.ConnectFailed, 0
 	}
-	if t.cl.Pool(h, 0, false).Get(&t.wait) == pool.Queued {
+	if t.cl.Pool(h, 0, h2).Get(&t.wait) == pool.Queued {
 		return nil, fault.None, 0
 	}
 	return t.wait.Take()
@@ -80,13 +84,17 @@ func (t *Tunnel) attach(m *pool.Member) {
 		t.rec.UpConnDone = t.since()
 	}
 	t.touch(t.env.L.Now())
-	m.Dec.BeginResponse(httpmsg.MethodConnect, true)
 	h := t.env.http.reset()
 	t.request(h)
 	if !httpmsg.ValidAuthority(h.Host(), true) {
 		t.refused("") // what a client put into its SNI must not become header lines
 		return
 	}
+	if m.HTTP2() {
+		t.attachStream(m, h)
+		return
+	}
+	m.Dec.BeginResponse(httpmsg.MethodConnect, true)
 	b := http1.AppendRequestHead(t.env.L.Enc(), h, &t.cl.Cfg.H1)
 	m.C.Send(b, nil)
 	t.env.L.SetEnc(b)
@@ -95,7 +103,10 @@ func (t *Tunnel) attach(m *pool.Member) {
 // request fills in the CONNECT request.
 func (t *Tunnel) request(h *httpmsg.Head) {
 	cfg := t.cfg.Tunneling
-	h.SetMethod("CONNECT")
+	if h.SetMethod("CONNECT"); cfg.PostPath != "" {
+		h.SetMethod("POST")
+		h.Target = h.A.PutString(cfg.PostPath)
+	}
 	h.Version, h.Body = httpmsg.HTTP11, httpmsg.BodyNone
 	h.Authority = h.A.Take(cfg.Hostname.Append(h.A.Tail(), &t.rec))
 	if cfg.RequestIDHeader.Name != "" {
@@ -186,7 +197,7 @@ func (t *Tunnel) forget() {
 // are asked only if the configuration says so.
 func (t *Tunnel) refused(why string) {
 	o := endClosed
-	if t.m.C.Broken() {
+	if t.s == nil && t.m.C.Broken() {
 		o = endUpstream
 	}
 	t.releaseMember(o)
@@ -207,6 +218,15 @@ func (t *Tunnel) releaseMember(o outcome) {
 	if m == nil {
 		return
 	}
+	switch {
+	case t.s != nil:
+		t.releaseStream()
+		return
+	case m.HTTP2():
+		t.m = nil
+		m.ReleaseStream(false)
+		return
+	}
 	t.upstreamBytes(&t.rec)
 	t.m, t.far = nil, nil
 	switch {
@@ -222,7 +242,7 @@ func (t *Tunnel) releaseMember(o outcome) {
 // upstreamBytes completes the record with what went over the upstream connection.
 func (t *Tunnel) upstreamBytes(r *accesslog.Record) {
 	switch {
-	case t.m != nil:
+	case t.m != nil && t.s == nil:
 		r.UpBytesIn, r.UpBytesOut = t.m.C.BytesIn-t.inSeen, t.m.C.BytesOut-t.outSeen
 	case t.up.C != nil:
 		r.UpBytesIn, r.UpBytesOut = t.up.C.BytesIn, t.up.C.BytesOut

@@ -17,6 +17,7 @@ import (
 
 	"sidecar/dataplane/conn"
 	"sidecar/dataplane/hostset"
+	"sidecar/dataplane/http2"
 	"sidecar/dataplane/lb"
 	"sidecar/dataplane/loop"
 	"sidecar/dataplane/snapshot"
@@ -28,19 +29,20 @@ import (
 
 // rig is one worker with tunnels to real sockets: tests play the client and the backend.
 type rig struct {
-	t    testing.TB
-	l    *loop.Loop
-	env  *Env
-	reg  *stats.Registry
-	in   *snapshot.Interner
-	b    *snapshot.Builder
-	lis  *snapshot.Listener
-	fc   *snapshot.FilterChain
-	left conn.Members
-	stop atomic.Bool
-	done chan struct{}
-	sni  string       // of the connections that dial makes
-	cpu  atomic.Int64 // nanoseconds the worker's thread has used
+	t     testing.TB
+	l     *loop.Loop
+	env   *Env
+	reg   *stats.Registry
+	in    *snapshot.Interner
+	b     *snapshot.Builder
+	lis   *snapshot.Listener
+	fc    *snapshot.FilterChain
+	left  conn.Members
+	stop  atomic.Bool
+	done  chan struct{}
+	http2 bool         // of clusters
+	sni   string       // of the connections that dial makes
+	cpu   atomic.Int64 // nanoseconds the worker's thread has used
 
 	mu    sync.Mutex
 	lines []string
@@ -91,6 +93,10 @@ func (r *rig) cluster(name string, limit int, max uint32, addrs ...sys.Addr) {
 	cfg := &snapshot.ClusterConfig{Name: name, StatName: name, Ref: r.in.Cluster(name), ConnectTimeout: 300 * sys.Millisecond, BufferLimit: limit,
 		LB: spec.Factory(), Limits: &snapshot.Usage{}, Traffic: r.reg.Scope("cluster."+name+".", stats.ClusterDef)}
 	cfg.Breakers[0] = snapshot.Breaker{MaxConnections: max, MaxPending: 1024, MaxRequests: 1024}
+	cfg.H2.SetDefaults(http2.Client)
+	if r.http2 {
+		cfg.Protocol = snapshot.UpstreamHTTP2
+	}
 	r.b.SetCluster(cfg.Ref, &snapshot.Cluster{ClusterConfig: cfg, Hosts: hosts})
 }
 
@@ -216,6 +222,13 @@ func (r *rig) log(n int) string {
 	}
 	r.t.Fatalf("no log line %d", n)
 	return ""
+}
+
+// idle closes the pooled connections and checks that nothing is left.
+func (r *rig) idle() {
+	r.t.Helper()
+	r.call(r.env.Up.CloseIdle)
+	r.empty()
 }
 
 // empty checks that nothing is left of the tunnels.

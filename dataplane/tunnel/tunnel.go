@@ -10,6 +10,7 @@ import (
 	"sidecar/dataplane/hostset"
 	"sidecar/dataplane/lb"
 	"sidecar/dataplane/loop"
+	"sidecar/dataplane/mux"
 	"sidecar/dataplane/pool"
 	"sidecar/dataplane/route"
 	"sidecar/dataplane/snapshot"
@@ -125,6 +126,8 @@ type Tunnel struct {
 	up       upstream.TCP // of a raw upstream connection
 	wait     pool.Waiter  // for a connection to send CONNECT on
 	m        *pool.Member // that connection; nil unless it is lent
+	s        *mux.Stream  // its stream, if it speaks HTTP/2
+	reopened uint8        // attempts that their host did nothing about
 	far      *conn.Conn   // the upstream end of the relay
 	inSeen   uint64       // bytes of m before it was lent
 	outSeen  uint64
@@ -157,7 +160,7 @@ func New(env *Env, c *conn.Conn, l *snapshot.Listener, fc *snapshot.FilterChain,
 		t.wait.Init(&t.task)
 	}
 	t.env, t.l, t.fc, t.cfg, t.down, t.info, t.tcp = env, l, fc, fc.TCP, c, info, fc.TCP.Scope.Block(env.Shard)
-	t.st, t.downUp, t.upDown, t.moved, t.attempts, t.end, t.logAt, t.retryAt, t.last = stConnect, half{}, half{}, 0, 0, 0, 0, 0, endClosed
+	t.st, t.downUp, t.upDown, t.moved, t.attempts, t.reopened, t.end, t.logAt, t.retryAt, t.last = stConnect, half{}, half{}, 0, 0, 0, 0, 0, 0, endClosed
 	t.Member = conn.Member{H: t}
 	place.Swap(&t.Member)
 	c.SetOwner(&t.task)
@@ -384,10 +387,13 @@ func (t *Tunnel) Advance(now sys.Nanos) loop.Step {
 	case t.st == stConnect:
 		t.onConnect(now)
 	}
-	if t.st == stAnswer {
+	if t.st == stAnswer && t.s == nil {
 		t.onAnswer(now)
 	}
-	if t.st == stRelay {
+	switch {
+	case t.st == stRelay && t.s != nil:
+		return t.relayStream(now)
+	case t.st == stRelay:
 		return t.relay(now)
 	}
 	return loop.Idle // downstream bytes, and its end, wait in the kernel until upstream is there

@@ -100,8 +100,8 @@ var Messages = registry.Messages{
 	},
 	"envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.TunnelingConfig": {
 		"hostname": registry.Supported, "headers_to_add": registry.Whole,
-		"use_post":                    registry.Later("tunnels by POST"),
-		"post_path":                   registry.Later("tunnels by POST"),
+		"use_post":                    registry.Supported.Note("to hosts that speak HTTP/2"),
+		"post_path":                   registry.Supported,
 		"propagate_response_headers":  registry.Only("false").Note("nothing reads that filter state"),
 		"propagate_response_trailers": registry.Only("false").Note("nothing reads that filter state"),
 		"request_id_extension":        registry.Whole, "request_id_header": registry.Supported, "request_id_metadata_key": registry.Supported,

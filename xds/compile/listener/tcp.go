@@ -66,6 +66,12 @@ func (s *state) tunneling(c *registry.Ctx, t *tcpv3.TcpProxy_TunnelingConfig) *s
 		s.fail(err)
 		out.Headers = m
 	}
+	switch {
+	case t.GetUsePost():
+		out.PostPath = cmp.Or(t.GetPostPath(), "/")
+	case t.GetPostPath() != "":
+		s.fail(c.Errorf("post_path", "Can't set a post path when POST method isn't used"))
+	}
 	switch x := t.GetRequestIdExtension(); {
 	case x == nil && (t.GetRequestIdHeader() != "" || t.GetRequestIdMetadataKey() != ""):
 		c.Warnf("request_id_extension", "without it no request id is made")
