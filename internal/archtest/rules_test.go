@@ -47,7 +47,7 @@ var fences = []struct {
 	{"google.golang.org/protobuf", protoRooms, "the data plane knows plain values only"},
 	{"github.com/envoyproxy/", protoRooms, "the data plane knows plain values only"},
 	{"github.com/cncf/", protoRooms, "the data plane knows plain values only"},
-	{"net/http", []string{"internal/admin", "internal/export", "internal/demo", "internal/app", "internal/testctl", "internal/cmd/", "integration/"}, "traffic never goes through net/http"},
+	{"net/http", []string{"internal/admin", "xds/transport", "internal/export", "internal/demo", "internal/app", "internal/testctl", "internal/cmd/", "integration/"}, "traffic never goes through net/http"},
 	{"crypto/tls", []string{"dataplane/transport/tls/", "xds/transport", "xds/compile/secret", "internal/cmd/load", "integration/"}, "TLS has one place in each tower"},
 	{"github.com/miekg/dns", []string{"internal/resolve"}, "one resolver"},
 	{"os/exec", []string{"internal/demo", "internal/cmd/", "integration/"}, "the sidecar starts no processes"},

@@ -72,7 +72,7 @@ type SourceKind uint8
 // The kinds of config source.
 const (
 	SourceADS  SourceKind = iota + 1 // the aggregated stream of ads_config
-	SourceGRPC                       // a stream of its own
+	SourceGRPC                       // a stream of its own, or polling over REST
 	SourcePath                       // a watched file
 )
 
@@ -87,7 +87,7 @@ type Source struct {
 	InitialFetchTimeout time.Duration
 }
 
-// API is one ApiConfigSource over gRPC.
+// API is one ApiConfigSource.
 type API struct {
 	Delta bool
 	// Aggregated (AGGREGATED_GRPC, AGGREGATED_DELTA_GRPC): all types from this server share one ADS stream. Envoy's parser names these API
@@ -95,6 +95,9 @@ type API struct {
 	Aggregated bool
 	// Services in order of preference (Envoy uses the first; the second is its fail-over).
 	Services []GRPCService
+	// REST: the service, one cluster, is polled over HTTP each RefreshDelay; RequestTimeout bounds one request, 1 s by default.
+	REST                         bool
+	RefreshDelay, RequestTimeout time.Duration
 	// NodeInEvery: the node goes into every SotW request (set_node_on_first_message_only is false).
 	NodeInEvery bool
 }

@@ -18,8 +18,9 @@ import (
 )
 
 const (
-	defaultFetchTimeout = 15 * time.Second
-	maxConnectionsURL   = "type.googleapis.com/envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig"
+	defaultFetchTimeout   = 15 * time.Second
+	defaultRequestTimeout = time.Second
+	maxConnectionsURL     = "type.googleapis.com/envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig"
 )
 
 var schema = registry.MustSchema(Messages)
@@ -77,6 +78,9 @@ func (d *digester) digest() {
 	}
 	dyn := p.GetDynamicResources()
 	if a := dyn.GetAdsConfig(); a != nil {
+		if a.GetApiType() == corev3.ApiConfigSource_REST {
+			d.fail("dynamic_resources.ads_config.api_type", "an aggregated stream needs gRPC, not REST")
+		}
 		c.ADS = d.api(a, "dynamic_resources.ads_config")
 		c.ADS.Aggregated = true
 	}
@@ -144,6 +148,13 @@ func (d *digester) api(a *corev3.ApiConfigSource, at registry.Path) *API {
 	case corev3.ApiConfigSource_AGGREGATED_GRPC, corev3.ApiConfigSource_AGGREGATED_DELTA_GRPC:
 		out.Aggregated = true
 	}
+	if a.GetApiType() == corev3.ApiConfigSource_REST {
+		d.rest(a, at, out)
+		return out
+	}
+	if len(a.GetClusterNames()) > 0 {
+		d.fail(at.Field("cluster_names"), "use grpc_services")
+	}
 	if len(a.GetGrpcServices()) == 0 {
 		d.fail(at.Field("grpc_services"), "at least one is needed")
 	}
@@ -154,6 +165,29 @@ func (d *digester) api(a *corev3.ApiConfigSource, at registry.Path) *API {
 		out.Services = append(out.Services, d.grpcService(g, at.Index("grpc_services", i)))
 	}
 	return out
+}
+
+// rest digests api_type REST.
+func (d *digester) rest(a *corev3.ApiConfigSource, at registry.Path, out *API) {
+	out.REST, out.RequestTimeout, out.RefreshDelay = true, defaultRequestTimeout, a.GetRefreshDelay().AsDuration()
+	if t := a.GetRequestTimeout(); t != nil {
+		out.RequestTimeout = t.AsDuration()
+	}
+	if len(a.GetGrpcServices()) > 0 {
+		d.fail(at.Field("grpc_services"), "REST has none, it has cluster_names")
+	}
+	if a.GetRefreshDelay() == nil || out.RefreshDelay <= 0 {
+		d.fail(at.Field("refresh_delay"), "refresh_delay is required for REST API configuration sources")
+	}
+	if len(a.GetClusterNames()) != 1 {
+		d.fail(at.Field("cluster_names"), "exactly one is needed, got %d", len(a.GetClusterNames()))
+		return
+	}
+	s := GRPCService{Name: a.GetClusterNames()[0]}
+	if s.Cluster = d.c.Cluster(s.Name); s.Cluster == nil {
+		d.fail(at.Index("cluster_names", 0), "there is no static cluster %q", s.Name)
+	}
+	out.Services = []GRPCService{s}
 }
 
 func (d *digester) grpcService(g *corev3.GrpcService, at registry.Path) GRPCService {

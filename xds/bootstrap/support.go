@@ -59,15 +59,14 @@ var Messages = registry.Messages{
 		"path": registry.Supported, "watched_directory": registry.Whole, "poll_interval": registry.Warn("the file is looked at every 100 ms"),
 	},
 	"envoy.config.core.v3.ApiConfigSource": {
-		"api_type": registry.Only("GRPC", "DELTA_GRPC", "AGGREGATED_GRPC", "AGGREGATED_DELTA_GRPC").
-			Note("REST waits for a later issue; name a control plane that speaks gRPC"),
+		"api_type":              registry.Only("GRPC", "DELTA_GRPC", "AGGREGATED_GRPC", "AGGREGATED_DELTA_GRPC", "REST"),
 		"transport_api_version": registry.Only("V3"), "grpc_services": registry.Supported,
 		"set_node_on_first_message_only": registry.Supported,
-		"request_timeout":                registry.Warn("only REST requests have a timeout"),
-		"refresh_delay":                  registry.Warn("only REST requests are repeated"),
+		"request_timeout":                registry.Supported.Note("of REST requests"),
+		"refresh_delay":                  registry.Supported.Note("of REST requests"),
 		"rate_limit_settings":            registry.Warn("discovery requests are batched, not rate-limited"),
 		"config_validators":              registry.Refuse("there are no config validators"),
-		"cluster_names":                  registry.Refuse("use grpc_services"),
+		"cluster_names":                  registry.Supported.Note("of REST: exactly one"),
 	},
 	"envoy.config.core.v3.GrpcService": {
 		"envoy_grpc": registry.Supported, "google_grpc": registry.Supported,

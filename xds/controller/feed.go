@@ -44,7 +44,7 @@ func (c *Controller) feedFor(t resource.Type, src *bootstrap.Source, only string
 	}
 	switch src.Kind {
 	case bootstrap.SourceGRPC:
-		key = fmt.Sprintf("%s|grpc|%v|%s|%s", t, src.API.Delta, servicesKey(src.API.Services), only)
+		key = fmt.Sprintf("%s|grpc|%v|%v|%s|%s", t, src.API.Delta, src.API.REST, servicesKey(src.API.Services), only)
 	case bootstrap.SourcePath:
 		key = fmt.Sprintf("%s|path|%s", t, src.Path)
 	}
@@ -72,6 +72,7 @@ func (f *feed) open(t resource.Type, src *bootstrap.Source) error {
 	sink := func(ev ads.Event) { c.Post(func() { f.step(ev) }) }
 	st := &planeStats{feed: f, t: t}
 	switch {
+	case src.API != nil && src.API.REST: // polling has no connection to show
 	case src.Kind == bootstrap.SourceADS:
 		st.scope = c.cfg.Stats.Scope("control_plane.", stats.ControlPlaneDef)
 	case src.Kind == bootstrap.SourceGRPC && t == resource.Cluster:
@@ -110,6 +111,15 @@ func (f *feed) open(t resource.Type, src *bootstrap.Source) error {
 			return err
 		}
 		targets = append(targets, tg)
+	}
+	if api.REST {
+		r, err := transport.NewRest(transport.RestConfig{Target: targets[0], Type: t, Node: c.cfg.Bootstrap.Node, RefreshDelay: api.RefreshDelay,
+			RequestTimeout: api.RequestTimeout, Sink: sink, Clock: c.now, Stats: st})
+		if err != nil {
+			return err
+		}
+		f.session, f.run = ads.New(cfg), r
+		return nil
 	}
 	r, err := transport.NewStream(transport.StreamConfig{Targets: targets, Variant: cfg.Variant, Type: rt, Node: c.cfg.Bootstrap.Node, Sink: sink,
 		Clock: c.now, Stats: st})
@@ -297,11 +307,13 @@ func (c *Controller) closeFeeds() {
 	}
 }
 
-// planeStats counts control_plane.*, and the failures of watched files, which have no stream that could close.
+// planeStats counts control_plane.*, and the failures of watched files and of polling, which have no stream that could close.
 type planeStats struct {
 	feed  *feed
 	t     resource.Type
 	scope *stats.Scope // nil = not shown: per-type streams of EDS and RDS are shared, Envoy has one for each subscription
+	// Runner
+	failure string // the last one, which is logged once
 }
 
 func (p *planeStats) Connected(up bool) {
@@ -316,11 +328,14 @@ func (p *planeStats) Connected(up bool) {
 }
 
 func (p *planeStats) Sent(string, bool)    {}
-func (p *planeStats) Received(string, int) {}
+func (p *planeStats) Received(string, int) { p.failure = "" }
 func (p *planeStats) Failed(err error) {
 	c := p.feed.c
-	c.cfg.Log("warning", "config", "control plane: %v", err)
-	if _, file := p.feed.run.(*transport.File); file {
+	if text := err.Error(); text != p.failure {
+		c.cfg.Log("warning", "config", "control plane: %v", err)
+		p.failure = text
+	}
+	if _, stream := p.feed.run.(*transport.Stream); !stream {
 		select {
 		case c.events <- p.feed.failed:
 		default: // the queue is full: this failure is not counted

@@ -3,7 +3,7 @@
 // Package transport moves discovery messages between control planes and ads.Session. It is the only user of gRPC in the control tower.
 //
 // A Runner feeds one session: it reports events to a sink and carries out the session's actions. Stream does it over gRPC (aggregated or
-// one stream per resource type, SotW or delta), File does it from a watched file. The controller owns the session; for every event from
+// one stream per resource type, SotW or delta), Rest by polling over HTTP, File from a watched file. The controller owns the session; for every event from
 // the sink it calls Session.Step and hands each action back to Runner.Do, which ignores the ones that are not for it.
 //
 // Flow control: after a response nothing more is read until the session says Read, and not before the queue of requests has room, so a

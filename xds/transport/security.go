@@ -101,14 +101,15 @@ func (s *security) client() *policy.Client {
 }
 
 // handshake speaks TLS over c. It belongs to one attempt, so the policy.Worker does: nothing is shared, nothing is resumed.
-func (s *security) handshake(ctx context.Context, c net.Conn) (*tls.Conn, error) {
+// alpn is what it offers when the context says nothing.
+func (s *security) handshake(ctx context.Context, c net.Conn, alpn string) (*tls.Conn, error) {
 	x := s.client()
 	target := &policy.Target{}
 	if d, ok := c.(*dialed); ok {
 		target.Hostname = d.host
 	}
 	if len(x.Spec().ALPN) == 0 {
-		target.ALPN = []string{"h2"} // as Envoy falls back to for HTTP/2 clusters
+		target.ALPN = []string{alpn}
 	}
 	cfg := policy.NewWorker(policy.Handshakes{Now: time.Now}).Client(x, target)
 	if cfg == nil {
@@ -138,7 +139,7 @@ func (secured) AuthType() string { return "tls" }
 
 // ClientHandshake implements credentials.TransportCredentials.
 func (t tlsCredentials) ClientHandshake(ctx context.Context, _ string, raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	c, err := t.s.handshake(ctx, raw)
+	c, err := t.s.handshake(ctx, raw, "h2") // as Envoy falls back to for HTTP/2 clusters
 	if err != nil {
 		_ = raw.Close()
 		return nil, nil, err

@@ -58,6 +58,8 @@ type Target struct {
 	security *security
 	// Ping is the HTTP/2 keep-alive interval; 0 sends none, which is Envoy's default.
 	Ping, PingTimeout time.Duration
+	// HTTP2: the cluster speaks HTTP/2. gRPC does so in any case.
+	HTTP2 bool
 }
 
 // TargetOf resolves a gRPC service of the bootstrap into something to dial. It refuses, with the field, what would change who is talked
@@ -79,6 +81,7 @@ func TargetOf(s bootstrap.GRPCService) (*Target, error) {
 		t.TCPKeepalive = time.Duration(k.GetValue()) * time.Second
 	}
 	t.ping(c)
+	t.HTTP2 = c.GetHttp2ProtocolOptions() != nil || http2Options(c) != nil
 	var errs []error
 	fail := func(at registry.Path, format string, args ...any) {
 		errs = append(errs, fmt.Errorf("cluster %q: %w", c.GetName(), &registry.FieldError{Path: at, Err: fmt.Errorf(format, args...)}))

@@ -243,9 +243,10 @@ func (s *state) eds() {
 	}
 	if api := src.GetApiConfigSource(); api != nil {
 		switch api.GetApiType() {
-		case corev3.ApiConfigSource_GRPC, corev3.ApiConfigSource_DELTA_GRPC, corev3.ApiConfigSource_AGGREGATED_GRPC, corev3.ApiConfigSource_AGGREGATED_DELTA_GRPC:
+		case corev3.ApiConfigSource_GRPC, corev3.ApiConfigSource_DELTA_GRPC, corev3.ApiConfigSource_AGGREGATED_GRPC, corev3.ApiConfigSource_AGGREGATED_DELTA_GRPC,
+			corev3.ApiConfigSource_REST:
 		default:
-			s.failf("eds_cluster_config.eds_config.api_config_source.api_type", "value %s is not supported: name a control plane that speaks gRPC", api.GetApiType())
+			s.failf("eds_cluster_config.eds_config.api_config_source.api_type", "value %s is not supported", api.GetApiType())
 		}
 	}
 	s.res.EDS = &EDS{Name: cfg.GetServiceName(), Source: src, FetchTimeout: defaultFetchTimeout}

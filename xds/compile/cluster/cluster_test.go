@@ -233,7 +233,7 @@ func TestCompile_WhenAFieldIsWrong_ThenTheErrorNamesItsPath(t *testing.T) {
 			"LOGICAL_DNS clusters must have a single"},
 		{"EDS without config", `"type":"EDS"`, "eds_cluster_config.eds_config: cannot create an EDS cluster without an EDS config"},
 		{"EDS with assignment", `"type":"EDS","eds_cluster_config":{"eds_config":{"ads":{}}},"load_assignment":{"cluster_name":"x"}`, "load_assignment: only valid"},
-		{"EDS over REST", `"type":"EDS","eds_cluster_config":{"eds_config":{"api_config_source":{"api_type":"REST"}}}`, "api_config_source.api_type: value REST"},
+		{"EDS over the old REST", `"type":"EDS","eds_cluster_config":{"eds_config":{"api_config_source":{"api_type":"DEPRECATED_AND_UNAVAILABLE_DO_NOT_USE"}}}`, "api_config_source.api_type: value DEPRECATED"},
 		{"EDS config on static", `"eds_cluster_config":{"eds_config":{"ads":{}}}`, "eds_cluster_config: only valid for cluster type EDS"},
 		{"wrong policy for original dst", `"type":"ORIGINAL_DST"`, "lb_policy: ROUND_ROBIN is not valid for cluster type ORIGINAL_DST"},
 		{"cluster provided", `"lb_policy":"CLUSTER_PROVIDED"`, "lb_policy: CLUSTER_PROVIDED is only valid"},
