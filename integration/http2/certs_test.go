@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"testing"
 	"time"
 )
 
@@ -65,18 +66,19 @@ func issue(name string, cert, parent *x509.Certificate, key, signer *ecdsa.Priva
 	return os.WriteFile(filepath.Join(certs, name+".key"), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: k}), 0o600)
 }
 
-// clientTLS is how a client or a backend of the tests speaks TLS: it shows its certificate and wants one of the CA.
-func endTLS(name string, alpn ...string) (*tls.Config, error) {
+// endTLS is how a client or a backend of the tests speaks TLS: it shows its certificate and wants one of the CA.
+func endTLS(t *testing.T, name string, alpn ...string) *tls.Config {
+	t.Helper()
 	pair, err := tls.LoadX509KeyPair(filepath.Join(certs, name+".pem"), filepath.Join(certs, name+".key"))
 	if err != nil {
-		return nil, err
+		t.Fatal(err)
 	}
 	b, err := os.ReadFile(filepath.Join(certs, "ca.pem"))
 	if err != nil {
-		return nil, err
+		t.Fatal(err)
 	}
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(b)
 	return &tls.Config{Certificates: []tls.Certificate{pair}, RootCAs: pool, ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert,
-		ServerName: serverName, NextProtos: alpn}, nil
+		ServerName: serverName, NextProtos: alpn}
 }

@@ -24,12 +24,12 @@ func (c *config) listener(name, cluster, socket, hcm string) {
     http_filters: [{name: router, typed_config: {"@type": %sfilters.http.router.v3.Router}}]}}]}]}`, name, socket, types, name, hcm, cluster, cluster, types))
 }
 
-// cluster adds a static cluster with one endpoint; http2 is the protocol spoken to it.
-func (c *config) cluster(name, addr, socket string, http2 bool) {
+// cluster adds a static cluster with one endpoint; http2 are Http2ProtocolOptions, or "" for HTTP/1.
+func (c *config) cluster(name, addr, socket, http2 string) {
 	proto := ""
-	if http2 {
+	if http2 != "" {
 		proto = fmt.Sprintf(`typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {"@type": %supstreams.http.v3.HttpProtocolOptions,
-      explicit_http_config: {http2_protocol_options: {allow_connect: true}}}},`, types)
+      explicit_http_config: {http2_protocol_options: %s}}},`, types, http2)
 	}
 	host, port, _ := net.SplitHostPort(addr)
 	c.clusters = append(c.clusters, fmt.Sprintf(`{name: %s, type: STATIC, connect_timeout: 2s, %s %s load_assignment: {cluster_name: %s, endpoints: [{lb_endpoints: [

@@ -24,7 +24,7 @@ const h2specCases = 145
 
 func TestH2spec_WhenRunAgainstTheServer_ThenEveryCasePasses(t *testing.T) {
 	var c config
-	c.cluster("b", backend(t, nil), "", false)
+	c.cluster("b", backend(t, nil), "", "")
 	c.listener("plain", "b", "", "codec_type: HTTP2, delayed_close_timeout: 0.2s,") // with AUTO, what is no preface is answered as HTTP/1
 	if transportsocket.Wired {
 		c.listener("tls", "b", downstreamTLS(false), "delayed_close_timeout: 0.2s,")
