@@ -59,3 +59,6 @@ func (o *Options) maxHeaders() int {
 	}
 	return DefaultMaxHeaders
 }
+
+// LaxnessKey is the runtime key that sets Lax for the listeners and clusters that are compiled while it is true.
+const LaxnessKey = "sidecar.http1.envoy_compatible_laxness"

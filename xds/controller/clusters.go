@@ -151,7 +151,7 @@ func (c *Controller) addCluster(f *feed, d *resource.Decoded, raw *ads.Raw, vers
 	static := raw == nil
 	cl := d.Message.(*clusterv3.Cluster)
 	rep := &registry.Report{}
-	ctx := &registry.Ctx{Unknown: c.unknown(static), Report: rep, Env: &cluster.Env{Stats: c.cfg.Stats, Cluster: c.internCluster, Secrets: c.cfg.Compile.Secrets,
+	ctx := &registry.Ctx{Unknown: c.unknown(static), Report: rep, Env: &cluster.Env{Stats: c.cfg.Stats, Runtime: c.runtime, Cluster: c.internCluster, Secrets: c.cfg.Compile.Secrets,
 		DefaultBind: c.cfg.Bootstrap.Proto.GetClusterManager().GetUpstreamBindConfig()}}
 	var plan *cluster.Result
 	err := c.guard(resource.Cluster, d.Name, func() (err error) {

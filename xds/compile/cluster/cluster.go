@@ -17,6 +17,7 @@ import (
 
 	"sidecar/dataplane/hostset"
 	"sidecar/dataplane/lb"
+	"sidecar/dataplane/match"
 	"sidecar/dataplane/route"
 	"sidecar/dataplane/snapshot"
 	"sidecar/dataplane/sys"
@@ -32,6 +33,7 @@ import (
 // Env is what compiling a cluster needs from the driver (registry.Ctx.Env).
 type Env struct {
 	Stats       *stats.Registry                     // nil: no scopes are made (--mode validate)
+	Runtime     *match.Runtime                      // values that decide at compile time; nil has none
 	Cluster     func(name string) *route.ClusterRef // interns a cluster name
 	DefaultBind *corev3.BindConfig                  // cluster_manager.upstream_bind_config; nil = none
 	Secrets     *secret.Compiler                    // for what TLS contexts hold inline

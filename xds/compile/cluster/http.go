@@ -28,8 +28,10 @@ const (
 // itself, as Envoy does.
 func (s *state) http() {
 	s.out.IdleTimeout = 3600 * sys.Second
-	s.out.H1 = http1.Options{AllowAbsoluteURL: true}
+	lax := s.env.Runtime.Enabled(http1.LaxnessKey, false)
+	s.out.H1 = http1.Options{AllowAbsoluteURL: true, Lax: lax}
 	s.out.H2.SetDefaults(http2.Client)
+	s.out.H2.Lax = lax
 	s.out.MaxRequestsPerConn = s.cl.GetMaxRequestsPerConnection().GetValue()
 	typed := s.cl.GetTypedExtensionProtocolOptions()
 	names := make([]string, 0, len(typed))

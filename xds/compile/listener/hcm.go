@@ -177,7 +177,7 @@ func (s *state) hcmCodec(c *registry.Ctx, h *hcmv3.HttpConnectionManager, out *s
 		x.MaxHeaders = int(v.GetValue())
 	}
 	x.Underscores = http1.Underscore(o.GetHeadersWithUnderscoresAction())
-	x.Lax = s.env.Runtime.Enabled("sidecar.http1.envoy_compatible_laxness", false)
+	x.Lax = s.env.Runtime.Enabled(http1.LaxnessKey, false)
 	out.H1 = x
 	y := &out.H2
 	y.SetDefaults(http2.Server)
