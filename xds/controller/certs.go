@@ -194,7 +194,8 @@ func (c *Controller) firstExpiry() *expiry {
 	return e
 }
 
-// warnOfExpiry writes one line for each secret whose certificate ends within the hour: its control plane should have sent another by now.
+// warnOfExpiry writes one line for each secret whose certificate ends within the hour, or within the last quarter of a shorter life: its control
+// plane should have sent another by now.
 func (c *Controller) warnOfExpiry(now time.Time) {
 	for _, st := range c.secrets {
 		if st.warned {
@@ -213,8 +214,8 @@ func (c *Controller) warnOfExpiry(now time.Time) {
 func (c *Controller) warnOf(st *secretState, b *boundContext, now time.Time) {
 	own, _ := b.Materials()
 	for i := range own {
-		end := own[i].Certificate.NotAfter
-		if end.Sub(now) > expiresSoon {
+		begin, end := own[i].Certificate.NotBefore, own[i].Certificate.NotAfter
+		if end.Sub(now) > min(expiresSoon, end.Sub(begin)/4) {
 			continue
 		}
 		st.warned = true
