@@ -127,3 +127,39 @@ func rsaStorm(s *settings, c *cell) (map[string]float64, error) {
 	return map[string]float64{"p99_us": w.res.P99, "p50_us": w.res.P50, "rps": float64(w.res.Requests) / w.res.Seconds,
 		"handshakes_per_s": float64(storm.Requests) / storm.Seconds}, nil
 }
+
+// shapes are connections × streams.
+var shapes = []struct{ conns, streams int }{{16, 1}, {8, 10}, {1, 100}}
+
+// h2Scenarios are HTTP/2 from the client: to an HTTP/1 backend (GET), and to a gRPC backend without and with TLS on the client's side (one message of 100 bytes
+// each way and trailers). No access log.
+func h2Scenarios() []*scenario {
+	var out []*scenario
+	for _, kind := range []struct {
+		name, what string
+		cfg        config
+		args       []string
+	}{
+		{"h2c-h1", "GET over h2c to an HTTP/1 backend", config{body: 13, h2: true}, nil},
+		{"h2c-h2c", "unary gRPC over h2c to h2c", config{h2: true, grpc: true}, nil},
+		{"tls-h2-h2c", "unary gRPC over TLS to h2c", config{h2: true, grpc: true, key: "ecdsa"}, nil},
+		{"grpc-stream", "gRPC streams over h2c to h2c, one message in flight each way per stream", config{h2: true, grpc: true}, []string{"-stream"}},
+	} {
+		for _, shape := range shapes {
+			conns, streams := strconv.Itoa(shape.conns), strconv.Itoa(shape.streams)
+			out = append(out, &scenario{name: kind.name + "-" + conns + "x" + streams, what: kind.what + ", " + conns + " connections × " + streams + " streams", cfg: kind.cfg,
+				metrics: h1Metrics, measure: h2Load(append([]string{"-conns", conns, "-streams", streams}, kind.args...)...)})
+		}
+	}
+	return out
+}
+
+func h2Load(args ...string) func(*settings, *cell) (map[string]float64, error) {
+	return func(s *settings, c *cell) (map[string]float64, error) {
+		w, err := s.window(c, append([]string{"h2"}, args...)...)
+		if err != nil {
+			return nil, err
+		}
+		return w.requestMetrics()
+	}
+}

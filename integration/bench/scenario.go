@@ -52,7 +52,7 @@ func (c *cell) addr() string { return "127.0.0.1:" + strconv.Itoa(c.port) }
 
 var h1Metrics = []string{"cpu_us", "rps", "p50_us", "p99_us"}
 
-var scenarios = slices.Concat(plainScenarios, tlsScenarios())
+var scenarios = slices.Concat(plainScenarios, tlsScenarios(), h2Scenarios())
 
 var plainScenarios = []*scenario{
 	{name: "h1-sat-log", what: "keep-alive GET, 64 connections, saturated, access log on", cfg: config{log: true, body: 13}, metrics: h1Metrics,
@@ -84,7 +84,10 @@ func (s *settings) runScenario(sc *scenario, peers []*peer, rep *report) error {
 	fmt.Fprintf(os.Stderr, "%s: %s\n", sc.name, sc.what)
 	backendPort := s.firstPort
 	kind := sc.cfg.backend
-	if kind == "" {
+	switch {
+	case kind == "" && sc.cfg.grpc:
+		kind = "h2backend"
+	case kind == "":
 		kind = "backend"
 	}
 	backend, err := startPinned(s, s.backendCPU, s.load, kind, "-addr", "127.0.0.1:"+strconv.Itoa(backendPort), "-body", strconv.Itoa(sc.cfg.body))

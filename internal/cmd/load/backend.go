@@ -17,6 +17,7 @@ type peer struct {
 	tail    []byte
 	pending []byte
 	armed   bool
+	h2      *h2 // Of the HTTP/2 backend.
 }
 
 const maxHead = 64 << 10

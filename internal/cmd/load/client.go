@@ -226,26 +226,15 @@ func drainTimer(fd int) {
 }
 
 func (c *client) loop(tick func()) error {
-	start := time.Now()
-	measuring := false
-	var opened time.Time
+	span := newPeriod(c.o)
 	for {
 		events, err := c.p.wait(100)
 		if err != nil {
 			return err
 		}
-		now := time.Now()
-		if !measuring && now.Sub(start) >= c.o.warmup {
-			measuring, opened = true, now
-			c.hist.reset()
-			c.res = Result{}
-			fmt.Println("start")
-		}
-		if measuring && (c.o.count == 0 && now.Sub(opened) >= c.o.duration || c.o.count > 0 && c.res.Requests >= c.o.count) {
-			c.res.Seconds = now.Sub(opened).Seconds()
-			c.res.P50, c.res.P99, c.res.Max = c.hist.quantile(0.5), c.hist.quantile(0.99), float64(c.hist.max)
-			c.res.Backlog = c.due - c.sent
-			return printJSON(c.res)
+		c.res.Backlog = c.due - c.sent
+		if done, err := span.turn(time.Now(), &c.res, c.hist); done {
+			return err
 		}
 		for _, e := range events {
 			if e.Fd < 0 {
@@ -344,22 +333,14 @@ func runRaw(o options, size int) error {
 		}
 	}
 	var res Result
-	start, measuring, opened := time.Now(), false, time.Time{}
+	span := newPeriod(o)
 	for {
 		events, err := p.wait(100)
 		if err != nil {
 			return err
 		}
-		now := time.Now()
-		if !measuring && now.Sub(start) >= o.warmup {
-			measuring, opened, res = true, now, Result{}
-			hist.reset()
-			fmt.Println("start")
-		}
-		if measuring && now.Sub(opened) >= o.duration {
-			res.Seconds = now.Sub(opened).Seconds()
-			res.P50, res.P99, res.Max = hist.quantile(0.5), hist.quantile(0.99), float64(hist.max)
-			return printJSON(res)
+		if done, err := span.turn(time.Now(), &res, hist); done {
+			return err
 		}
 		for _, e := range events {
 			i := e.Fd

@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command load is the load generator, the backend and the small helpers of integration/bench. It is one epoll loop on one thread, without
-// allocation once running (TLS apart, which is crypto/tls), so that it costs little on the core it shares, and it is strict: every response's
+// allocation once running (TLS and HPACK apart, which are crypto/tls and x/net), so that it costs little on the core it shares, and it is strict: every response's
 // status and length and every handshake's parameters are checked, and anything unexpected is counted as an error.
 //
 //	load exec -cpu 0 -- nginx -c nginx.conf         run a program pinned to a core
 //	load backend -addr 127.0.0.1:9000 -body 16384   HTTP/1.1 backend with a fixed answer
+//	load h2backend -addr 127.0.0.1:9000             gRPC backend without TLS that echoes every message
 //	load echo -addr 127.0.0.1:9000                  TCP echo
 //	load source -addr 127.0.0.1:9000                TCP source: sends for ever
 //	load relay -addr 127.0.0.1:8000 -to HOST:PORT   TCP relay with Go's io.Copy (splice)
 //	load http -addr 127.0.0.1:8000 -conns 64        closed loop; with -rate an open loop, latency from the scheduled time
 //	load http -addr 127.0.0.1:8443 -tls DIR         the same over TLS 1.3 with the certificates in DIR; -mutual shows one
+//	load h2 -addr 127.0.0.1:8000 -conns 8 -streams 10   HTTP/2, closed loop: GET, or gRPC with -grpc; -tls as above
 //	load handshakes -addr 127.0.0.1:8443 -tls DIR   one request per connection; -resume resumes sessions
 //	load idle -addr 127.0.0.1:8000 -conns 5000      one request per connection, then idle until standard input closes
 //	load sink -addr 127.0.0.1:8000 -conns 4         reads for ever, counts bytes
@@ -54,17 +56,20 @@ type Result struct {
 
 type options struct {
 	addr, to, host, path string
-	cpu, conns, body     int
+	cpu, nice            int
+	conns, body          int
 	rate                 float64
 	warmup, duration     time.Duration
 	count                int64
 	tls                  tlsOptions
 	resume               bool
+	streams              int
+	grpc, stream         bool
 }
 
 func main() {
 	if len(os.Args) < 2 {
-		fmt.Fprintln(os.Stderr, "usage: load exec|backend|echo|source|relay|http|handshakes|idle|sink|pingpong [flags]")
+		fmt.Fprintln(os.Stderr, "usage: load exec|backend|h2backend|echo|source|relay|http|h2|handshakes|idle|sink|pingpong [flags]")
 		os.Exit(2)
 	}
 	if err := run(os.Args[1], os.Args[2:]); err != nil {
@@ -73,8 +78,8 @@ func main() {
 	}
 }
 
-func run(mode string, args []string) error {
-	var o options
+// parse reads the flags of a mode; rest is what follows them.
+func parse(mode string, args []string) (o options, rest []string) {
 	fs := flag.NewFlagSet("load "+mode, flag.ExitOnError)
 	fs.StringVar(&o.addr, "addr", "127.0.0.1:9000", "address to listen on or to connect to")
 	fs.StringVar(&o.to, "to", "", "relay: upstream address")
@@ -91,14 +96,20 @@ func run(mode string, args []string) error {
 	fs.StringVar(&o.tls.key, "key", "ecdsa", "with -tls: ecdsa or rsa")
 	fs.BoolVar(&o.tls.mutual, "mutual", false, "with -tls: show a client certificate")
 	fs.BoolVar(&o.resume, "resume", false, "handshakes: resume the last session")
-	nice := fs.Int("nice", 0, "raise the nice value, for load that must not delay who measures")
-	if err := fs.Parse(args); err != nil {
-		return err
-	}
+	fs.IntVar(&o.streams, "streams", 1, "h2: streams per connection")
+	fs.BoolVar(&o.grpc, "grpc", false, "h2: gRPC calls with a message of 100 bytes each way instead of GET")
+	fs.BoolVar(&o.stream, "stream", false, "h2: with -grpc, one call per stream that never ends, one message in flight")
+	fs.IntVar(&o.nice, "nice", 0, "raise the nice value, for load that must not delay who measures")
+	fs.Parse(args) // Exits when it fails.
 	o.tls.serverName = o.host
-	if *nice > 0 {
-		if err := eachThread(func(tid int) error { return unix.Setpriority(unix.PRIO_PROCESS, tid, *nice) }); err != nil {
-			return fmt.Errorf("nice %d: %w", *nice, err)
+	return o, fs.Args()
+}
+
+func run(mode string, args []string) error {
+	o, rest := parse(mode, args)
+	if o.nice > 0 {
+		if err := eachThread(func(tid int) error { return unix.Setpriority(unix.PRIO_PROCESS, tid, o.nice) }); err != nil {
+			return fmt.Errorf("nice %d: %w", o.nice, err)
 		}
 	}
 	if o.cpu >= 0 {
@@ -108,7 +119,7 @@ func run(mode string, args []string) error {
 	}
 	raiseFileLimit()
 	if mode == "exec" {
-		return execProgram(fs.Args())
+		return execProgram(rest)
 	}
 	if mode == "relay" {
 		runtime.GOMAXPROCS(1)
@@ -118,18 +129,23 @@ func run(mode string, args []string) error {
 		return runHandshakes(o)
 	}
 	runtime.LockOSThread()
-	if o.tls.dir == "" {
-		debug.SetGCPercent(-1) // Nothing is allocated while running.
+	debug.SetGCPercent(-1) // Nothing is allocated while running,
+	if o.tls.dir != "" || mode == "h2" || mode == "h2backend" {
+		debug.SetGCPercent(400) // but by crypto/tls and for literals in header blocks.
 	}
 	switch mode {
 	case "backend":
 		return serve(o, newHTTPBackend(o.body))
+	case "h2backend":
+		return serve(o, grpcBackend{})
 	case "echo":
 		return serve(o, echoBackend{})
 	case "source":
 		return serve(o, newSourceBackend())
 	case "http":
 		return runHTTP(o)
+	case "h2":
+		return runH2(o)
 	case "idle":
 		return runIdle(o)
 	case "sink":

@@ -79,6 +79,30 @@ func dial(sa *unix.SockaddrInet4) (int, error) {
 	return fd, unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
 }
 
+// period is the window of a measuring client: it opens after the warm-up, says so on standard output, and closes after its time or count.
+type period struct {
+	o             options
+	start, opened time.Time
+	measuring     bool
+}
+
+func newPeriod(o options) *period { return &period{o: o, start: time.Now()} }
+
+// turn opens the window, which sets res and hist to zero, and closes it, which fills res and prints it: then done is true.
+func (p *period) turn(now time.Time, res *Result, hist *histogram) (done bool, err error) {
+	if !p.measuring && now.Sub(p.start) >= p.o.warmup {
+		p.measuring, p.opened, *res = true, now, Result{}
+		hist.reset()
+		fmt.Println("start")
+	}
+	if !p.measuring || p.o.count == 0 && now.Sub(p.opened) < p.o.duration || p.o.count > 0 && res.Requests < p.o.count {
+		return false, nil
+	}
+	res.Seconds = now.Sub(p.opened).Seconds()
+	res.P50, res.P99, res.Max = hist.quantile(0.5), hist.quantile(0.99), float64(hist.max)
+	return true, printJSON(*res)
+}
+
 // histogram counts latencies exactly to a microsecond up to one second; longer ones are kept as they are (bounded by room).
 type histogram struct {
 	us   []uint32

@@ -46,7 +46,7 @@ func (o *tlsOptions) config() (*tls.Config, error) {
 		return nil, fmt.Errorf("server-%s.pem holds no PEM block", o.key)
 	}
 	c := &tls.Config{ServerName: o.serverName, MinVersion: wantVersion, CurvePreferences: []tls.CurveID{wantGroup}, InsecureSkipVerify: true,
-		ClientSessionCache: o.sessions}
+		ClientSessionCache: o.sessions, DynamicRecordSizingDisabled: true}
 	if o.sessions == nil {
 		c.ClientSessionCache = forgetful{}
 	}
