@@ -3,6 +3,7 @@
 package exchange
 
 import (
+	"sidecar/dataplane/conn"
 	"sidecar/dataplane/fault"
 	"sidecar/dataplane/filter"
 	"sidecar/dataplane/hostset"
@@ -431,6 +432,7 @@ func (x *Exchange) attach(m *pool.Member, now sys.Nanos) {
 		a, b := m.Connect()
 		r.UpConnStart, r.UpConnDone = x.since(a), x.since(b)
 	}
+	x.upstreamTLS(m.C, !m.Reused())
 	if x.needsLocal() {
 		r.UpstreamLocal = m.Local()
 	}
@@ -452,6 +454,16 @@ func (x *Exchange) attach(m *pool.Member, now sys.Nanos) {
 		x.fl |= xReqSent // the bytes behind an upgrade wait for the answer
 	}
 	x.sent(&out)
+}
+
+// upstreamTLS notes the session of the upstream connection, and when a new one was made.
+func (x *Exchange) upstreamTLS(c *conn.Conn, fresh bool) {
+	r := &x.rec
+	r.UpTLSDone = accesslog.Unset
+	if r.UpstreamTLS = c.Session(); r.UpstreamTLS != nil && fresh {
+		up, done := c.HandshakeTimes()
+		r.UpConnDone, r.UpTLSDone = x.since(up), x.since(done)
+	}
 }
 
 // notTaken gives a loan back that came to nothing and looks for another; nothing was sent, so nothing can happen twice.

@@ -161,11 +161,12 @@ func (x *Exchange) prepare() {
 
 // origin is where a request comes from.
 type origin struct {
-	c    client
-	side *accesslog.ConnInfo
-	task *loop.Task
-	ch   *chain
-	in   source
+	c      client
+	side   *accesslog.ConnInfo
+	task   *loop.Task
+	ch     *chain
+	in     source
+	shaken sys.Nanos // when the TLS handshake was done; 0 without one
 }
 
 // begin starts an exchange; start is when the first byte of the request came, headBytes its length on the wire.
@@ -183,6 +184,7 @@ func (x *Exchange) begin(o *origin, start, now sys.Nanos, headBytes int) {
 	x.rec.Conn = x.side
 	x.rec.Start = e.L.Wall() - int64(now-start)
 	x.rec.LastDownRx = int64(now - start)
+	x.rec.Handshake = int64(o.shaken - start)
 	x.rec.Req = &x.req
 	if x.ch.logsHeads && headBytes > 0 {
 		x.rec.ReqHeadBytes = receivedBytes(&x.req)

@@ -201,7 +201,8 @@ func (s *h2Server) request(ev *http2.Event, now sys.Nanos) {
 	}
 	st := s.k.Open(ev.Stream, x, ev.End)
 	x.h2 = h2Client{s: s, x: x, st: st}
-	x.begin(&origin{c: &x.h2, side: s.Place.Info, task: &x.own, ch: ch, in: source{s: st}}, now, now, 1)
+	_, shaken := s.k.C.HandshakeTimes()
+	x.begin(&origin{c: &x.h2, side: s.Place.Info, task: &x.own, ch: ch, in: source{s: st}, shaken: shaken}, now, now, 1)
 	ev.Stream.Trailers = &x.reqTr
 	x.rec.Protocol = "HTTP/2"
 	ch.hcm.Inc(stats.HCMDownstreamRqHTTP2Total)

@@ -298,7 +298,8 @@ func (s *Server) admit(x *Exchange) {
 
 // begin starts the exchange of a request on this connection.
 func (s *Server) begin(x *Exchange, start, now sys.Nanos, headBytes int) {
-	x.begin(&origin{c: s, side: s.Place.Info, task: &s.task, ch: s.ch, in: source{c: s.c, dec: &x.dec}}, start, now, headBytes)
+	_, shaken := s.c.HandshakeTimes()
+	x.begin(&origin{c: s, side: s.Place.Info, task: &s.task, ch: s.ch, in: source{c: s.c, dec: &x.dec}, shaken: shaken}, start, now, headBytes)
 	b := s.ch.hcm
 	b.Inc(stats.HCMDownstreamRqHTTP1Total)
 }

@@ -229,6 +229,7 @@ func (x *Exchange) rawAnswer(now sys.Nanos) bool {
 	r.PoolReady = int64(now - x.tryStart)
 	a, b := x.tcp.Connected()
 	r.UpConnStart, r.UpConnDone = x.since(a), x.since(b)
+	x.upstreamTLS(x.tcp.C, true)
 	if x.needsLocal() {
 		r.UpstreamLocal = x.tcp.C.Local()
 	}

@@ -6,8 +6,8 @@ import (
 	"crypto/sha1" //nolint:gosec // Envoy's fingerprint operators; nothing relies on it
 	"crypto/sha256"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/hex"
-	"encoding/pem"
 	"math/big"
 )
 
@@ -64,27 +64,6 @@ func serial(n *big.Int) string {
 	return hex.EncodeToString(n.Bytes())
 }
 
-// Fingerprint256 is the SHA-256 of the leaf in lower-case hex.
-func (c *Certificate) Fingerprint256() string {
-	if c == nil {
-		return ""
-	}
-	return hex.EncodeToString(c.Hash[:])
-}
-
-// Fingerprint1 is the SHA-1 of the leaf in lower-case hex.
-func (c *Certificate) Fingerprint1() string {
-	if c == nil {
-		return ""
-	}
-	return fingerprint1(c.links[0].der)
-}
-
-func fingerprint1(der []byte) string {
-	h := sha1.Sum(der) //nolint:gosec // see the import
-	return hex.EncodeToString(h[:])
-}
-
 // ChainLen is the number of certificates of the presented chain, leaf included.
 func (c *Certificate) ChainLen() int {
 	if c == nil {
@@ -93,24 +72,30 @@ func (c *Certificate) ChainLen() int {
 	return len(c.links)
 }
 
-// ChainFingerprint256 is the SHA-256 of certificate i of the chain; ChainFingerprint1 its SHA-1, ChainSerial its serial number.
-func (c *Certificate) ChainFingerprint256(i int) string {
-	h := sha256.Sum256(c.links[i].der)
-	return hex.EncodeToString(h[:])
-}
-
-// ChainFingerprint1 is the SHA-1 of certificate i of the chain.
-func (c *Certificate) ChainFingerprint1(i int) string { return fingerprint1(c.links[i].der) }
-
 // ChainSerial is the serial number of certificate i of the chain.
 func (c *Certificate) ChainSerial(i int) string { return c.links[i].serial }
+
+// AppendFingerprint256 appends the SHA-256 of certificate i of the chain in lower-case hex.
+func (c *Certificate) AppendFingerprint256(b []byte, i int) []byte {
+	h := c.Hash
+	if i > 0 {
+		h = sha256.Sum256(c.links[i].der)
+	}
+	return hex.AppendEncode(b, h[:])
+}
+
+// AppendFingerprint1 appends the SHA-1 of certificate i of the chain in lower-case hex.
+func (c *Certificate) AppendFingerprint1(b []byte, i int) []byte {
+	h := sha1.Sum(c.links[i].der) //nolint:gosec // see the import
+	return hex.AppendEncode(b, h[:])
+}
 
 // AppendPEM appends the leaf as PEM, URL-encoded as Envoy does it (%DOWNSTREAM_PEER_CERT%, Cert= of XFCC).
 func (c *Certificate) AppendPEM(b []byte) []byte {
 	if c == nil {
 		return b
 	}
-	return appendEscaped(b, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.links[0].der}))
+	return appendPEM(b, c.links[0].der)
 }
 
 // AppendChainPEM appends the whole chain as AppendPEM does the leaf.
@@ -119,28 +104,33 @@ func (c *Certificate) AppendChainPEM(b []byte) []byte {
 		return b
 	}
 	for _, l := range c.links {
-		b = appendEscaped(b, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: l.der}))
+		b = appendPEM(b, l.der)
 	}
 	return b
 }
 
-// appendEscaped percent-encodes the characters of PEM that Envoy encodes: line ends, blanks, plus, slash and the padding.
-func appendEscaped(b, pem []byte) []byte {
-	for _, ch := range pem {
-		switch ch {
-		case '\n':
-			b = append(b, "%0A"...)
-		case ' ':
-			b = append(b, "%20"...)
-		case '+':
-			b = append(b, "%2B"...)
-		case '/':
-			b = append(b, "%2F"...)
-		case '=':
-			b = append(b, "%3D"...)
-		default:
-			b = append(b, ch)
+// appendPEM encodes der (RFC 7468) with the characters percent-encoded that Envoy encodes: line ends, blanks, plus, slash and the padding.
+func appendPEM(b, der []byte) []byte {
+	const line = 48 // bytes in a line of 64 characters
+	b = append(b, "-----BEGIN%20CERTIFICATE-----%0A"...)
+	for len(der) > 0 {
+		var text [64]byte
+		n := min(len(der), line)
+		base64.StdEncoding.Encode(text[:], der[:n])
+		for _, ch := range text[:base64.StdEncoding.EncodedLen(n)] {
+			switch ch {
+			case '+':
+				b = append(b, "%2B"...)
+			case '/':
+				b = append(b, "%2F"...)
+			case '=':
+				b = append(b, "%3D"...)
+			default:
+				b = append(b, ch)
+			}
 		}
+		b = append(b, "%0A"...)
+		der = der[n:]
 	}
-	return b
+	return append(b, "-----END%20CERTIFICATE-----%0A"...)
 }

@@ -6,10 +6,13 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha1" //nolint:gosec // the operator's
+	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"encoding/pem"
+	"fmt"
 	"math/big"
 	"net"
 	"net/url"
@@ -40,6 +43,8 @@ func certificate(t testing.TB, tmpl *x509.Certificate) *x509.Certificate {
 	return c
 }
 
+func fingerprint(c *Certificate) string { return string(c.AppendFingerprint256(nil, 0)) }
+
 func mustURL(s string) *url.URL {
 	u, err := url.Parse(s)
 	if err != nil {
@@ -67,8 +72,8 @@ func TestCertificate_WhenMadeFromALeaf_ThenItTellsWhatTheLeafSays(t *testing.T) 
 		{"subject", c.Subject, `CN=a,O=x\,y,C=DE`},
 		{"issuer", c.Issuer, `CN=a,O=x\,y,C=DE`},
 		{"chain serial", c.ChainSerial(0), "0fab"},
-		{"chain hash", c.ChainFingerprint256(0), c.Fingerprint256()},
-		{"chain sha1", c.ChainFingerprint1(0), c.Fingerprint1()},
+		{"chain hash", fingerprint(c), fmt.Sprintf("%x", sha256.Sum256(leaf.Raw))},
+		{"chain sha1", string(c.AppendFingerprint1(nil, 0)), fmt.Sprintf("%x", sha1.Sum(leaf.Raw))},
 	} {
 		if x.got != x.want {
 			t.Errorf("%s: %q, want %q", x.what, x.got, x.want)
@@ -95,7 +100,7 @@ func TestCertificate_WhenMadeFromALeaf_ThenItTellsWhatTheLeafSays(t *testing.T) 
 
 func TestCertificate_WhenThereIsNone_ThenItHasNoFacts(t *testing.T) {
 	var c *Certificate
-	if c.Fingerprint256() != "" || c.Fingerprint1() != "" || c.ChainLen() != 0 || c.AppendPEM(nil) != nil || c.AppendChainPEM(nil) != nil {
+	if c.ChainLen() != 0 || c.AppendPEM(nil) != nil || c.AppendChainPEM(nil) != nil {
 		t.Error("a nil certificate has facts")
 	}
 }
@@ -177,13 +182,13 @@ func TestXFCC_WhenAnElementIsMade_ThenItHasEnvoysForm(t *testing.T) {
 		s       Session
 		want    string
 	}{
-		{"least", ClientCertDetails{}, Session{Peer: peer}, "Hash=" + peer.Fingerprint256()},
-		{"by", ClientCertDetails{}, Session{Peer: peer, Local: local}, "By=spiffe://td/me;By=spiffe://td/too;Hash=" + peer.Fingerprint256()},
+		{"least", ClientCertDetails{}, Session{Peer: peer}, "Hash=" + fingerprint(peer)},
+		{"by", ClientCertDetails{}, Session{Peer: peer, Local: local}, "By=spiffe://td/me;By=spiffe://td/too;Hash=" + fingerprint(peer)},
 		{"istio", ClientCertDetails{Subject: true, URI: true, DNS: true}, Session{Peer: peer, Local: local},
-			"By=spiffe://td/me;By=spiffe://td/too;Hash=" + peer.Fingerprint256() + `;Subject="CN=a,O=x\,y,C=DE"` +
+			"By=spiffe://td/me;By=spiffe://td/too;Hash=" + fingerprint(peer) + `;Subject="CN=a,O=x\,y,C=DE"` +
 				";URI=spiffe://td/ns/a/sa/b;URI=spiffe://td/c;DNS=a.test;DNS=*.b.test"},
-		{"empty values", ClientCertDetails{Subject: true, URI: true, DNS: true}, Session{Peer: bare}, "Hash=" + bare.Fingerprint256() + `;Subject="";URI=`},
-		{"everything", all, Session{Peer: bare}, "Hash=" + bare.Fingerprint256() + `;Cert="` + string(bare.AppendPEM(nil)) + `";Chain="` +
+		{"empty values", ClientCertDetails{Subject: true, URI: true, DNS: true}, Session{Peer: bare}, "Hash=" + fingerprint(bare) + `;Subject="";URI=`},
+		{"everything", all, Session{Peer: bare}, "Hash=" + fingerprint(bare) + `;Cert="` + string(bare.AppendPEM(nil)) + `";Chain="` +
 			string(bare.AppendChainPEM(nil)) + `";Subject="";URI=`},
 	}
 	for _, test := range tests {

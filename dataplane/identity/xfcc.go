@@ -55,7 +55,7 @@ func (d ClientCertDetails) AppendElement(b []byte, s *Session) []byte {
 			b = append(append(append(b, "By="...), u...), ';')
 		}
 	}
-	b = append(append(b, "Hash="...), s.Peer.Fingerprint256()...)
+	b = s.Peer.AppendFingerprint256(append(b, "Hash="...), 0)
 	if d.Cert {
 		b = append(s.Peer.AppendPEM(append(b, `;Cert="`...)), '"')
 	}

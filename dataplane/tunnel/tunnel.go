@@ -442,6 +442,11 @@ func (t *Tunnel) onConnect(now sys.Nanos) {
 	default:
 		t.far = t.up.C
 		t.rec.UpConnDone = t.since()
+		if t.rec.UpstreamTLS = t.far.Session(); t.rec.UpstreamTLS != nil {
+			up, shaken := t.far.HandshakeTimes()
+			t.rec.UpTLSDone = t.rec.UpConnDone - int64(now-shaken)
+			t.rec.UpConnDone -= int64(now - up)
+		}
 		t.rec.UpstreamLocal, t.rec.UpstreamRemote = t.far.Local(), t.far.Remote()
 		t.established(now)
 	}
@@ -633,6 +638,9 @@ func (t *Tunnel) logAs(typ accesslog.Type) {
 		r.StreamID = uuid(t.env.L.Rand(), t.env.L.Rand())
 	}
 	r.End = t.since()
+	if _, shaken := t.down.HandshakeTimes(); shaken > 0 {
+		r.Handshake = r.End - int64(t.env.L.Now()-shaken)
+	}
 	r.BytesIn, r.BytesOut = t.downUp.bytes, t.upDown.bytes
 	r.DownWireIn, r.DownWireOut = t.down.BytesIn, t.down.BytesOut
 	t.upstreamBytes(r)

@@ -17,7 +17,7 @@ type opcode uint8
 
 const (
 	opLiteral opcode = iota
-	opAbsent         // always absent: TLS operators on plain connections, QUIC, tracing without a tracer
+	opAbsent         // always absent: QUIC, tracing without a tracer
 	opConst          // text known at compile time
 	opReq
 	opResp
@@ -82,6 +82,8 @@ const (
 	opJA3
 	opListenerName
 	opZero // a number that is always 0 here: kernel counters that Envoy reads for QUIC
+	opTLS
+	opHandshake
 	opCoalesce
 )
 
@@ -176,22 +178,11 @@ var points = map[string]uint8{"DS_RX_BEG": pointDownRxBeg, "DS_RX_END": pointDow
 	"US_HS_END": pointUpTLSEnd, "US_TX_BEG": pointUpTxBeg, "US_TX_END": pointUpTxEnd, "US_RX_BEG": pointUpRxBeg, "US_RX_END": pointUpRxEnd,
 	"DS_TX_BEG": pointDownTxBeg, "DS_TX_END": pointDownTxEnd}
 
-// The values that are absent without TLS, QUIC or a tracer.
-var absentOps = []string{"DOWNSTREAM_PEER_URI_SAN", "DOWNSTREAM_PEER_DNS_SAN", "DOWNSTREAM_PEER_IP_SAN", "DOWNSTREAM_PEER_EMAIL_SAN",
-	"DOWNSTREAM_PEER_OTHERNAME_SAN", "DOWNSTREAM_LOCAL_URI_SAN", "DOWNSTREAM_LOCAL_DNS_SAN", "DOWNSTREAM_LOCAL_IP_SAN",
-	"DOWNSTREAM_LOCAL_EMAIL_SAN", "DOWNSTREAM_LOCAL_OTHERNAME_SAN", "DOWNSTREAM_PEER_SUBJECT", "DOWNSTREAM_LOCAL_SUBJECT",
-	"DOWNSTREAM_TLS_SESSION_ID", "DOWNSTREAM_TLS_CIPHER", "DOWNSTREAM_TLS_VERSION", "DOWNSTREAM_TLS_GROUP", "DOWNSTREAM_PEER_FINGERPRINT_256",
-	"DOWNSTREAM_PEER_FINGERPRINT_1", "DOWNSTREAM_PEER_SERIAL", "DOWNSTREAM_PEER_CHAIN_FINGERPRINTS_256", "DOWNSTREAM_PEER_CHAIN_FINGERPRINTS_1",
-	"DOWNSTREAM_PEER_CHAIN_SERIALS", "DOWNSTREAM_PEER_ISSUER", "DOWNSTREAM_PEER_ISSUER_FINGERPRINT_256", "DOWNSTREAM_PEER_ISSUER_SERIAL",
-	"DOWNSTREAM_PEER_CERT", "DOWNSTREAM_HANDSHAKE_DURATION", "ROUNDTRIP_DURATION", "UPSTREAM_TLS_CIPHER",
-	"UPSTREAM_TLS_VERSION", "UPSTREAM_TLS_GROUP", "UPSTREAM_TLS_SESSION_ID", "UPSTREAM_PEER_ISSUER", "UPSTREAM_PEER_CERT",
-	"UPSTREAM_PEER_SUBJECT", "UPSTREAM_PEER_URI_SAN", "UPSTREAM_PEER_DNS_SAN", "UPSTREAM_PEER_IP_SAN", "UPSTREAM_LOCAL_URI_SAN",
-	"UPSTREAM_LOCAL_DNS_SAN", "UPSTREAM_LOCAL_IP_SAN", "UPSTREAM_SERVER_NAME", "TLS_JA4_FINGERPRINT", "TRACE_ID", "SPAN_ID"}
+// The values that are absent without QUIC or a tracer, and what crypto/tls does not tell.
+var absentOps = []string{"DOWNSTREAM_TLS_SESSION_ID", "UPSTREAM_TLS_SESSION_ID", "ROUNDTRIP_DURATION", "TLS_JA4_FINGERPRINT", "TRACE_ID", "SPAN_ID"}
 
 // The endpoint ids of internal listeners: empty text for every other address.
 var emptyOps = []string{"CUSTOM_FLAGS", "DOWNSTREAM_LOCAL_ADDRESS_ENDPOINT_ID", "DOWNSTREAM_DIRECT_LOCAL_ADDRESS_ENDPOINT_ID"}
-
-var certTimes = []string{"DOWNSTREAM_PEER_CERT_V_START", "DOWNSTREAM_PEER_CERT_V_END", "UPSTREAM_PEER_CERT_V_START", "UPSTREAM_PEER_CERT_V_END"}
 
 // refusedOps are operators that Envoy knows and that cannot be filled here; they are refused by name.
 var refusedOps = map[string]string{
@@ -268,12 +259,7 @@ func buildDefs() map[string]opDef {
 	for _, n := range emptyOps {
 		d[n] = opDef{shape: bare, make: constant("")}
 	}
-	for _, n := range certTimes {
-		d[n] = opDef{paramsOptional, false, func(c command) (op, error) {
-			_, err := compileTime(c.params, false)
-			return op{code: opAbsent, max: -1}, err
-		}}
-	}
+	addTLS(d)
 	return d
 }
 

@@ -48,7 +48,6 @@ type ConnExtra struct {
 	LocalClose       string         // DOWNSTREAM_LOCAL_CLOSE_REASON
 	DetectedClose    string         // DOWNSTREAM_DETECTED_CLOSE_TYPE: "Normal", "RemoteReset", "LocalReset"
 	DynamicMeta      map[string]any // set by listener filters (PROXY protocol TLVs), by namespace
-	TransportTLS     bool           // a TLS session exists; without one every TLS operator is absent
 }
 
 // noExtra stands for a connection without extras; it is never written.
@@ -129,6 +128,8 @@ type Record struct {
 
 	LastDownRx, FirstUpTx, LastUpTx, FirstUpRx, LastUpRx, FirstDownTx, LastDownTx, End int64
 	UpConnStart, UpConnDone                                                            int64 // upstream connect of the last attempt, Unset when a pooled connection was used
+	UpTLSDone                                                                          int64 // the TLS handshake behind it, Unset without one
+	Handshake                                                                          int64 // that of the client; before Start of all but the first request. Valid with Conn.TLS
 
 	Req, Resp                 *httpmsg.Head // nil for TCP or when absent
 	ReqTrailers, RespTrailers *httpmsg.Fields
@@ -164,8 +165,9 @@ type Record struct {
 	Type                                                     Type
 	Mirror                                                   bool
 
-	UpstreamRemote        sys.Addr // peer of the upstream connection; zero when none came about (UPSTREAM_REMOTE_*)
-	PoolReady             int64    // how long the request waited for an upstream connection, Unset when it never got one
+	UpstreamTLS           *identity.Session // of the upstream connection, nil when it is plain text
+	UpstreamRemote        sys.Addr          // peer of the upstream connection; zero when none came about (UPSTREAM_REMOTE_*)
+	PoolReady             int64             // how long the request waited for an upstream connection, Unset when it never got one
 	LocalReplyBody        []byte
 	Tried                 []Attempt // every host tried, oldest first; the memory is kept by Reset
 	UpstreamLocalClose    string    // UPSTREAM_LOCAL_CLOSE_REASON
@@ -220,5 +222,5 @@ const (
 // Reset empties the record for reuse.
 func (r *Record) Reset() {
 	*r = Record{Tried: r.Tried[:0], PoolReady: Unset, LastDownRx: Unset, FirstUpTx: Unset, LastUpTx: Unset, FirstUpRx: Unset, LastUpRx: Unset, FirstDownTx: Unset, LastDownTx: Unset,
-		End: Unset, UpConnStart: Unset, UpConnDone: Unset}
+		End: Unset, UpConnStart: Unset, UpConnDone: Unset, UpTLSDone: Unset}
 }

@@ -115,7 +115,11 @@ func (f *timeFormat) append(b []byte, ns int64) []byte {
 	if f.plain && ns >= 0 {
 		return appendDefaultTime(b, ns)
 	}
-	t := time.Unix(0, ns)
+	return f.appendTime(b, time.Unix(0, ns))
+}
+
+// appendTime is append for times that nanoseconds may not reach.
+func (f *timeFormat) appendTime(b []byte, t time.Time) []byte {
 	if f.local {
 		t = t.Local()
 	} else {

@@ -121,6 +121,10 @@ func (o *op) append(b []byte, r *Record, typed bool) ([]byte, kind) {
 		return o.serverName(b, r)
 	case opPath, opQueryParam, opQueryParams:
 		return o.pathValue(b, r)
+	case opTLS:
+		return o.session(b, r)
+	case opHandshake:
+		return handshake(b, r)
 	case opCoalesce:
 		return o.coalesce(b, r, typed)
 	case opListenerName, opTermination, opDownFailure, opDownClose, opDownDetected, opFilterChain, opJA3:
@@ -336,6 +340,8 @@ func point(r *Record, p uint8) int64 {
 		return r.UpConnStart
 	case pointUpConnEnd:
 		return r.UpConnDone
+	case pointUpTLSEnd:
+		return r.UpTLSDone
 	case pointUpTxBeg:
 		return r.FirstUpTx
 	case pointUpTxEnd:
