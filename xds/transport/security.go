@@ -45,7 +45,7 @@ func newSecurity(cluster string, ts *corev3.TransportSocket, secrets []*tlsv3.Se
 func (s *security) compile() (*policy.Client, error) {
 	k := &secret.Compiler{}
 	ctx := &registry.Ctx{Path: "transport_socket", Unknown: registry.UnknownWarn, Report: &registry.Report{}}
-	out, err := transportsocket.ControlPlane(ctx, k, s.socket, s.cluster)
+	out, err := transportsocket.Upstream(ctx, k, s.socket, s.cluster)
 	if err != nil {
 		return nil, err
 	}

@@ -218,10 +218,8 @@ func TestCompile_WhenAFieldIsWrong_ThenTheErrorNamesItsPath(t *testing.T) {
 	const dnsLA = `"load_assignment":{"cluster_name":"x","endpoints":[{"lb_endpoints":[{"endpoint":{"address":{"socket_address":{"address":"a","port_value":1}}}}]}]}`
 	const httpURL = `"typed_extension_protocol_options":{"envoy.extensions.upstreams.http.v3.HttpProtocolOptions":{"@type":"type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",`
 	const httpAt = `typed_extension_protocol_options["envoy.extensions.upstreams.http.v3.HttpProtocolOptions"].`
-	tls := `{"name":"t","typed_config":{"@type":"type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"}}`
 	for _, c := range []struct{ name, text, want string }{
-		{"TLS", `"transport_socket":` + tls, "transport_socket: waits for a later issue (TLS)"},
-		{"TLS match", `"transport_socket_matches":[{"name":"a","match":{},"transport_socket":` + tls + `}]`, "transport_socket_matches[0].transport_socket: waits for a later issue (TLS)"},
+		{"TLS match", `"transport_socket_matches":[{"name":"a","match":{},"transport_socket":{"name":"x","typed_config":{"@type":"type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext","allow_renegotiation":true}}}]`, "transport_socket_matches[0].transport_socket.typed_config.allow_renegotiation: value true"},
 		{"filters", `"filters":[{"name":"x"}]`, "filters: waits for a later issue (network filters of clusters)"},
 		{"health checks", `"health_checks":[{"timeout":"1s","interval":"1s","unhealthy_threshold":1,"healthy_threshold":1,"tcp_health_check":{}}]`, "health_checks: waits for a later issue"},
 		{"subsets", `"lb_subset_config":{}`, "lb_subset_config: subset load balancing is not supported"},
@@ -259,7 +257,7 @@ func TestCompile_WhenAFieldIsWrong_ThenTheErrorNamesItsPath(t *testing.T) {
 		{"per host", `"circuit_breakers":{"per_host_thresholds":[{"max_requests":1}]}`, "circuit_breakers.per_host_thresholds[0]: only max_connections"},
 		{"http options key", `"typed_extension_protocol_options":{"foo":{"@type":"type.googleapis.com/envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer"}}`, `typed_extension_protocol_options["foo"]: unknown protocol options`},
 		{"http options empty", httpURL + `"common_http_protocol_options":{}}}`, "value is required"},
-		{"auto", httpURL + `"auto_config":{}}}`, httpAt + "auto_config: waits for a later issue (TLS)"},
+		{"auto", httpURL + `"auto_config":{}}}`, httpAt + "auto_config: waits for a later issue (ALPN of upstreams)"},
 		{"http/3", httpURL + `"explicit_http_config":{"http3_protocol_options":{}}}}`, "http3_protocol_options: HTTP/3 is not supported"},
 		{"upstream filter", httpURL + `"explicit_http_config":{"http_protocol_options":{}},"http_filters":[{"name":"lua"}]}}`, httpAt + `http_filters[0]: filter "lua" is not supported`},
 		{"per downstream pools", `"connection_pool_per_downstream_connection":true`, "connection_pool_per_downstream_connection: value true is not supported"},

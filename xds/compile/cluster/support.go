@@ -10,7 +10,6 @@ import (
 )
 
 const (
-	tlsText  = "TLS"
 	zoneText = "zone-aware routing needs cluster_manager.local_cluster_name; without it Envoy does not do it either"
 )
 
@@ -34,7 +33,7 @@ var Messages = registry.Messages{
 		"health_checks":     registry.Later("active health checks"),
 		"outlier_detection": registry.WarnLater("outlier detection, until then no host is ejected"),
 		"circuit_breakers":  registry.Supported, "max_requests_per_connection": registry.Supported,
-		"upstream_http_protocol_options": registry.WarnLater(tlsText),
+		"upstream_http_protocol_options": registry.Later("auto_sni"),
 		"common_http_protocol_options":   registry.Supported, "http_protocol_options": registry.Supported,
 		"http2_protocol_options":           registry.Supported,
 		"typed_extension_protocol_options": registry.Whole.Note("envoy.extensions.upstreams.http.v3.HttpProtocolOptions"),
@@ -47,7 +46,7 @@ var Messages = registry.Messages{
 		"upstream_bind_config":                      registry.Supported,
 		"transport_socket":                          registry.Whole.Note("see the upstream transport sockets"),
 		"transport_socket_matches":                  registry.Whole.Note("as transport_socket"),
-		"transport_socket_matcher":                  registry.Later(tlsText),
+		"transport_socket_matcher":                  registry.Later("ALPN of upstreams"),
 		"metadata":                                  registry.Whole,
 		"upstream_connection_options":               registry.Supported,
 		"close_connections_on_host_health_failure":  registry.Only("false"),
@@ -114,9 +113,9 @@ var Messages = registry.Messages{
 		"per_endpoint_stats": registry.Warn("hosts are shown at /clusters"),
 	},
 	"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-		"common_http_protocol_options": registry.Supported, "upstream_http_protocol_options": registry.WarnLater(tlsText),
+		"common_http_protocol_options": registry.Supported, "upstream_http_protocol_options": registry.Later("auto_sni"),
 		"explicit_http_config": registry.Supported, "use_downstream_protocol_config": registry.Supported,
-		"auto_config":              registry.Later(tlsText),
+		"auto_config":              registry.Later("ALPN of upstreams"),
 		"http_filters":             registry.Whole.Note("only envoy.filters.http.upstream_codec"),
 		"header_validation_config": registry.Refuse("header validation is not pluggable"),
 		"outlier_detection":        registry.WarnLater("outlier detection"),

@@ -80,7 +80,6 @@ var DownstreamRows = registry.MustTable("downstream transport sockets", []regist
 			return func(*state) *policy.Server { return nil }, nil
 		}},
 	{Name: tlsName, Message: &tlsv3.DownstreamTlsContext{}, Status: registry.StatusAlpha, Trust: registry.TrustRobustBoth,
-		Notes: "compiled and checked; refused until connections speak TLS",
 		Compile: func(_ *registry.Ctx, m proto.Message) (downstreamRow, error) {
 			return func(s *state) *policy.Server { return s.downstream(m.(*tlsv3.DownstreamTlsContext)) }, nil
 		}},
@@ -100,7 +99,6 @@ var UpstreamRows = registry.MustTable("upstream transport sockets", []registry.R
 			return func(*state) *policy.Client { return nil }, nil
 		}},
 	{Name: tlsName, Message: &tlsv3.UpstreamTlsContext{}, Status: registry.StatusAlpha, Trust: registry.TrustRobustBoth,
-		Notes: "compiled and checked; refused until connections speak TLS",
 		Compile: func(_ *registry.Ctx, m proto.Message) (upstreamRow, error) {
 			return func(s *state) *policy.Client { return s.upstream(m.(*tlsv3.UpstreamTlsContext)) }, nil
 		}},

@@ -9,7 +9,6 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
-	"errors"
 	"math/big"
 	"strings"
 	"testing"
@@ -94,18 +93,8 @@ func up(t *testing.T, body string) (Client, *registry.Report, error) {
 	return out, rep, err
 }
 
-func TestTLS_WhenConnectionsDoNotSpeakIt_ThenItIsRefusedAndPlainTextIsNot(t *testing.T) {
-	if Wired {
-		t.Skip("connections speak TLS")
-	}
+func TestTLS_WhenTheSocketIsPlainText_ThenThereIsNoContext(t *testing.T) {
 	c := &registry.Ctx{Path: "filter_chains[0].transport_socket", Schema: Schema(), Report: &registry.Report{}}
-	_, err := Downstream(c, nil, parse(t, downstreamType, ""), "")
-	if !errors.Is(err, registry.ErrLater) || err.Error() != "filter_chains[0].transport_socket: waits for a later issue (TLS)" {
-		t.Errorf("downstream: %v", err)
-	}
-	if _, err = Upstream(c, nil, parse(t, upstreamType, ""), ""); !errors.Is(err, registry.ErrLater) {
-		t.Errorf("upstream: %v", err)
-	}
 	raw := parse(t, "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer", "")
 	if out, err := Downstream(c, nil, raw, ""); err != nil || out.TLS != nil {
 		t.Errorf("raw buffer: %v", err)
