@@ -532,7 +532,7 @@ func unhex(c byte) byte {
 // matchRoute finds the route of the present head.
 func (x *Exchange) matchRoute() {
 	x.fl &^= xClearRoute
-	x.table = x.env.Snap.Table(x.ch.h.Routes)
+	x.table = x.env.Snap.RoutesOf(x.ch.h, &x.req)
 	x.entry, x.vh = nil, nil
 	if x.table == nil || len(x.req.Get(httpmsg.IDForwardedProto)) == 0 {
 		return // Envoy finds no route for an empty x-forwarded-proto

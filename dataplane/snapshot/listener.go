@@ -161,7 +161,8 @@ type ChainMatch struct {
 // HCM is a compiled HttpConnectionManager. Immutable.
 type HCM struct {
 	StatPrefix string
-	Routes     *route.TableRef // RDS or inline
+	Routes     *route.TableRef  // RDS or inline
+	Scoped     *route.ScopesRef // scoped_routes; Routes is nil then
 	RDS        bool
 	Codec      Codec
 	H1         http1.Options

@@ -6,6 +6,9 @@
 package snapshot
 
 import (
+	"maps"
+
+	"sidecar/dataplane/httpmsg"
 	"sidecar/dataplane/match"
 	"sidecar/dataplane/route"
 )
@@ -76,6 +79,7 @@ type Snapshot struct {
 	Clusters  Paged[Cluster]
 	Routes    Paged[route.Table]
 	Runtime   *match.Runtime
+	Scopes    map[*route.ScopesRef]*route.Scopes // of connection managers with scoped routes; few
 	byName    *names
 }
 
@@ -117,6 +121,18 @@ func (s *Snapshot) Table(ref *route.TableRef) *route.Table {
 	return t
 }
 
+// RoutesOf returns the route table for a request of an HTTP connection manager, nil while there is none for it.
+func (s *Snapshot) RoutesOf(h *HCM, head *httpmsg.Head) *route.Table {
+	if h.Scoped == nil {
+		return s.Table(h.Routes)
+	}
+	scopes := s.Scopes[h.Scoped]
+	if scopes == nil {
+		return nil
+	}
+	return s.Table(scopes.Find(h.Scoped, head))
+}
+
 // Builder makes the next snapshot from the previous one. Control side; single use.
 type Builder struct {
 	next   *Snapshot
@@ -132,6 +148,7 @@ func NewBuilder(prev *Snapshot, in *Interner) *Builder {
 		n.Clusters.pages = append([]*page[Cluster](nil), prev.Clusters.pages...)
 		n.Routes.pages = append([]*page[route.Table](nil), prev.Routes.pages...)
 		n.Runtime = prev.Runtime
+		n.Scopes = prev.Scopes
 		n.Epoch = prev.Epoch
 	}
 	return &Builder{next: n, owned: map[*page[Cluster]]bool{}, ownedR: map[*page[route.Table]]bool{}}
@@ -169,6 +186,18 @@ func (b *Builder) SetTable(ref *route.TableRef, t *route.Table) {
 
 // SetListeners replaces the list of active listeners.
 func (b *Builder) SetListeners(l []*Listener) { b.next.Listeners = l }
+
+// SetScopes puts, replaces or (nil) removes the scopes of connection managers.
+func (b *Builder) SetScopes(changed map[*route.ScopesRef]*route.Scopes) {
+	next := make(map[*route.ScopesRef]*route.Scopes, len(b.next.Scopes)+len(changed))
+	maps.Copy(next, b.next.Scopes)
+	for ref, s := range changed {
+		if next[ref] = s; s == nil {
+			delete(next, ref)
+		}
+	}
+	b.next.Scopes = next
+}
 
 // SetRuntime replaces the runtime generation.
 func (b *Builder) SetRuntime(r *match.Runtime) { b.next.Runtime = r }

@@ -36,7 +36,7 @@ type driver struct {
 }
 
 // driverWaits are the kinds of listener that are still refused, with what the refusal names.
-var driverWaits = map[string]string{"http": "HttpGrpcAccessLogConfig", "scoped": "scoped routes", "vhds": "HttpGrpcAccessLogConfig"}
+var driverWaits = map[string]string{"http": "HttpGrpcAccessLogConfig", "scoped": "HttpGrpcAccessLogConfig", "vhds": "HttpGrpcAccessLogConfig"}
 
 // The driver's sizes.
 const (

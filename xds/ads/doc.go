@@ -16,7 +16,7 @@
 //   - Wildcard subscriptions use the legacy empty list, also in delta and after a reconnect (11).
 //   - On a new stream everything is subscribed again in the order of Config.Types: CDS, EDS, LDS, RDS; SotW with the last accepted
 //     version and an empty nonce, delta with initial_resource_versions of everything held (12, 13). Node goes with the first message.
-//   - SotW absence removes only for the full-state types (LDS, CDS). EDS and RDS responses are partial.
+//   - SotW absence removes only for the full-state types (LDS, CDS, SRDS). EDS and RDS responses are partial.
 //   - A NACK carries the last accepted version in SotW, only nonce and text in delta (6); it names every bad resource.
 //   - While the verdict says Hold (clusters warm), answers wait: SotW then answers only the last nonce, delta each in order (1).
 //   - A response for a type that is not subscribed is dropped without an answer (25). Resources nobody asked for are dropped (8).

@@ -43,6 +43,7 @@ const (
 	clusterURL   = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
 	endpointsURL = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"
 	listenerURL  = "type.googleapis.com/envoy.config.listener.v3.Listener"
+	scopedURL    = "type.googleapis.com/envoy.config.route.v3.ScopedRouteConfiguration"
 	routeURL     = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
 	runtimeURL   = "type.googleapis.com/envoy.service.runtime.v3.Runtime"
 )
@@ -54,11 +55,12 @@ type TypeConfig struct {
 	FullState bool
 }
 
-// DefaultTypes is Envoy's order of requests on a stream with the full-state flags: RTDS, CDS, EDS, LDS, RDS. Types that are not listed
+// DefaultTypes is Envoy's order of requests on a stream with the full-state flags: RTDS, CDS, EDS, LDS, SRDS, RDS. Types that are not listed
 // follow in the order of their first subscription.
 func DefaultTypes() []TypeConfig {
 	return []TypeConfig{
-		{URL: runtimeURL}, {URL: clusterURL, FullState: true}, {URL: endpointsURL}, {URL: listenerURL, FullState: true}, {URL: routeURL},
+		{URL: runtimeURL}, {URL: clusterURL, FullState: true}, {URL: endpointsURL}, {URL: listenerURL, FullState: true},
+		{URL: scopedURL, FullState: true}, {URL: routeURL},
 	}
 }
 

@@ -44,6 +44,7 @@ func (k *Compilers) listenerEnv(c *Controller) *listenercompile.Env {
 	e.Cluster = c.internCluster
 	e.Secrets = k.Secrets
 	e.Table = c.internTable
+	e.Scopes = c.scopesRef
 	e.Routes = func(ctx *registry.Ctx, rc *routev3.RouteConfiguration) (*route.Table, error) {
 		return k.Routes(c, ctx, rc, 0, true)
 	}

@@ -109,24 +109,27 @@ type Controller struct {
 	skipped   map[string]bool        // static clusters that were left out
 	later     []*listenerVersion     // static listeners that ask for routes when the clusters are warm
 	routes    map[string]*routeState // RDS
-	uses      map[string]*use        // who names a cluster
-	secrets   map[secretKey]*secretState
-	contents  map[resource.Hash]*secretContent // of secrets, each once
-	fileUsers map[string][]*secretState        // by path: the secrets that were read from it
-	fileWatch fileWatch
-	expiry    expiry
-	panicked  map[string]bool // panics whose stack was logged
-	rejected  map[string]*Rejected
-	warnings  map[string]*Warned
-	dirty     dirt
-	phase     initPhase
-	state     State
-	runtime   *match.Runtime
-	values    RuntimeValues
-	layers    []*runtimeLayer // RTDS
-	cds, lds  *feed
-	cdsIn     bool // the first CDS response was handled, or its fetch timed out
-	ldsIn     bool
+
+	scopeSources map[*feed]*scopeSource // SRDS
+	scopes       map[string]*scopeSet   // scoped routes, by key
+	uses         map[string]*use        // who names a cluster
+	secrets      map[secretKey]*secretState
+	contents     map[resource.Hash]*secretContent // of secrets, each once
+	fileUsers    map[string][]*secretState        // by path: the secrets that were read from it
+	fileWatch    fileWatch
+	expiry       expiry
+	panicked     map[string]bool // panics whose stack was logged
+	rejected     map[string]*Rejected
+	warnings     map[string]*Warned
+	dirty        dirt
+	phase        initPhase
+	state        State
+	runtime      *match.Runtime
+	values       RuntimeValues
+	layers       []*runtimeLayer // RTDS
+	cds, lds     *feed
+	cdsIn        bool // the first CDS response was handled, or its fetch timed out
+	ldsIn        bool
 
 	cdsChanged         bool     // by the running batch
 	fresh, freshTables []string // names interned by the running event
@@ -143,12 +146,13 @@ type Controller struct {
 type dirt struct {
 	clusters  map[*route.ClusterRef]bool
 	routes    map[*route.TableRef]*route.Table
+	scopes    map[*route.ScopesRef]*route.Scopes
 	listeners bool
 	runtime   bool
 }
 
 func (d *dirt) any() bool {
-	return len(d.clusters) > 0 || len(d.routes) > 0 || d.listeners || d.runtime
+	return len(d.clusters) > 0 || len(d.routes) > 0 || len(d.scopes) > 0 || d.listeners || d.runtime
 }
 
 // Rejected is one resource that was refused: what was wrong, since when, and the resource as received, for dumps.
@@ -177,7 +181,7 @@ func New(cfg Config) *Controller {
 		services: map[serviceKey]*serviceState{}, listeners: map[string]*listenerState{}, routes: map[string]*routeState{},
 		addresses: map[addressKey]*addressOwner{}, uses: map[string]*use{}, rejected: map[string]*Rejected{}, skipped: map[string]bool{}, warnings: map[string]*Warned{},
 		values: RuntimeValues{Admin: map[string]string{}, RTDS: map[string]*structpb.Struct{}}, state: PreInitializing, secrets: map[secretKey]*secretState{}, contents: map[resource.Hash]*secretContent{},
-		fileUsers: map[string][]*secretState{}, panicked: map[string]bool{}}
+		scopes: map[string]*scopeSet{}, scopeSources: map[*feed]*scopeSource{}, fileUsers: map[string][]*secretState{}, panicked: map[string]bool{}}
 	c.fileWatch.changed = func(paths []string) { c.Post(func() { c.filesChanged(paths) }) }
 	if c.cfg.Log == nil {
 		c.cfg.Log = func(string, string, string, ...any) {}
@@ -188,7 +192,7 @@ func New(cfg Config) *Controller {
 }
 
 func (c *Controller) clean() {
-	c.dirty = dirt{clusters: map[*route.ClusterRef]bool{}, routes: map[*route.TableRef]*route.Table{}}
+	c.dirty = dirt{clusters: map[*route.ClusterRef]bool{}, routes: map[*route.TableRef]*route.Table{}, scopes: map[*route.ScopesRef]*route.Scopes{}}
 }
 
 // Interner is the table of refs; only the controller goroutine and compilers it calls may use it.
@@ -340,6 +344,9 @@ func (c *Controller) publish() {
 		if t != nil {
 			b.SetTable(ref, t)
 		}
+	}
+	if len(c.dirty.scopes) > 0 {
+		b.SetScopes(c.dirty.scopes)
 	}
 	if c.dirty.listeners {
 		b.SetListeners(c.activeListeners())

@@ -37,7 +37,7 @@ func (c *Controller) ConfigDump(q Query) (out []proto.Message) {
 		if q.Endpoints {
 			out = append(out, c.dumpEndpoints(&q))
 		}
-		out = append(out, c.dumpListeners(&q), &adminv3.ScopedRoutesConfigDump{}, c.dumpRoutes(&q), c.dumpSecrets(&q))
+		out = append(out, c.dumpListeners(&q), c.dumpScopes(&q), c.dumpRoutes(&q), c.dumpSecrets(&q))
 	})
 	return out
 }
@@ -266,6 +266,11 @@ func (c *Controller) InitDump() *adminv3.UnreadyTargetsDumps {
 					waits = append(waits, "RdsRouteConfigSubscription "+n)
 				}
 				waits = append(waits, v.tls.waitsFor()...)
+				for _, x := range v.scopes {
+					if x.waiting() {
+						waits = append(waits, "SRDS "+x.Name)
+					}
+				}
 				add("init manager Listener "+s.name, waits)
 			}
 		}

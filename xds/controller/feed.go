@@ -236,6 +236,7 @@ func (f *feed) failed() {
 			r.counts.failed()
 		}
 	}
+	c.scopesFailed(f)
 	for _, l := range c.layers {
 		if l.feed == f {
 			l.counts.failed()
@@ -267,6 +268,8 @@ func (f *feed) deliver(d ads.Deliver) {
 		v.Rejected = c.applyRoutes(f, d)
 	case resource.Secret:
 		v.Rejected = c.applySecrets(f, d)
+	case resource.ScopedRoute:
+		v.Rejected = c.applyScopes(f, d)
 	case resource.Runtime:
 		v.Rejected = c.applyRuntime(f, d)
 	default:
@@ -357,6 +360,8 @@ func (c *Controller) expired(f *feed, e ads.Expired) {
 		c.clearEndpoints(f, e.Name)
 	case resource.RouteConfiguration:
 		c.clearRoute(f, e.Name)
+	case resource.ScopedRoute:
+		c.clearScope(f, e.Name)
 	case resource.Runtime:
 		c.clearLayer(f, e.Name)
 	}

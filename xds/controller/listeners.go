@@ -5,6 +5,7 @@ package controller
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
@@ -32,6 +33,7 @@ type listenerVersion struct {
 	timer  *time.Timer         // bounds colds
 	parked bool                // of the bootstrap; subscribes when the clusters are warm
 	tls    *tlsUse
+	scopes []*scopeSet
 }
 
 // listenerState is one listener by name.
@@ -141,6 +143,7 @@ func (c *Controller) addListener(d *resource.Decoded, raw *ads.Raw, version stri
 	}
 	if err := c.subscribeListener(s, v); err != nil {
 		c.leaveSecrets(v.tls)
+		c.leaveScopes(v.scopes)
 		c.cfg.Plane.Discard(m)
 		releaseListener(m, res)
 		for n := range v.routes {
@@ -240,7 +243,7 @@ func (c *Controller) ownAddresses(l *snapshot.Listener, s *listenerState, n int)
 // subscribeListener asks for the route configurations and secrets that v needs. Static listeners ask when the clusters are warm, in Envoy's order.
 func (c *Controller) subscribeListener(s *listenerState, v *listenerVersion) error {
 	contexts := c.cfg.Compile.listenerTLS(v.res)
-	if c.phase < phaseListeners && (len(v.res.RDS) > 0 || len(contexts) > 0) {
+	if c.phase < phaseListeners && (len(v.res.RDS) > 0 || len(v.res.Scoped) > 0 || len(contexts) > 0) {
 		if err := c.checkStaticSecrets(contexts); err != nil {
 			return err
 		}
@@ -263,12 +266,20 @@ func (c *Controller) subscribeListener(s *listenerState, v *listenerVersion) err
 	}
 	for i := range v.res.RDS {
 		w := &v.res.RDS[i]
-		wait, err := c.useRoute(s, w)
+		wait, err := c.useRoute(s.name, w)
 		if err != nil {
 			errs = append(errs, err)
 		} else if wait {
 			v.waits[w.Name] = true
 		}
+	}
+	for i := range v.res.Scoped {
+		x, err := c.useScopes(&v.res.Scoped[i])
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		v.scopes = append(v.scopes, x)
 	}
 	return errors.Join(errs...)
 }
@@ -297,7 +308,7 @@ func (v *listenerVersion) clusterWarm(c *Controller, name string) {
 // tryActivate makes the warming version the active one when it waits for nothing.
 func (c *Controller) tryActivate(s *listenerState) {
 	v := s.warming
-	if v == nil || v.parked || len(v.waits) > 0 || len(v.colds) > 0 || v.tls.waiting() {
+	if v == nil || v.parked || len(v.waits) > 0 || len(v.colds) > 0 || v.tls.waiting() || slices.ContainsFunc(v.scopes, (*scopeSet).waiting) {
 		return
 	}
 	if v.timer != nil {
@@ -323,6 +334,7 @@ func (c *Controller) endWarming(v *listenerVersion) {
 	}
 	c.noWait(v, v.colds)
 	c.leaveSecrets(v.tls)
+	c.leaveScopes(v.scopes)
 	c.cfg.Plane.Discard(v.model)
 	c.ownAddresses(v.model, v.s, -1)
 	c.unhold(v.names)
@@ -337,7 +349,7 @@ func (c *Controller) endActive(v *listenerVersion, replaced bool) {
 	c.ownAddresses(v.model, v.s, -1)
 	c.unhold(v.names)
 	c.leaveSecrets(v.tls)
-	d := &drainingListener{name: v.s.name, since: time.Now(), replaced: replaced}
+	d := &drainingListener{name: v.s.name, since: time.Now(), replaced: replaced, scopes: v.scopes}
 	for n := range v.routes {
 		if !c.usesRoute(v.s.name, n) {
 			d.routes = append(d.routes, n)
@@ -345,7 +357,7 @@ func (c *Controller) endActive(v *listenerVersion, replaced bool) {
 	}
 	if replaced {
 		releaseListener(v.model, v.res)
-		if len(d.routes) == 0 {
+		if len(d.routes)+len(d.scopes) == 0 {
 			return
 		}
 	} else {
@@ -358,6 +370,7 @@ func (c *Controller) endActive(v *listenerVersion, replaced bool) {
 type drainingListener struct {
 	name     string
 	routes   []string // RDS names that only it used
+	scopes   []*scopeSet
 	since    time.Time
 	replaced bool
 	model    *snapshot.Listener // whose statistics still count; nil when a newer version has them
@@ -400,6 +413,8 @@ func (c *Controller) dropRoutes(d *drainingListener) {
 		c.dropRouteUser(n, d.name)
 	}
 	d.routes = nil
+	c.leaveScopes(d.scopes)
+	d.scopes = nil
 }
 
 // releaseListener gives back the statistics of a version.

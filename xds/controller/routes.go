@@ -25,7 +25,7 @@ type routeState struct {
 	name   string
 	ref    *route.TableRef
 	feed   *feed
-	users  map[string]bool // listener names
+	users  map[string]bool // listener names, and scopeSet.user
 	counts *subscription
 	absent bool          // waited for in vain, or expired: listeners serve without it
 	timer  *time.Timer   // initial_fetch_timeout
@@ -42,8 +42,8 @@ type pendingTable struct {
 	timer *time.Timer
 }
 
-// useRoute makes a listener a user of a route configuration, which is asked for if it is not already. It tells whether the listener has to wait.
-func (c *Controller) useRoute(s *listenerState, w *listenercompile.RDS) (wait bool, err error) {
+// useRoute makes a listener, or a set of scoped routes, a user of a route configuration, which is asked for if it is not already. It tells whether the listener has to wait.
+func (c *Controller) useRoute(user string, w *listenercompile.RDS) (wait bool, err error) {
 	src, err := c.source(w.Source, "rds.config_source")
 	if err != nil {
 		return false, err
@@ -67,7 +67,7 @@ func (c *Controller) useRoute(s *listenerState, w *listenercompile.RDS) (wait bo
 			r.timer = c.after(w.FetchTimeout, func() { c.routeTimeout(r) })
 		}
 	}
-	r.users[s.name] = true
+	r.users[user] = true
 	return r.table == nil && !r.absent, nil
 }
 
@@ -238,6 +238,7 @@ func (c *Controller) routeArrived(r *routeState) {
 		delete(s.warming.waits, r.name)
 		c.tryActivate(s)
 	}
+	c.scopeRouteArrived(r)
 }
 
 // clearRoute drops the table of a route configuration whose TTL ran out.

@@ -31,6 +31,7 @@ func Defs() []*Def {
 		SubscriptionDef,
 		ReloadDef,
 		RDSDef,
+		SRDSDef,
 		SDSDef,
 		SSLSocketFactoryDef,
 		ClusterManagerDef,

@@ -50,6 +50,22 @@ var RDSDef = &Def{Name: "rds", Stats: []Stat{
 	{Name: "update_empty", Kind: Counter},
 }}
 
+// The ids of SRDSDef.
+const (
+	SRDSUpdateEmpty = iota
+	SRDSActiveScopes
+	SRDSAllScopes
+	SRDSOnDemandScopes
+)
+
+// SRDSDef is what "http.PREFIX.scoped_rds.NAME." has besides SubscriptionDef and ReloadDef.
+var SRDSDef = &Def{Name: "scoped_rds", Stats: []Stat{
+	{Name: "update_empty", Kind: Counter},
+	{Name: "active_scopes", Kind: Gauge},
+	{Name: "all_scopes", Kind: Gauge},
+	{Name: "on_demand_scopes", Kind: Gauge},
+}}
+
 // The ids of SDSDef.
 const (
 	SDSKeyRotationFailed = iota

@@ -5,7 +5,6 @@ package listener
 import (
 	"fmt"
 	"strings"
-	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
@@ -301,11 +300,7 @@ func (s *state) hcmRoutes(c *registry.Ctx, h *hcmv3.HttpConnectionManager, out *
 	case *hcmv3.HttpConnectionManager_Rds:
 		name := r.Rds.GetRouteConfigName()
 		out.Routes, out.RDS = s.env.Table(name), true
-		t := 15 * time.Second
-		if d := r.Rds.GetConfigSource().GetInitialFetchTimeout(); d != nil {
-			t = d.AsDuration()
-		}
-		s.out.RDS = append(s.out.RDS, RDS{Ref: out.Routes, Name: name, Source: r.Rds.GetConfigSource(), FetchTimeout: t, StatPrefix: clean(h.GetStatPrefix())})
+		s.out.RDS = append(s.out.RDS, RDS{Ref: out.Routes, Name: name, Source: r.Rds.GetConfigSource(), FetchTimeout: fetchTimeout(r.Rds.GetConfigSource()), StatPrefix: clean(h.GetStatPrefix())})
 	case *hcmv3.HttpConnectionManager_RouteConfig:
 		t, err := s.env.Routes(c.At("route_config"), r.RouteConfig)
 		if err != nil {
@@ -315,7 +310,8 @@ func (s *state) hcmRoutes(c *registry.Ctx, h *hcmv3.HttpConnectionManager, out *
 		ref := &route.TableRef{Name: t.Name, Inline: t}
 		out.Routes = ref
 		s.out.Inline = append(s.out.Inline, Inline{Ref: ref, Table: t, Config: r.RouteConfig})
-	case *hcmv3.HttpConnectionManager_ScopedRoutes: // refused by the table
+	case *hcmv3.HttpConnectionManager_ScopedRoutes:
+		s.hcmScoped(c, h, out)
 	default:
 		s.fail(c.Errorf("route_specifier", "a route configuration is required"))
 	}

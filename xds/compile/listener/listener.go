@@ -37,6 +37,8 @@ type Env struct {
 	Workers int
 	Cluster func(name string) *route.ClusterRef
 	Table   func(name string) *route.TableRef
+	// Scopes returns the ref of the scoped routes with a key that are in use already, or nil.
+	Scopes func(key string) *route.ScopesRef
 	// Routes compiles an inline route_config.
 	Routes func(c *registry.Ctx, rc *routev3.RouteConfiguration) (*route.Table, error)
 	// AccessLog compiles one access log.
@@ -70,6 +72,7 @@ type Result struct {
 	Listener *snapshot.Listener
 	RDS      []RDS
 	Inline   []Inline
+	Scoped   []Scoped
 	TLS      []transportsocket.Server // contexts of filter chains, with the secrets that they wait for
 }
 

@@ -70,7 +70,25 @@ var Messages = registry.Messages{
 		"custom_tags": registry.Warn("there is no tracer yet"), "provider": registry.Later("tracing providers"),
 		"spawn_upstream_span": registry.Warn("there is no tracer yet"), "operation": registry.Warn("there is no tracer yet"),
 		"upstream_operation": registry.Warn("there is no tracer yet"), "no_context_propagation": registry.Warn("there is no tracer yet")},
-	"envoy.extensions.filters.network.http_connection_manager.v3.Rds":                {"config_source": registry.Whole, "route_config_name": registry.Supported},
+	"envoy.extensions.filters.network.http_connection_manager.v3.Rds": {"config_source": registry.Whole, "route_config_name": registry.Supported},
+	"envoy.extensions.filters.network.http_connection_manager.v3.ScopedRoutes": {
+		"name": registry.Supported, "scope_key_builder": registry.Supported, "rds_config_source": registry.Whole,
+		"scoped_route_configurations_list": registry.Supported, "scoped_rds": registry.Supported},
+	"envoy.extensions.filters.network.http_connection_manager.v3.ScopedRoutes.ScopeKeyBuilder": {"fragments": registry.Supported},
+	"envoy.extensions.filters.network.http_connection_manager.v3.ScopedRoutes.ScopeKeyBuilder.FragmentBuilder": {
+		"header_value_extractor": registry.Supported},
+	"envoy.extensions.filters.network.http_connection_manager.v3.ScopedRoutes.ScopeKeyBuilder.FragmentBuilder.HeaderValueExtractor": {
+		"name": registry.Supported, "element_separator": registry.Supported, "index": registry.Supported, "element": registry.Supported},
+	"envoy.extensions.filters.network.http_connection_manager.v3.ScopedRoutes.ScopeKeyBuilder.FragmentBuilder.HeaderValueExtractor.KvElement": {
+		"separator": registry.Supported, "key": registry.Supported},
+	"envoy.extensions.filters.network.http_connection_manager.v3.ScopedRouteConfigurationsList": {"scoped_route_configurations": registry.Whole},
+	"envoy.extensions.filters.network.http_connection_manager.v3.ScopedRds": {"scoped_rds_config_source": registry.Whole,
+		"srds_resources_locator": registry.Refuse("xdstp resource names are not supported")},
+	"envoy.config.route.v3.ScopedRouteConfiguration": {
+		"name": registry.Supported, "route_configuration_name": registry.Supported, "key": registry.Supported,
+		"route_configuration": registry.Refuse("name a route configuration instead"), "on_demand": registry.Only("false")},
+	"envoy.config.route.v3.ScopedRouteConfiguration.Key":                             {"fragments": registry.Supported},
+	"envoy.config.route.v3.ScopedRouteConfiguration.Key.Fragment":                    {"string_key": registry.Supported},
 	"envoy.extensions.filters.network.http_connection_manager.v3.RequestIDExtension": {"typed_config": registry.Whole},
 	"envoy.extensions.filters.network.http_connection_manager.v3.LocalReplyConfig":   {"mappers": registry.Whole, "body_format": registry.Whole},
 	"envoy.config.core.v3.HttpProtocolOptions": {
@@ -139,7 +157,7 @@ var Messages = registry.Messages{
 
 var hcmFields = registry.Fields{
 	"codec_type": registry.Supported, "stat_prefix": registry.Supported, "rds": registry.Supported, "route_config": registry.Whole,
-	"scoped_routes": registry.Later("scoped routes"), "http_filters": registry.Whole,
+	"scoped_routes": registry.Supported, "http_filters": registry.Whole,
 	"add_user_agent": registry.Only("false"), "tracing": registry.Supported,
 	"common_http_protocol_options": registry.Supported, "http_protocol_options": registry.Supported,
 	"http1_safe_max_connection_duration": registry.Supported.Note("a request in flight always finishes"),
