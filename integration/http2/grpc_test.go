@@ -16,8 +16,6 @@ import (
 	"google.golang.org/grpc/interop"
 	testgrpc "google.golang.org/grpc/interop/grpc_testing"
 	"google.golang.org/grpc/orca"
-
-	"sidecar/xds/compile/transportsocket"
 )
 
 // interopCases are the cases of the interop client that need no cloud. Left out: pick_first_unary, as grpc-go's server names no server, and orca_oob, as
@@ -62,11 +60,8 @@ func TestGRPC_WhenTheInteropCasesRunThroughTheProxy_ThenAllPass(t *testing.T) {
 	var c config
 	c.cluster("plain", interopServer(t, nil), "", "{}")
 	c.listener("plain", "plain", "", "")
-	if transportsocket.Wired || envoy {
-		conf := endTLS(t, "server", "h2")
-		c.cluster("tls", interopServer(t, conf), upstreamTLS(), "{}")
-		c.listener("tls", "tls", downstreamTLS(true), "")
-	}
+	c.cluster("tls", interopServer(t, endTLS(t, "server", "h2")), upstreamTLS(), "{}")
+	c.listener("tls", "tls", downstreamTLS(true), "")
 	p := start(t, c.String())
 	for name, addr := range p.addr {
 		t.Run(name, func(t *testing.T) {

@@ -15,8 +15,6 @@ import (
 	"github.com/summerwind/h2spec/hpack"
 	h2cases "github.com/summerwind/h2spec/http2"
 	"github.com/summerwind/h2spec/spec"
-
-	"sidecar/xds/compile/transportsocket"
 )
 
 // h2specCases is how many cases h2spec 2.2.1 has; with -S there is one more.
@@ -26,9 +24,7 @@ func TestH2spec_WhenRunAgainstTheServer_ThenEveryCasePasses(t *testing.T) {
 	var c config
 	c.cluster("b", backend(t, nil), "", "")
 	c.listener("plain", "b", "", "codec_type: HTTP2, delayed_close_timeout: 0.2s,") // with AUTO, what is no preface is answered as HTTP/1
-	if transportsocket.Wired {
-		c.listener("tls", "b", downstreamTLS(false), "delayed_close_timeout: 0.2s,")
-	}
+	c.listener("tls", "b", downstreamTLS(false), "delayed_close_timeout: 0.2s,")
 	p := start(t, c.String())
 	for name := range p.addr {
 		for _, strict := range []bool{false, true} {
