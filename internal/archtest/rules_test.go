@@ -48,7 +48,7 @@ var fences = []struct {
 	{"github.com/envoyproxy/", protoRooms, "the data plane knows plain values only"},
 	{"github.com/cncf/", protoRooms, "the data plane knows plain values only"},
 	{"net/http", []string{"internal/admin", "xds/transport", "internal/export", "internal/demo", "internal/app", "internal/testctl", "internal/cmd/", "integration/"}, "traffic never goes through net/http"},
-	{"crypto/tls", []string{"dataplane/transport/tls/", "xds/transport", "xds/compile/secret", "internal/cmd/load", "integration/"}, "TLS has one place in each tower"},
+	{"crypto/tls", []string{"dataplane/transport/tls/", "xds/transport", "xds/compile/secret", "internal/demo", "internal/cmd/load", "integration/"}, "TLS has one place in each tower"},
 	{"github.com/miekg/dns", []string{"internal/resolve"}, "one resolver"},
 	{"os/exec", []string{"internal/demo", "internal/cmd/", "integration/"}, "the sidecar starts no processes"},
 }

@@ -114,9 +114,9 @@ func (w *world) listenerConfig() *listenerv3.Listener {
 }
 
 // bootstrap is the file that the sidecar is started with: nothing but an admin port and where the control plane is.
-func bootstrap(adminPort int, xds string) string {
+func bootstrap(node string, adminPort int, xds string) string {
 	host, port := splitAddr(xds)
-	return fmt.Sprintf(`node: {id: demo, cluster: demo}
+	return fmt.Sprintf(`node: {id: %s, cluster: demo}
 admin: {address: {socket_address: {address: 127.0.0.1, port_value: %d}}}
 dynamic_resources:
   ads_config:
@@ -138,5 +138,5 @@ static_resources:
     load_assignment:
       cluster_name: xds
       endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: %s, port_value: %s}}}}]}]
-`, adminPort, host, port)
+`, node, adminPort, host, port)
 }

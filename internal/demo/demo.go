@@ -12,12 +12,9 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"os/signal"
-	"path/filepath"
 	"strconv"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -34,12 +31,9 @@ type stage struct {
 	world   world
 	version int
 	admin   int
-	cmd     *exec.Cmd
-	exited  chan struct{}
+	side    *process
 	dir     string
 	mu      sync.Mutex // world and version
-	nacks   atomic.Int64
-	log     *os.File
 }
 
 // Main runs the demo and returns its exit code.
@@ -48,12 +42,21 @@ func Main(args []string, stdout, stderr io.Writer) int {
 	fs.SetOutput(stderr)
 	once := fs.Bool("once", false, "self-check: start, change the configuration under load, verify, exit 0 or 1")
 	load := fs.Bool("load", false, "generate traffic and show a live line")
+	mtls := fs.Bool("mtls", false, "two sidecars that talk mutual TLS and HTTP/2 with rotating certificates")
+	rotations := fs.Int("rotations", meshRotations, "how many rotations --mtls --once makes")
 	if err := fs.Parse(args); err != nil {
 		if errors.Is(err, pflag.ErrHelp) {
 			return 0
 		}
 		fmt.Fprintln(stderr, err)
 		return 1
+	}
+	if *rotations < 1 {
+		fmt.Fprintln(stderr, "--rotations must be at least 1")
+		return 1
+	}
+	if *mtls {
+		return meshMain(*once, *load, *rotations, stdout, stderr)
 	}
 	s := &stage{out: stdout}
 	defer s.close()
@@ -95,55 +98,11 @@ func (s *stage) start() error {
 	return s.spawn()
 }
 
-// spawn starts the sidecar: this same program, as a process of its own.
+// spawn starts the sidecar.
 func (s *stage) spawn() error {
-	exe, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	file := filepath.Join(s.dir, "bootstrap.yaml")
-	if err := os.WriteFile(file, []byte(bootstrap(s.admin, s.ctl.Addr())), 0o600); err != nil {
-		return err
-	}
-	if s.log, err = os.Create(filepath.Join(s.dir, "sidecar.log")); err != nil {
-		return err
-	}
-	s.cmd = exec.Command(exe, "-c", file, "--concurrency", "2", "-l", "info", "--drain-time-s", "5")
-	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
-	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM, Setpgid: true} // Ctrl-C reaches only us; we drain it
-	if err := s.cmd.Start(); err != nil {
-		return err
-	}
-	s.exited = make(chan struct{})
-	go func() {
-		_ = s.cmd.Wait()
-		close(s.exited)
-	}()
-	end := time.Now().Add(15 * time.Second)
-	for time.Now().Before(end) {
-		select {
-		case <-s.exited:
-			return fmt.Errorf("the sidecar ended: %s", s.tail())
-		default:
-		}
-		r, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/ready", s.admin))
-		if err == nil {
-			_ = r.Body.Close()
-			if r.StatusCode == 200 {
-				return nil
-			}
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-	return fmt.Errorf("the sidecar did not become ready: %s", s.tail())
-}
-
-func (s *stage) tail() string {
-	b, _ := os.ReadFile(s.log.Name())
-	if len(b) > 4096 {
-		b = b[len(b)-4096:]
-	}
-	return "its log:\n" + string(b)
+	var err error
+	s.side, err = startSidecar(s.dir, "sidecar", bootstrap("demo", s.admin, s.ctl.Addr()), s.admin)
+	return err
 }
 
 // push serves the present world as a new version.
@@ -162,23 +121,12 @@ func (s *stage) change(fn func(w *world)) error {
 
 // close ends everything; the sidecar drains.
 func (s *stage) close() {
-	if s.cmd != nil && s.cmd.Process != nil {
-		_ = s.cmd.Process.Signal(syscall.SIGTERM)
-		select {
-		case <-s.exited:
-		case <-time.After(5 * time.Second):
-			_ = s.cmd.Process.Kill()
-			<-s.exited
-		}
-	}
+	s.side.stop()
 	if s.ctl != nil {
 		s.ctl.Close()
 	}
 	for _, b := range s.back {
 		b.close()
-	}
-	if s.log != nil {
-		_ = s.log.Close()
 	}
 	if s.dir != "" {
 		_ = os.RemoveAll(s.dir)
@@ -188,7 +136,7 @@ func (s *stage) close() {
 // play runs until Ctrl-C: every few seconds the canary weight moves or an endpoint comes or goes.
 func (s *stage) play(load bool) int {
 	base := fmt.Sprintf("http://127.0.0.1:%d", s.world.port)
-	fmt.Fprintf(s.out, "sidecar    %s   (pid %d, configured by delta ADS from %s)\nadmin      http://127.0.0.1:%d\nbackends   ", base, s.cmd.Process.Pid, s.ctl.Addr(), s.admin)
+	fmt.Fprintf(s.out, "sidecar    %s   (pid %d, configured by delta ADS from %s)\nadmin      http://127.0.0.1:%d\nbackends   ", base, s.side.cmd.Process.Pid, s.ctl.Addr(), s.admin)
 	for _, b := range s.back {
 		fmt.Fprintf(s.out, "%s=127.0.0.1:%d ", b.name, b.port)
 	}
@@ -209,8 +157,8 @@ func (s *stage) play(load bool) int {
 		case <-ctx.Done():
 			fmt.Fprintln(s.out, "\ndraining…")
 			return 0
-		case <-s.exited:
-			fmt.Fprintf(s.out, "the sidecar ended: %s\n", s.tail())
+		case <-s.side.exited:
+			fmt.Fprintf(s.out, "the sidecar ended: %s\n", s.side.tail())
 			return 1
 		case <-moves.C:
 			step++

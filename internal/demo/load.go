@@ -27,8 +27,18 @@ type generator struct {
 }
 
 func newGenerator(base string, clients int) *generator {
-	g := &generator{base: base, done: make(chan struct{}), lastAt: time.Now(),
-		client: &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: clients}}}
+	return startGenerator(base, clients, &http.Transport{MaxIdleConnsPerHost: clients})
+}
+
+// newHTTP2Generator speaks HTTP/2 with prior knowledge.
+func newHTTP2Generator(base string, clients int) *generator {
+	t := &http.Transport{Protocols: new(http.Protocols)}
+	t.Protocols.SetUnencryptedHTTP2(true)
+	return startGenerator(base, clients, t)
+}
+
+func startGenerator(base string, clients int, t *http.Transport) *generator {
+	g := &generator{base: base, done: make(chan struct{}), lastAt: time.Now(), client: &http.Client{Timeout: 10 * time.Second, Transport: t}}
 	for i := range clients {
 		g.wg.Add(1)
 		go g.run(i)

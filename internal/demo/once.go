@@ -40,7 +40,7 @@ func (s *stage) once() int {
 		t := time.Now()
 		if err := s.await(base, check); err != nil {
 			g.stop()
-			fmt.Fprintf(s.out, "FAIL: version %d (%s) had no effect within %s: %v\n%s\n", s.version, kind, effectTimeout, err, s.tail())
+			fmt.Fprintf(s.out, "FAIL: version %d (%s) had no effect within %s: %v\n%s\n", s.version, kind, effectTimeout, err, s.side.tail())
 			return 1
 		}
 		slowest = max(slowest, time.Since(t))
