@@ -75,6 +75,9 @@ func TestConfig_WhenMeshProtocols_ThenEveryProxyIsToldTheSame(t *testing.T) {
 			"http2_protocol_options", "grpc", "-1 proto h2"},
 		{"TLS h2 to h2c", config{key: "ecdsa", h2: true, grpc: true}, []string{"alpn_protocols: [h2]", "http2_protocol_options"}, []string{"ssl http2;", "grpc_pass grpc://backend"},
 			[]string{"alpn h2", "-1 proto h2"}, "require_client_certificate: true", "proxy_pass", "127.0.0.1:1 proto h2"},
+		{"mutual TLS to the backend", config{key: "ecdsa", h2: true, grpc: true, upstreamTLS: true}, []string{"UpstreamTlsContext", "certs/client-ecdsa.key", "exact: bench.test"},
+			[]string{"grpcs://backend", "grpc_ssl_certificate_key certs/client-ecdsa.key", "grpc_ssl_verify on"}, []string{"crt certs/client-ecdsa.both", "verifyhost bench.test"},
+			"require_client_certificate: true", "ssl_verify_client", "proto h2"},
 	} {
 		c := tt.cfg
 		c.dir, c.certs, c.port, c.admin, c.plainPort, c.upstream = "d", "certs", 1, 2, 3, 4

@@ -24,6 +24,8 @@ type config struct {
 	mutual bool
 	// h2 is HTTP/2 from the client, grpc HTTP/2 to the backend (which serves gRPC then).
 	h2, grpc bool
+	// upstreamTLS is mutual TLS to the backend, with the same kind of key.
+	upstreamTLS bool
 	// plain adds a listener without TLS.
 	plain bool
 
@@ -39,6 +41,15 @@ func (c *config) scheme() string {
 		return "https"
 	}
 	return "http"
+}
+
+// backendArgs are the flags of the load tool's backend.
+func (c *config) backendArgs() []string {
+	args := []string{"-body", strconv.Itoa(c.body)}
+	if c.upstreamTLS {
+		args = append(args, "-tls", c.certs, "-key", c.key, "-mutual")
+	}
+	return args
 }
 
 // clientArgs are the flags with which the load tool speaks to the proxy.
@@ -109,6 +120,22 @@ static_resources:
         "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
         explicit_http_config: {http2_protocol_options: {}}
 `)
+	}
+	if c.upstreamTLS {
+		fmt.Fprintf(&b, `    transport_socket:
+      name: tls
+      typed_config:
+        "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext
+        sni: %s
+        common_tls_context:
+          tls_params: {tls_minimum_protocol_version: TLSv1_3, tls_maximum_protocol_version: TLSv1_3, ecdh_curves: [X25519]}
+          alpn_protocols: [h2]
+          tls_certificates:
+          - {certificate_chain: {filename: %s}, private_key: {filename: %s}}
+          validation_context:
+            trusted_ca: {filename: %s}
+            match_typed_subject_alt_names: [{san_type: DNS, matcher: {exact: %s}}]
+`, serverName, c.certFile("client-"+c.key+".pem"), c.certFile("client-"+c.key+".key"), c.certFile("ca-"+c.key+".pem"), serverName)
 	}
 	fmt.Fprintf(&b, `    load_assignment:
       cluster_name: backend
@@ -239,6 +266,19 @@ func (c *config) nginx(stream string) string {
 	if c.grpc {
 		pass, set = "grpc_pass grpc://backend;", "grpc_set_header"
 	}
+	if c.upstreamTLS {
+		pass = "grpc_pass grpcs://backend;"
+		fmt.Fprintf(&b, `  grpc_ssl_certificate %s;
+  grpc_ssl_certificate_key %s;
+  grpc_ssl_trusted_certificate %s;
+  grpc_ssl_verify on;
+  grpc_ssl_name %s;
+  grpc_ssl_server_name on;
+  grpc_ssl_protocols TLSv1.3;
+  grpc_ssl_conf_command Groups X25519;
+  grpc_ssl_conf_command Ciphersuites TLS_AES_128_GCM_SHA256;
+`, c.certFile("client-"+c.key+".pem"), c.certFile("client-"+c.key+".key"), c.certFile("ca-"+c.key+".pem"), serverName)
+	}
 	fmt.Fprintf(&b, `  %[1]s Host $host;
   %[1]s X-Forwarded-For $proxy_add_x_forwarded_for;
   %[1]s X-Forwarded-Proto $scheme;
@@ -336,7 +376,11 @@ func (c *config) haproxy() (text string, maps map[string]string) {
 		}
 	}
 	fmt.Fprintf(&b, "backend backend\n  server s %s pool-max-conn -1", c.upstreamAddr())
-	if c.grpc {
+	switch {
+	case c.upstreamTLS:
+		fmt.Fprintf(&b, " ssl crt %s ca-file %s verify required sni str(%[3]s) verifyhost %[3]s alpn h2 ssl-min-ver TLSv1.3 ciphersuites TLS_AES_128_GCM_SHA256",
+			c.certFile("client-"+c.key+".both"), c.certFile("ca-"+c.key+".pem"), serverName)
+	case c.grpc:
 		b.WriteString(" proto h2")
 	}
 	b.WriteByte('\n')

@@ -67,6 +67,7 @@ func run() error {
 		return err
 	}
 	defer os.RemoveAll(dir)
+	killOnSignal(dir)
 	s.dir = dir
 	peers := findPeers(*ours, *envoy, dir, *list)
 	if *list {

@@ -13,9 +13,11 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -28,6 +30,27 @@ type process struct {
 	exited chan struct{}
 }
 
+// running are the process groups to be killed when the benchmark is interrupted: they are not in its own, and would go on.
+var running struct {
+	sync.Mutex
+	groups map[int]bool
+}
+
+// killOnSignal ends what was started, removes dir and exits when the benchmark is told to end.
+func killOnSignal(dir string) {
+	told := make(chan os.Signal, 1)
+	signal.Notify(told, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		<-told
+		running.Lock()
+		for pid := range running.groups {
+			syscall.Kill(-pid, syscall.SIGKILL)
+		}
+		os.RemoveAll(dir)
+		os.Exit(1)
+	}()
+}
+
 // startPinned runs a program on one core through the load tool's exec mode.
 func startPinned(s *settings, cpu int, args ...string) (*process, error) {
 	out, err := os.CreateTemp(s.dir, "out-")
@@ -38,9 +61,15 @@ func startPinned(s *settings, cpu int, args ...string) (*process, error) {
 	p.cmd.Stdout, p.cmd.Stderr = out, out
 	p.cmd.Dir = s.dir
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	running.Lock()
+	defer running.Unlock()
 	if err := p.cmd.Start(); err != nil {
 		return nil, err
 	}
+	if running.groups == nil {
+		running.groups = map[int]bool{}
+	}
+	running.groups[p.cmd.Process.Pid] = true
 	go func() { p.cmd.Wait(); close(p.exited) }()
 	return p, nil
 }
@@ -49,6 +78,9 @@ func startPinned(s *settings, cpu int, args ...string) (*process, error) {
 func (p *process) stop() {
 	syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
 	<-p.exited
+	running.Lock()
+	delete(running.groups, p.cmd.Process.Pid)
+	running.Unlock()
 	p.out.Close()
 }
 

@@ -131,7 +131,7 @@ func rsaStorm(s *settings, c *cell) (map[string]float64, error) {
 // shapes are connections × streams.
 var shapes = []struct{ conns, streams int }{{16, 1}, {8, 10}, {1, 100}}
 
-// h2Scenarios are HTTP/2 from the client: to an HTTP/1 backend (GET), and to a gRPC backend without and with TLS on the client's side (one message of 100 bytes
+// h2Scenarios are HTTP/2 from the client: to an HTTP/1 backend (GET), and to a gRPC backend without TLS, with it on the client's side and on both (one message of 100 bytes
 // each way and trailers). No access log.
 func h2Scenarios() []*scenario {
 	var out []*scenario
@@ -143,6 +143,7 @@ func h2Scenarios() []*scenario {
 		{"h2c-h1", "GET over h2c to an HTTP/1 backend", config{body: 13, h2: true}, nil},
 		{"h2c-h2c", "unary gRPC over h2c to h2c", config{h2: true, grpc: true}, nil},
 		{"tls-h2-h2c", "unary gRPC over TLS to h2c", config{h2: true, grpc: true, key: "ecdsa"}, nil},
+		{"mtls-h2", "unary gRPC, HTTP/2 and mutual TLS on both sides", config{h2: true, grpc: true, key: "ecdsa", mutual: true, upstreamTLS: true}, nil},
 		{"grpc-stream", "gRPC streams over h2c to h2c, one message in flight each way per stream", config{h2: true, grpc: true}, []string{"-stream"}},
 	} {
 		for _, shape := range shapes {

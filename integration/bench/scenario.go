@@ -90,7 +90,9 @@ func (s *settings) runScenario(sc *scenario, peers []*peer, rep *report) error {
 	case kind == "":
 		kind = "backend"
 	}
-	backend, err := startPinned(s, s.backendCPU, s.load, kind, "-addr", "127.0.0.1:"+strconv.Itoa(backendPort), "-body", strconv.Itoa(sc.cfg.body))
+	cfg := sc.cfg
+	cfg.certs = s.certs
+	backend, err := startPinned(s, s.backendCPU, append([]string{s.load, kind, "-addr", "127.0.0.1:" + strconv.Itoa(backendPort)}, cfg.backendArgs()...)...)
 	if err != nil {
 		return err
 	}

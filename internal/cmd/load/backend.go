@@ -4,16 +4,18 @@ package main
 
 import (
 	"bytes"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
+	"os"
 
 	"golang.org/x/sys/unix"
 )
 
 // peer is one accepted connection of a backend. tail holds an incomplete request head (bounded by maxHead), pending what the kernel did not take.
 type peer struct {
-	fd      int
+	*wire
 	tail    []byte
 	pending []byte
 	armed   bool
@@ -86,6 +88,10 @@ func serve(o options, s service) error {
 	if err != nil {
 		return err
 	}
+	tc, err := o.tls.serverConfig()
+	if err != nil {
+		return err
+	}
 	const listener = -1
 	if err := p.add(ln, listener, unix.EPOLLIN); err != nil {
 		return err
@@ -100,7 +106,7 @@ func serve(o options, s service) error {
 		}
 		for _, e := range events {
 			if e.Fd == listener {
-				acceptAll(p, ln, peers, s)
+				acceptAll(p, ln, peers, s, tc)
 				continue
 			}
 			c := peers[e.Fd]
@@ -115,9 +121,9 @@ func serve(o options, s service) error {
 	}
 }
 
-func acceptAll(p *poller, ln int, peers []*peer, s service) {
+func acceptAll(p *poller, ln int, peers []*peer, s service, tc *tls.Config) {
 	for {
-		fd, _, err := unix.Accept4(ln, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+		fd, _, err := unix.Accept4(ln, unix.SOCK_CLOEXEC)
 		if err != nil {
 			return
 		}
@@ -125,8 +131,14 @@ func acceptAll(p *poller, ln int, peers []*peer, s service) {
 			unix.Close(fd)
 			continue
 		}
-		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
-		c := &peer{fd: fd}
+		w, err := acceptWire(fd, tc)
+		if err != nil {
+			if err != io.EOF { // One who only looked whether the port is open.
+				fmt.Fprintln(os.Stderr, "load: accept:", err)
+			}
+			continue
+		}
+		c := &peer{wire: w}
 		peers[fd] = c
 		p.add(fd, int32(fd), unix.EPOLLIN)
 		c.send(p, s.open(c), s)
@@ -146,18 +158,29 @@ func (c *peer) serve(p *poller, events uint32, scratch []byte, s service) bool {
 	if events&(unix.EPOLLIN|unix.EPOLLHUP|unix.EPOLLERR) == 0 || len(c.pending) > 0 {
 		return true
 	}
-	n, err := unix.Read(c.fd, scratch)
-	if err == unix.EAGAIN || err == unix.EINTR {
-		return true
+	c.drained = false
+	for {
+		n, err := c.receive(scratch)
+		if err == errWouldBlock {
+			return true
+		}
+		if err != nil {
+			return false
+		}
+		out, keep := s.data(c, scratch[:n])
+		if !keep || !c.send(p, out, s) {
+			return false
+		}
+		if c.tls == nil { // TLS keeps what it has read, and is asked until it has no more.
+			return true
+		}
 	}
-	if err != nil || n == 0 {
-		return false
-	}
-	out, keep := s.data(c, scratch[:n])
-	return keep && c.send(p, out, s)
 }
 
 func (c *peer) send(p *poller, b []byte, s service) bool {
+	if c.tls != nil {
+		return len(b) == 0 || c.wire.send(b) == nil
+	}
 	for len(b) > 0 {
 		n, err := unix.Write(c.fd, b)
 		if err == unix.EINTR {

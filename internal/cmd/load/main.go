@@ -6,7 +6,7 @@
 //
 //	load exec -cpu 0 -- nginx -c nginx.conf         run a program pinned to a core
 //	load backend -addr 127.0.0.1:9000 -body 16384   HTTP/1.1 backend with a fixed answer
-//	load h2backend -addr 127.0.0.1:9000             gRPC backend without TLS that echoes every message
+//	load h2backend -addr 127.0.0.1:9000             gRPC backend that echoes every message; -tls serves TLS
 //	load echo -addr 127.0.0.1:9000                  TCP echo
 //	load source -addr 127.0.0.1:9000                TCP source: sends for ever
 //	load relay -addr 127.0.0.1:8000 -to HOST:PORT   TCP relay with Go's io.Copy (splice)
@@ -92,9 +92,9 @@ func parse(mode string, args []string) (o options, rest []string) {
 	fs.DurationVar(&o.warmup, "warmup", 500*time.Millisecond, "time before the window")
 	fs.DurationVar(&o.duration, "duration", 3*time.Second, "length of the window")
 	fs.Int64Var(&o.count, "count", 0, "http: end the window after this many responses instead")
-	fs.StringVar(&o.tls.dir, "tls", "", "http, idle, handshakes: directory of certificates; empty is no TLS")
+	fs.StringVar(&o.tls.dir, "tls", "", "http, h2, idle, handshakes, h2backend: directory of certificates; empty is no TLS")
 	fs.StringVar(&o.tls.key, "key", "ecdsa", "with -tls: ecdsa or rsa")
-	fs.BoolVar(&o.tls.mutual, "mutual", false, "with -tls: show a client certificate")
+	fs.BoolVar(&o.tls.mutual, "mutual", false, "with -tls: show a client certificate, or ask for it")
 	fs.BoolVar(&o.resume, "resume", false, "handshakes: resume the last session")
 	fs.IntVar(&o.streams, "streams", 1, "h2: streams per connection")
 	fs.BoolVar(&o.grpc, "grpc", false, "h2: gRPC calls with a message of 100 bytes each way instead of GET")

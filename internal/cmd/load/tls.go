@@ -37,13 +37,9 @@ func (o *tlsOptions) config() (*tls.Config, error) {
 	if o.dir == "" {
 		return nil, nil
 	}
-	want, err := os.ReadFile(filepath.Join(o.dir, "server-"+o.key+".pem"))
+	leaf, err := o.leaf("server")
 	if err != nil {
 		return nil, err
-	}
-	block, _ := pem.Decode(want)
-	if block == nil {
-		return nil, fmt.Errorf("server-%s.pem holds no PEM block", o.key)
 	}
 	c := &tls.Config{ServerName: o.serverName, MinVersion: wantVersion, CurvePreferences: []tls.CurveID{wantGroup}, InsecureSkipVerify: true,
 		ClientSessionCache: o.sessions, DynamicRecordSizingDisabled: true}
@@ -60,7 +56,43 @@ func (o *tlsOptions) config() (*tls.Config, error) {
 		}
 		c.Certificates = []tls.Certificate{pair}
 	}
-	c.VerifyConnection = func(s tls.ConnectionState) error { return checkState(s, block.Bytes, o.h2) }
+	c.VerifyConnection = func(s tls.ConnectionState) error { return checkState(s, leaf, o.h2) }
+	return c, nil
+}
+
+// leaf reads the certificate that the other side must show.
+func (o *tlsOptions) leaf(role string) ([]byte, error) {
+	name := role + "-" + o.key + ".pem"
+	text, err := os.ReadFile(filepath.Join(o.dir, name))
+	if err != nil {
+		return nil, err
+	}
+	block, _ := pem.Decode(text)
+	if block == nil {
+		return nil, fmt.Errorf("%s holds no PEM block", name)
+	}
+	return block.Bytes, nil
+}
+
+// serverConfig is config for the HTTP/2 backend.
+func (o *tlsOptions) serverConfig() (*tls.Config, error) {
+	if o.dir == "" {
+		return nil, nil
+	}
+	pair, err := tls.LoadX509KeyPair(filepath.Join(o.dir, "server-"+o.key+".pem"), filepath.Join(o.dir, "server-"+o.key+".key"))
+	if err != nil {
+		return nil, err
+	}
+	c := &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: wantVersion, CurvePreferences: []tls.CurveID{wantGroup}, NextProtos: []string{"h2"},
+		DynamicRecordSizingDisabled: true}
+	if o.mutual {
+		leaf, err := o.leaf("client")
+		if err != nil {
+			return nil, err
+		}
+		c.ClientAuth = tls.RequireAnyClientCert
+		c.VerifyConnection = func(s tls.ConnectionState) error { return checkState(s, leaf, true) }
+	}
 	return c, nil
 }
 
@@ -76,7 +108,7 @@ func checkState(s tls.ConnectionState, leaf []byte, h2 bool) error {
 	case s.Version != wantVersion || s.CipherSuite != wantSuite || s.CurveID != wantGroup:
 		return fmt.Errorf("agreed on %s, %s, %s", tls.VersionName(s.Version), tls.CipherSuiteName(s.CipherSuite), s.CurveID)
 	case len(s.PeerCertificates) == 0 || !bytes.Equal(s.PeerCertificates[0].Raw, leaf):
-		return errors.New("another server certificate")
+		return errors.New("another certificate")
 	case h2 && s.NegotiatedProtocol != "h2":
 		return fmt.Errorf("protocol %q instead of h2", s.NegotiatedProtocol)
 	}
@@ -116,6 +148,27 @@ func connectWire(sa *unix.SockaddrInet4, c *tls.Config) (*wire, error) {
 	w.open = true
 	return w, unix.SetNonblock(fd, true)
 }
+
+// acceptWire is connectWire for an accepted socket, which it closes when it fails. The handshake stops the backend: a proxy makes few connections.
+func acceptWire(fd int, c *tls.Config) (*wire, error) {
+	unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+	w := &wire{fd: fd}
+	if c != nil {
+		limit := unix.NsecToTimeval(int64(acceptTimeout))
+		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit)
+		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, sendBuffer)
+		w.tls = tls.Server(socket{w}, c)
+		if err := w.tls.Handshake(); err != nil {
+			unix.Close(fd)
+			return nil, err
+		}
+	}
+	w.open = true
+	return w, unix.SetNonblock(fd, true)
+}
+
+// acceptTimeout bounds each wait of a backend's handshake.
+const acceptTimeout = 2 * time.Second
 
 // receive reads plain text; errWouldBlock when there is none.
 func (w *wire) receive(b []byte) (int, error) {

@@ -4,15 +4,19 @@ package main
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/pem"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // tlsServer serves TLS with net/http and returns the client's options; tune changes its parameters.
@@ -88,7 +92,7 @@ func TestTLSClient_WhenServerAgreesOnSomethingElse_ThenRefused(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(o.tls.dir, "server-rsa.pem"), other, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := newClient(o); err == nil || !strings.Contains(err.Error(), "another server certificate") {
+	if _, err := newClient(o); err == nil || !strings.Contains(err.Error(), "another certificate") {
 		t.Errorf("another certificate: %v", err)
 	}
 }
@@ -111,5 +115,76 @@ func TestHandshakes_WhenSessionsAreKept_ThenOnlyThoseResume(t *testing.T) {
 				t.Errorf("keep %t, connection %d: %d bytes, resumed %t, %v", keep, i, n, resumed, err)
 			}
 		}
+	}
+}
+
+// serveTLS runs the gRPC backend with mutual TLS until its first client goes, and returns the client's options.
+func serveTLS(t *testing.T) options {
+	t.Helper()
+	o := tlsServer(t, http.HandlerFunc(hello), nil) // For its certificate.
+	srv := httptest.NewTLSServer(nil)
+	defer srv.Close()
+	key, err := x509.MarshalPKCS8PrivateKey(srv.TLS.Certificates[0].PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw})
+	for name, text := range map[string][]byte{"server-rsa.key": pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key}), "client-rsa.pem": cert} {
+		if err := os.WriteFile(filepath.Join(o.tls.dir, name), text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Link(filepath.Join(o.tls.dir, "server-rsa.key"), filepath.Join(o.tls.dir, "client-rsa.key")); err != nil {
+		t.Fatal(err)
+	}
+	o.tls.mutual, o.tls.h2, o.grpc, o.streams, o.count = true, true, true, 10, 1000
+	tc, err := o.tls.serverConfig()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln, err := listen("127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sa, err := unix.Getsockname(ln)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.addr = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(sa.(*unix.SockaddrInet4).Port)).String()
+	p, err := newPoller()
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		defer unix.Close(ln)
+		peers, scratch := make([]*peer, 1<<10), make([]byte, 64<<10)
+		p.add(ln, -1, unix.EPOLLIN)
+		for {
+			events, err := p.wait(-1)
+			if err != nil {
+				return
+			}
+			for _, e := range events {
+				if e.Fd < 0 {
+					acceptAll(p, ln, peers, grpcBackend{}, tc)
+				} else if c := peers[e.Fd]; c != nil && !c.serve(p, e.Events, scratch, grpcBackend{}) {
+					unix.Close(c.fd)
+					return
+				}
+			}
+		}
+	}()
+	return o
+}
+
+func TestH2Backend_WhenMutualTLS_ThenOnlyTheKnownClientIsServed(t *testing.T) {
+	o := serveTLS(t)
+	stranger := o
+	stranger.tls.mutual = false
+	if err := runH2(stranger); err == nil || !strings.Contains(err.Error(), "certificate required") {
+		t.Errorf("without a certificate: %v", err)
+	}
+	if err := runH2(o); err != nil {
+		t.Errorf("with its certificate: %v", err)
 	}
 }
