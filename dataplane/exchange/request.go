@@ -9,6 +9,7 @@ import (
 	"sidecar/dataplane/fault"
 	"sidecar/dataplane/http1"
 	"sidecar/dataplane/httpmsg"
+	"sidecar/dataplane/identity"
 	"sidecar/dataplane/match"
 	"sidecar/dataplane/route"
 	"sidecar/dataplane/sys"
@@ -59,6 +60,9 @@ func (x *Exchange) onHead(now sys.Nanos) {
 		return
 	}
 	x.requestID()
+	if x.side.TLS != nil {
+		x.tellClientCert()
+	}
 	if h.Via != "" {
 		appendJoined(req, keyVia, h.Via, ", ")
 	}
@@ -227,7 +231,7 @@ func (x *Exchange) scanHead() (xff, xfp int, others uint8) {
 		case httpmsg.IDReferer:
 			f.Dead = !validReferer(req.Value(i))
 		case httpmsg.IDForwardedClientCert:
-			f.Dead = h.XFFCHeader != alwaysForwardOnly // without a client certificate every other mode removes it
+			f.Dead = h.ForwardClientCert.Decide(x.side.TLS) == identity.XFCCRemove
 		default:
 			others |= dropClass[f.ID]
 		}
@@ -245,6 +249,26 @@ func (x *Exchange) dropInternal(edge bool) {
 			f.Dead = true
 		}
 	}
+}
+
+// tellClientCert adds the client's element to x-forwarded-client-cert, or replaces the field by it; what must not pass is gone already.
+func (x *Exchange) tellClientCert() {
+	h, req := x.ch.h, &x.req
+	do := h.ForwardClientCert.Decide(x.side.TLS)
+	if do != identity.XFCCAppend && do != identity.XFCCSet {
+		return
+	}
+	b := x.reqA.Tail()
+	at := req.Find(httpmsg.IDForwardedClientCert, 0)
+	if do == identity.XFCCAppend && at >= 0 && req.List[at].Value.Len > 0 {
+		b = append(append(b, req.Value(at)...), ',')
+	}
+	v := x.reqA.Take(h.ClientCertDetails.AppendElement(b, x.side.TLS))
+	if at < 0 {
+		req.AddSpan(keyClientCert, v)
+		return
+	}
+	req.List[at].Value = v
 }
 
 // validReferer is Envoy's idea of a referer that may pass: an absolute URL with a host and without userinfo and fragment, or a relative reference
@@ -265,9 +289,6 @@ func validReferer(v []byte) bool {
 	colon, slash := bytes.IndexByte(v, ':'), bytes.IndexByte(v, '/')
 	return colon < 0 || slash >= 0 && slash < colon
 }
-
-// alwaysForwardOnly is ALWAYS_FORWARD_ONLY of forward_client_cert_details.
-const alwaysForwardOnly = 4
 
 // clientAddress reads the trusted client address from x-forwarded-for; single tells that the field holds exactly one address.
 func (x *Exchange) clientAddress(xff int) (a netip.Addr, single bool) {

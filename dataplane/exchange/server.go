@@ -718,6 +718,7 @@ var (
 	keyVia          = httpmsg.IDVia.Key()
 	keyXFF          = httpmsg.IDForwardedFor.Key()
 	keyXFP          = httpmsg.IDForwardedProto.Key()
+	keyClientCert   = httpmsg.IDForwardedClientCert.Key()
 	keyXFPort       = httpmsg.IDForwardedPort.Key()
 	keyRequestID    = httpmsg.IDRequestID.Key()
 	keyExternal     = httpmsg.IDEnvoyExternalAddress.Key()

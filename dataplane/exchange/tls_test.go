@@ -3,6 +3,13 @@
 package exchange
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"math/big"
+	"net/url"
 	"strings"
 	"testing"
 
@@ -89,4 +96,58 @@ func TestTLS_WhenTheUpstreamDoesNotSpeakIt_ThenTheReasonIsToldAsInEnvoy(t *testi
 		t.Errorf("log %q, want %q", r.log, want)
 	}
 	r.check()
+}
+
+// leaf is a self-signed certificate with these URIs.
+func leaf(t *testing.T, uris ...string) *identity.Certificate {
+	t.Helper()
+	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	must(t, err)
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "a"}}
+	for _, s := range uris {
+		u, err := url.Parse(s)
+		must(t, err)
+		tmpl.URIs = append(tmpl.URIs, u)
+	}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, k.Public(), k)
+	must(t, err)
+	c, err := x509.ParseCertificate(der)
+	must(t, err)
+	return identity.New(c, nil)
+}
+
+func TestTLS_WhenTheClientShowsACertificate_ThenTheModeDecidesWhatIsForwarded(t *testing.T) {
+	client, local := leaf(t, "spiffe://td/client"), leaf(t, "spiffe://td/server")
+	element := "By=spiffe://td/server;Hash=" + string(client.AppendFingerprint256(nil, 0)) + `;Subject="CN=a";URI=spiffe://td/client`
+	for _, x := range []struct {
+		mode        identity.ForwardClientCert
+		none, given string // of a request without the field, and with "x"
+	}{
+		{identity.Sanitize, "", ""},
+		{identity.ForwardOnly, "", "x"},
+		{identity.AppendForward, element, "x," + element},
+		{identity.SanitizeSet, element, element},
+		{identity.AlwaysForwardOnly, "", "x"},
+	} {
+		r := newRig(t, 1)
+		r.tls = &identity.Session{Peer: client, Local: local, Version: "TLSv1.3"}
+		r.hcm.ForwardClientCert, r.hcm.ClientCertDetails = x.mode, identity.ClientCertDetails{Subject: true, URI: true}
+		c := r.dial()
+		var u *peer
+		for _, send := range []struct{ field, want string }{{"", x.none}, {"x-forwarded-client-cert: x\r\n", x.given}} {
+			c.write("GET / HTTP/1.1\r\nhost: x.test\r\n" + send.field + "\r\n")
+			r.turn()
+			if u == nil {
+				u = r.ups[0].accept()
+			}
+			head, _ := u.read()
+			_, got, _ := strings.Cut(head, "x-forwarded-client-cert: ")
+			if got, _, _ = strings.Cut(got, "\r\n"); got != send.want || strings.Count(head, "client-cert") > 1 {
+				t.Errorf("mode %d: %s, want %s", x.mode, got, send.want)
+			}
+			u.write("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+			r.turn()
+		}
+		r.check()
+	}
 }

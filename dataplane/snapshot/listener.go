@@ -7,6 +7,7 @@ import (
 	"sidecar/dataplane/http1"
 	"sidecar/dataplane/http2"
 	"sidecar/dataplane/httpmsg"
+	"sidecar/dataplane/identity"
 	"sidecar/dataplane/match"
 	"sidecar/dataplane/route"
 	"sidecar/dataplane/sys"
@@ -185,9 +186,10 @@ type HCM struct {
 	StripAnyPort, StripMatchingPort, StripTrailingDot                          bool
 	NormalizePath, MergeSlashes                                                bool
 	EscapedSlashes                                                             httpmsg.EscapedSlashes
-	RejectFragment                                                             bool   // runtime http_reject_path_with_fragment (default true)
-	XFFCHeader                                                                 uint8  // forward_client_cert_details
-	SchemeOverwrite                                                            string // scheme_header_transformation.scheme_to_overwrite
+	RejectFragment                                                             bool                       // runtime http_reject_path_with_fragment (default true)
+	ForwardClientCert                                                          identity.ForwardClientCert // forward_client_cert_details
+	ClientCertDetails                                                          identity.ClientCertDetails // set_current_client_cert_details
+	SchemeOverwrite                                                            string                     // scheme_header_transformation.scheme_to_overwrite
 
 	RequestTimeout, HeadersTimeout, StreamIdle, DrainTimeout, DelayedClose sys.Nanos // StreamIdle default 5 min, DrainTimeout 5 s, DelayedClose 1 s
 	ConnIdle, MaxConnDuration, MaxStream                                   sys.Nanos // common_http_protocol_options; ConnIdle default 1 h; 0 = none

@@ -17,6 +17,7 @@ import (
 	"sidecar/dataplane/http1"
 	"sidecar/dataplane/http2"
 	"sidecar/dataplane/httpmsg"
+	"sidecar/dataplane/identity"
 	"sidecar/dataplane/match"
 	"sidecar/dataplane/route"
 	"sidecar/dataplane/snapshot"
@@ -128,7 +129,10 @@ func (s *state) hcmIdentity(c *registry.Ctx, h *hcmv3.HttpConnectionManager, out
 	out.StripAnyPort = h.GetStripAnyHostPort()
 	out.StripMatchingPort = h.GetStripMatchingHostPort()
 	out.StripTrailingDot = h.GetStripTrailingHostDot()
-	out.XFFCHeader = uint8(h.GetForwardClientCertDetails())
+	out.ForwardClientCert = identity.ForwardClientCert(h.GetForwardClientCertDetails())
+	if d := h.GetSetCurrentClientCertDetails(); d != nil {
+		out.ClientCertDetails = identity.ClientCertDetails{Subject: d.GetSubject().GetValue(), Cert: d.GetCert(), Chain: d.GetChain(), URI: d.GetUri(), DNS: d.GetDns()}
+	}
 	out.SchemeOverwrite = h.GetSchemeHeaderTransformation().GetSchemeToOverwrite()
 	out.RequestIDSampling, out.PackTraceReason = true, true
 	u := s.uuidExtension(c, h.GetRequestIdExtension())

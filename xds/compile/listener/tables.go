@@ -59,6 +59,8 @@ var Messages = registry.Messages{
 	"envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager": hcmFields,
 	"envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.UpgradeConfig": {
 		"upgrade_type": registry.Supported, "enabled": registry.Supported, "filters": registry.Refuse("a filter chain of their own is not supported for upgrades")},
+	"envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.SetCurrentClientCertDetails": {
+		"subject": registry.Supported, "cert": registry.Supported, "chain": registry.Supported, "dns": registry.Supported, "uri": registry.Supported},
 	"envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.InternalAddressConfig": {
 		"unix_sockets": registry.Supported, "cidr_ranges": registry.Supported},
 	"envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.HcmAccessLogOptions": {
@@ -172,8 +174,8 @@ var hcmFields = registry.Fields{
 	"early_header_mutation_extensions": registry.Later("early header mutation"), "internal_address_config": registry.Supported,
 	"skip_xff_append": registry.Supported, "via": registry.Supported, "generate_request_id": registry.Supported,
 	"preserve_external_request_id": registry.Supported, "always_set_request_id_in_response": registry.Supported,
-	"forward_client_cert_details":     registry.Supported.Note("plain connections have no client certificate; SANITIZE and FORWARD act on the header"),
-	"set_current_client_cert_details": registry.WarnLater("client certificates"), "forward_client_cert_matcher": registry.Later("client certificates"),
+	"forward_client_cert_details":     registry.Supported,
+	"set_current_client_cert_details": registry.Supported, "forward_client_cert_matcher": registry.Later("client certificates"),
 	"proxy_100_continue": registry.Supported, "represent_ipv4_remote_address_as_ipv4_mapped_ipv6": registry.Only("false"),
 	"upgrade_configs": registry.Supported, "normalize_path": registry.Supported, "merge_slashes": registry.Supported,
 	"path_with_escaped_slashes_action": registry.Supported, "request_id_extension": registry.Supported,
