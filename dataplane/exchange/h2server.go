@@ -174,6 +174,9 @@ func (s *h2Server) event(now sys.Nanos) bool {
 		return false
 	case mux.Failed:
 		s.ch.hcm.Inc(stats.HCMDownstreamCxProtocolError)
+		if ev.Fault == fault.H2PrematureResets {
+			s.ch.hcm.Inc(stats.HCMDownstreamRqTooManyPrematureResets)
+		}
 		s.abort(ev.Fault, ev.Code)
 		s.startLinger(now)
 		return false

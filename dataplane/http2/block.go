@@ -297,6 +297,7 @@ func (c *Conn) decode(block []byte, m *message) fault.Kind {
 		size += len(f.Name) + len(f.Value)
 		if count++; size > c.o.MaxHeaderBytes || count > c.o.MaxHeaders {
 			if size > bombFactor*c.o.MaxHeaderBytes || count > bombFactor*c.o.MaxHeaders {
+				m.undo()
 				c.fail(CodeEnhanceYourCalm, fault.H2TooManyHeaders, CountHeaderBomb)
 				return fault.H2TooManyHeaders
 			}
@@ -315,6 +316,7 @@ func (c *Conn) decode(block []byte, m *message) fault.Kind {
 		}
 	}
 	if c.dec.Error() != hpack.None {
+		m.undo()
 		c.fail(CodeCompression, fault.H2Protocol, CountProtocolError)
 		return fault.H2Protocol
 	}

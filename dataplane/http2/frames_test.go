@@ -82,3 +82,26 @@ func frameOutcome(t *testing.T, wire []byte) Code {
 		}
 	}
 }
+
+// The head is the owner's for the next connection too: what a broken block brought must not stay there.
+func TestHead_WhenABlockEndsTheConnection_ThenItIsEmptyAgain(t *testing.T) {
+	for name, block := range map[string]string{
+		"bomb":         "828684410161" + "40016101" + "76" + strings.Repeat("be", 1000),
+		"broken HPACK": "828684410161" + "40016101" + "76" + "80",
+	} {
+		e := newEndpoint(Server, defaults(Server))
+		p := newPeer()
+		b, err := hex.DecodeString(block)
+		if err != nil {
+			t.Fatal(err)
+		}
+		in := append([]byte(preface), p.frame(t, []string{"SETTINGS", "0"})...)
+		in = append(append(in, appendHeader(nil, len(b), ftHeaders, flagEndHeaders, 1)...), b...)
+		if _, st := e.feed(in, sys.Second); st != Failed {
+			t.Errorf("%s: status %v", name, st)
+		}
+		if h := e.ev.Head; h.A.Len() != 0 || len(h.List) != 0 {
+			t.Errorf("%s: %d bytes and %d fields are left", name, h.A.Len(), len(h.List))
+		}
+	}
+}

@@ -37,5 +37,8 @@ var statOf = [...]int{
 	http2.CountStreamRefused:        stats.HTTP2StreamRefusedErrors + 1,
 	http2.CountTrailers:             stats.HTTP2Trailers + 1,
 	http2.CountTxReset:              stats.HTTP2TxReset + 1,
+	http2.CountHeaderListTooLarge:   stats.HTTP2HeaderListSizeTooLarge + 1,
+	http2.CountHeaderBomb:           stats.HTTP2HeaderOverflow + 1,
+	http2.CountContinuationFlood:    stats.HTTP2HeaderOverflow + 1,
 	http2.CountProtocolError:        0,
 }
