@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package http2 tests the real sidecar process with what others wrote to test HTTP/2 and gRPC.
+// Package http2 tests the real sidecar process with what others wrote to test HTTP/2 and gRPC, and with attacks.
 //
-//	go test ./integration/http2
+//	go test ./integration/http2                            # under a minute; every attack takes a second
+//	ATTACK=60s go test ./integration/http2 -run Attack -v  # every attack for a minute; prints memory, latencies and counters
 //	SIDECAR_BIN=./sidecar go test ./integration/http2      # a binary that is built already
 //	SIDECAR_BIN=envoy go test ./integration/http2 -v       # Envoy, to see what it does
 //
-// h2spec runs from its Go packages, the gRPC interop cases from those of grpc-go.
+// h2spec runs from its Go packages, the gRPC interop cases from those of grpc-go; golang.org/x/net is the attacker's framer. A sidecar that is attacked must
+// grow by no more than a bound, cut the attacker off, count that as Envoy does, and serve others meanwhile; of Envoy it is only shown.
 package http2

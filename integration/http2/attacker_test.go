@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package http2
+
+import (
+	"bytes"
+	"net"
+	"sync/atomic"
+	"time"
+
+	xh2 "golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+)
+
+// burst is how many bytes of frames the attacker writes at once.
+const burst = 32 << 10
+
+// attacker is one connection that sends frames as fast as they are taken. Its socket buffers are small, so that what is not read stays in the proxy.
+type attacker struct {
+	c     net.Conn
+	out   bytes.Buffer
+	f     *xh2.Framer
+	block bytes.Buffer
+	enc   *hpack.Encoder
+	id    uint32 // of the next stream
+	stop  *atomic.Bool
+	cut   bool         // the proxy has ended the connection
+	code  atomic.Int64 // of the GOAWAY that came, plus one
+}
+
+// dialAttacker opens a connection. Unless deaf, what comes is read and thrown away.
+func dialAttacker(addr string, stop *atomic.Bool, deaf bool, settings ...xh2.Setting) (*attacker, error) {
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	a := &attacker{c: c, id: 1, stop: stop}
+	a.f = xh2.NewFramer(&a.out, nil)
+	a.f.AllowIllegalWrites = true
+	a.enc = hpack.NewEncoder(&a.block)
+	a.out.WriteString(xh2.ClientPreface)
+	_ = a.f.WriteSettings(settings...)
+	_ = a.f.WriteSettingsAck()
+	a.flush()
+	if deaf {
+		_ = c.(*net.TCPConn).SetReadBuffer(4 << 10)
+	} else {
+		go a.read()
+	}
+	return a, nil
+}
+
+// read throws away what comes, and remembers the code of a GOAWAY.
+func (a *attacker) read() {
+	f := xh2.NewFramer(nil, a.c)
+	f.SetMaxReadFrameSize(1 << 24)
+	for {
+		fr, err := f.ReadFrame()
+		if err != nil {
+			return
+		}
+		if g, ok := fr.(*xh2.GoAwayFrame); ok {
+			a.code.Store(int64(g.ErrCode) + 1)
+		}
+	}
+}
+
+// end tells how the connection ended.
+func (a *attacker) end() string {
+	if code := a.code.Load(); code > 0 {
+		return "GOAWAY " + xh2.ErrCode(code-1).String()
+	}
+	return "closed"
+}
+
+// going tells whether the attack goes on: neither the time is over nor the connection.
+func (a *attacker) going() bool { return !a.cut && a.code.Load() == 0 && !a.stop.Load() }
+
+// flush writes what was queued. A write that is not taken for a while is tried again: the proxy may have stopped reading, which is an answer too.
+func (a *attacker) flush() {
+	b := a.out.Bytes()
+	for len(b) > 0 && a.code.Load() == 0 && !a.stop.Load() {
+		_ = a.c.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
+		n, err := a.c.Write(b)
+		b = b[n:]
+		if ne, ok := err.(net.Error); err != nil && (!ok || !ne.Timeout()) {
+			a.cut = true
+			break
+		}
+	}
+	a.out.Reset()
+}
+
+// room flushes once there is a burst.
+func (a *attacker) room() {
+	if a.out.Len() >= burst {
+		a.flush()
+	}
+}
+
+// wait is for attacks that hold: until the proxy ends the connection, or the time is over.
+func (a *attacker) wait() {
+	a.flush()
+	one := make([]byte, 1)
+	for a.going() {
+		_ = a.c.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+		if _, err := a.c.Read(one); err != nil {
+			if ne, ok := err.(net.Error); !ok || !ne.Timeout() {
+				a.cut = true
+			}
+			continue
+		}
+		time.Sleep(50 * time.Millisecond) // a byte now and then
+	}
+}
+
+// fields encodes name, value pairs behind a request's pseudo-headers.
+func (a *attacker) fields(method, path string, kv ...string) []byte {
+	a.block.Reset()
+	for _, h := range [][2]string{{":method", method}, {":scheme", "http"}, {":authority", "a.test"}, {":path", path}} {
+		_ = a.enc.WriteField(hpack.HeaderField{Name: h[0], Value: h[1]})
+	}
+	for i := 0; i < len(kv); i += 2 {
+		_ = a.enc.WriteField(hpack.HeaderField{Name: kv[i], Value: kv[i+1]})
+	}
+	return a.block.Bytes()
+}
+
+// request opens a stream.
+func (a *attacker) request(method, path string, end bool) uint32 {
+	id := a.id
+	a.id += 2
+	_ = a.f.WriteHeaders(xh2.HeadersFrameParam{StreamID: id, BlockFragment: a.fields(method, path), EndHeaders: true, EndStream: end})
+	return id
+}
