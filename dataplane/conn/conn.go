@@ -67,6 +67,7 @@ type Conn struct {
 type extra struct {
 	remote sys.Addr // as dialled; zero for accepted ones
 	sec    *secure  // nil without TLS
+	pipe   *end     // nil with a socket
 }
 
 // maxInput bounds the unread input that one connection may hold: the largest head that can be configured (max_request_headers_kb 8192) and a read.
@@ -176,7 +177,7 @@ func (c *Conn) Connected() (done bool, e sys.Errno) {
 	case c.fl&(fConnecting|fDecided) != fConnecting|fDecided:
 		return false, 0
 	case c.fl&fHup != 0: // writable alone means success; only a hang-up leaves the question open
-		if e = c.l.K.ConnectResult(c.fd); e != 0 {
+		if e = c.connectResult(); e != 0 {
 			c.fl &^= fConnecting
 			if c.fl&fShaking != 0 {
 				c.shakeFailed(e, nil)
@@ -229,9 +230,9 @@ func (c *Conn) FillUpTo(limit int) Status {
 		return Blocked
 	}
 	b = b[:min(len(b), limit)]
-	n, e := c.l.K.Recv(c.fd, b)
+	n, e := c.recvFrom(b)
 	for e == sys.EINTR {
-		n, e = c.l.K.Recv(c.fd, b)
+		n, e = c.recvFrom(b)
 	}
 	if e != 0 {
 		c.land()
@@ -380,11 +381,11 @@ func (c *Conn) sendNow(a, b []byte) (n int, e sys.Errno) {
 		if len(a) == 0 {
 			return 0, 0
 		}
-		n, e = c.l.K.Send(c.fd, a)
+		n, e = c.sendTo(a, nil)
 	case len(a) == 0:
-		n, e = c.l.K.Send(c.fd, b)
+		n, e = c.sendTo(b, nil)
 	default:
-		n, e = c.l.K.Send2(c.fd, a, b)
+		n, e = c.sendTo(a, b)
 	}
 	c.BytesOut += uint64(n)
 	return n, e
@@ -406,9 +407,9 @@ func (c *Conn) queue(a, b []byte) {
 func (c *Conn) flush() bool {
 	f := c.f
 	p := f.Out[f.OutOff:]
-	n, e := c.l.K.Send(c.fd, p)
+	n, e := c.sendTo(p, nil)
 	for e == sys.EINTR {
-		n, e = c.l.K.Send(c.fd, p)
+		n, e = c.sendTo(p, nil)
 	}
 	if e == sys.EAGAIN {
 		return false // an edge without room: the queue is as it was
@@ -510,7 +511,7 @@ func (c *Conn) CloseWrite() {
 func (c *Conn) shut() {
 	c.fl = c.fl&^fShutAfter | fShut
 	if c.fl&fTLS == 0 {
-		c.l.K.Shutdown(c.fd, true)
+		c.shutWire()
 	}
 }
 
@@ -534,12 +535,7 @@ func (c *Conn) close(rst bool) {
 		}
 		c.dropSecure()
 	}
-	c.l.Free(c.slot)
-	if rst {
-		c.l.K.Reset(c.fd)
-	} else {
-		c.l.K.Close(c.fd)
-	}
+	c.closeWire(rst)
 	c.dropIn()
 	c.dropOut()
 	c.land()
@@ -618,11 +614,14 @@ func (c *Conn) Remote() sys.Addr {
 
 // Local asks the kernel for the local address.
 func (c *Conn) Local() sys.Addr {
+	if c.fd < 0 {
+		return c.x.pipe.local
+	}
 	a, _ := c.l.K.LocalAddr(c.fd)
 	return a
 }
 
-// FD is the descriptor, for splice and socket options.
+// FD is the descriptor, for splice and socket options; -1 of an internal connection.
 func (c *Conn) FD() sys.FD { return c.fd }
 
 // SetLimit changes the output limit.

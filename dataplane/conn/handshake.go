@@ -281,9 +281,9 @@ func (w *TLS) step(h *shake) bool {
 func (x *secure) more(c *Conn, h *shake) Status {
 	b := c.l.Scratch(c)[:shakeRead]
 	defer c.l.DropScratch(c)
-	n, e := c.l.K.Recv(c.fd, b)
+	n, e := c.recvFrom(b)
 	for e == sys.EINTR {
-		n, e = c.l.K.Recv(c.fd, b)
+		n, e = c.recvFrom(b)
 	}
 	if n <= 0 || e != 0 {
 		h.readable = false

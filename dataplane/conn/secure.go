@@ -92,7 +92,10 @@ func (c *Conn) TransportFailure() error {
 
 // FailureText is TransportFailure as Envoy's operators print it; "" when the bytes of TLS were not at fault, as with a timeout or a peer that closed.
 func (c *Conn) FailureText() string {
-	if c.err != sys.EPROTO {
+	switch {
+	case c.fd < 0 && c.err == sys.EINVAL:
+		return "immediate_connect_error:_Invalid_argument|remote_address:" + c.x.remote.String()
+	case c.err != sys.EPROTO:
 		return ""
 	}
 	return tls.FailureText(c.TransportFailure())
@@ -170,9 +173,9 @@ func (c *Conn) recv(b []byte, limit int) (int, Status) {
 		return 0, Blocked
 	}
 	b = b[:min(len(b), limit)]
-	n, e := c.l.K.Recv(c.fd, b)
+	n, e := c.recvFrom(b)
 	for e == sys.EINTR {
-		n, e = c.l.K.Recv(c.fd, b)
+		n, e = c.recvFrom(b)
 	}
 	switch {
 	case e == sys.EAGAIN:
@@ -334,7 +337,7 @@ func (c *Conn) goodbye() {
 	}
 	c.closeNotify()
 	if c.queued() {
-		_, _ = c.l.K.Send(c.fd, c.f.Out)
+		_, _ = c.sendTo(c.f.Out, nil)
 	}
 }
 

@@ -5,6 +5,8 @@
 package listener
 
 import (
+	"maps"
+
 	"sidecar/dataplane/conn"
 	"sidecar/dataplane/fault"
 	"sidecar/dataplane/loop"
@@ -315,6 +317,24 @@ func (x *Listener) accepted(s *socket, fd sys.FD, remote sys.Addr) {
 	x.begin(c, info)
 }
 
+// AcceptInternal takes a connection to this internal listener; false when it is not in service. meta is what the client's transport socket passed on.
+func (x *Listener) AcceptInternal(c *conn.Conn, meta map[string]any) bool {
+	if x.closing {
+		return false
+	}
+	if !x.admit() {
+		c.Close()
+		return true
+	}
+	c.SetLimit(x.Cfg.BufferLimit)
+	info := &accesslog.ConnInfo{ID: x.host.NextConnID(), Start: x.L.Wall(), Remote: c.Remote(), ConnSide: newSide(x, nil, c.Local())}
+	if len(meta) > 0 {
+		info.Own().DynamicMeta = maps.Clone(meta)
+	}
+	x.begin(c, info)
+	return true
+}
+
 // sides shares the proxy's side among connections: nearly all of a listener's connections have one of very few.
 type sides struct {
 	cfg *snapshot.Listener
@@ -412,7 +432,7 @@ func (x *Listener) log(info *accesslog.ConnInfo, f fault.Flags, details string) 
 	var r accesslog.Record
 	r.Reset()
 	r.Conn, r.Start, r.End = info, info.Start, x.L.Wall()-info.Start
-	r.Flags, r.Details = f, details
+	r.Flags, r.Details, r.DynamicMeta = f, details, info.Extra().DynamicMeta
 	x.host.Log(x.Cfg.AccessLogs, &r)
 }
 

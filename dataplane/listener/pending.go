@@ -3,6 +3,8 @@
 package listener
 
 import (
+	"net/netip"
+
 	"sidecar/dataplane/conn"
 	"sidecar/dataplane/fault"
 	"sidecar/dataplane/httpmsg"
@@ -129,6 +131,10 @@ func (p *pending) filter(f *snapshot.ListenerFilter) inspect.Verdict {
 
 func (p *pending) originalDst() {
 	local := p.info.DirectLocal
+	if p.c.Internal() {
+		p.passedDst()
+		return
+	}
 	if local.IsUnix() {
 		return
 	}
@@ -141,6 +147,24 @@ func (p *pending) originalDst() {
 	}
 	p.setLocal(dst)
 	p.info.Own().RequestedDst = dst
+}
+
+// passedDst restores what the client's transport socket passed on for this filter: of an internal connection the only way to have addresses.
+func (p *pending) passedDst() {
+	meta, _ := p.info.Extra().DynamicMeta["envoy.filters.listener.original_dst"].(map[string]any)
+	if dst, ok := passedAddr(meta, "local"); ok {
+		p.setLocal(dst)
+		p.info.Own().RequestedDst = dst
+	}
+	if src, ok := passedAddr(meta, "remote"); ok {
+		p.info.SetRemote(src)
+	}
+}
+
+func passedAddr(meta map[string]any, key string) (sys.Addr, bool) {
+	text, _ := meta[key].(string)
+	a, err := netip.ParseAddrPort(text)
+	return sys.AddrOf(a), err == nil
 }
 
 // setLocal restores the destination: the connection gets a side of its own.

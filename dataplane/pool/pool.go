@@ -101,6 +101,8 @@ type Config struct {
 	HTTP2   bool // streams of HTTP/2 connections
 	Shard   int
 	TLS     *conn.TLS
+	// Internal is for hosts behind internal listeners.
+	Internal *conn.Internal
 }
 
 // list is an intrusive list of members, newest first.
@@ -112,19 +114,20 @@ type list struct {
 // Pool is the connections to one host at one priority. Worker-owned.
 type Pool struct {
 	// Immutable
-	l      *loop.Loop
-	host   *hostset.Host
-	cfg    *snapshot.ClusterConfig
-	block  *stats.Block
-	slab   *loop.Slab[Member]
-	nextID *uint64
-	tls    *conn.TLS
-	secure *policy.Client // nil = plain text
-	target policy.Target
-	prio   int
-	shared *mux.Shared
-	http2  bool
-	shard  int
+	l        *loop.Loop
+	host     *hostset.Host
+	cfg      *snapshot.ClusterConfig
+	block    *stats.Block
+	slab     *loop.Slab[Member]
+	nextID   *uint64
+	tls      *conn.TLS
+	internal *conn.Internal
+	secure   *policy.Client // nil = plain text
+	target   policy.Target
+	prio     int
+	shared   *mux.Shared
+	http2    bool
+	shard    int
 
 	// Worker
 	idle       list
@@ -142,7 +145,7 @@ func New(c Config) *Pool {
 	if c.HTTP2 {
 		speaks = speaksHTTP2
 	}
-	return &Pool{l: c.Loop, shared: c.Mux, http2: c.HTTP2, shard: c.Shard, host: c.Host, cfg: c.Cluster, block: c.Block, slab: c.Slab, nextID: c.NextID, prio: c.Prio, tls: c.TLS,
+	return &Pool{l: c.Loop, shared: c.Mux, http2: c.HTTP2, shard: c.Shard, host: c.Host, cfg: c.Cluster, block: c.Block, slab: c.Slab, nextID: c.NextID, prio: c.Prio, tls: c.TLS, internal: c.Internal,
 		secure: c.Cluster.Transport(c.Host.Metadata), target: policy.Target{Endpoint: c.Host.Key, Hostname: c.Host.Hostname, Fallback: speaks}}
 }
 
@@ -408,7 +411,13 @@ func (p *Pool) dial() sys.Errno {
 
 // open dials a; over TLS the connection is up when the handshake is done. Without its secrets a TLS context makes no connection at all.
 func (p *Pool) open(m *Member, a sys.Addr) (*conn.Conn, sys.Errno) {
-	c, e := conn.Dial(p.l, a, p.dialOpts(a), p.cfg.BufferLimit, &m.task)
+	var c *conn.Conn
+	var e sys.Errno
+	if _, _, internal := a.Internal(); internal {
+		c = conn.DialInternal(p.l, p.internal, a, p.cfg.PassedTo(p.host.Metadata, p.shard), p.cfg.BufferLimit, &m.task)
+	} else {
+		c, e = conn.Dial(p.l, a, p.dialOpts(a), p.cfg.BufferLimit, &m.task)
+	}
 	if e == 0 && p.secure != nil && (p.tls == nil || !p.tls.Connect(c, p.secure, &p.target)) {
 		c.Close()
 		return nil, sys.EPROTO

@@ -52,6 +52,8 @@ type ClusterConfig struct {
 
 	TLS            *policy.Client   // transport_socket; nil = plain text
 	TransportMatch []TransportMatch // transport_socket_matches: see Transport
+	Passed         []PassedMetadata // of the transport socket internal_upstream: see PassedTo
+	PassedScope    *stats.Scope     // stats.InternalUpstreamDef; nil without such a socket
 
 	LB              lb.Factory
 	Balance         *lb.Spec  // what LB was made from; its Build makes the generations of hosts

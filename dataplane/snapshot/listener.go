@@ -22,6 +22,7 @@ type Listener struct {
 	Hash              uint64       // content hash of the resource; equal = nothing to do
 	SocketKey         uint64       // hash of exactly what needs other sockets or a full replacement; equal with another Hash = in-place filter-chain update
 	Addrs             []ListenAddr // address and additional_addresses
+	Internal          bool         // internal_listener: reached by name from this process only; no Addrs
 	Bind              bool         // bind_to_port
 	Direction         Direction
 	DrainModifyOnly   bool

@@ -7,6 +7,7 @@ package sys
 import (
 	"net/netip"
 	"strconv"
+	"strings"
 )
 
 // Nanos is a point on, or a length of, the monotonic clock in nanoseconds.
@@ -21,8 +22,8 @@ const (
 // FD is a file descriptor; -1 is none.
 type FD int32
 
-// Addr is a socket address: TCP (IP valid) or Unix (Path not empty; a leading '@' means the abstract namespace). Comparable; usable as a
-// map key. The zero Addr is none.
+// Addr is a socket address: TCP (IP valid) or Unix (Path not empty; a leading '@' means the abstract namespace), or the address of an internal listener
+// (see InternalAddr). Comparable; usable as a map key. The zero Addr is none.
 type Addr struct {
 	IP   netip.AddrPort
 	Path string
@@ -31,7 +32,23 @@ type Addr struct {
 // AddrOf makes a TCP address.
 func AddrOf(ip netip.AddrPort) Addr { return Addr{IP: ip} }
 
-// IsUnix tells whether a is a Unix socket address.
+// internalPrefix is how Envoy writes internal addresses. No Unix path begins like that.
+const internalPrefix = "envoy://"
+
+// InternalAddr is the address of an endpoint behind an internal listener (envoy_internal_address). The name has no slash.
+func InternalAddr(listener, endpoint string) Addr {
+	return Addr{Path: internalPrefix + listener + "/" + endpoint}
+}
+
+// Internal returns the listener and the endpoint of an internal address; ok is false for all others.
+func (a Addr) Internal() (listener, endpoint string, ok bool) {
+	if rest, is := strings.CutPrefix(a.Path, internalPrefix); is {
+		listener, endpoint, ok = strings.Cut(rest, "/")
+	}
+	return listener, endpoint, ok
+}
+
+// IsUnix tells whether a is a Unix socket address or an internal one: it has no IP.
 func (a Addr) IsUnix() bool { return a.Path != "" }
 
 // IsZero tells whether a is no address.

@@ -110,15 +110,26 @@ func (t *Tunnel) request(h *httpmsg.Head) {
 	h.Version, h.Body = httpmsg.HTTP11, httpmsg.BodyNone
 	h.Authority = h.A.Take(cfg.Hostname.Append(h.A.Tail(), &t.rec))
 	if cfg.RequestIDHeader.Name != "" {
-		if t.rec.DynamicMeta == nil { // one id for all attempts
-			id := uuid(t.env.L.Rand(), t.env.L.Rand())
-			t.rec.DynamicMeta = map[string]any{requestIDNamespace: map[string]any{cfg.RequestIDKey: id}}
-		}
-		ns, _ := t.rec.DynamicMeta[requestIDNamespace].(map[string]any)
-		id, _ := ns[cfg.RequestIDKey].(string)
-		h.SetString(cfg.RequestIDHeader, id)
+		h.SetString(cfg.RequestIDHeader, t.requestID(cfg.RequestIDKey))
 	}
 	cfg.Headers.Apply(h, &t.rec)
+}
+
+// requestID makes the request id, one for all attempts, and keeps it among the dynamic metadata.
+func (t *Tunnel) requestID(key string) string {
+	ns, _ := t.rec.DynamicMeta[requestIDNamespace].(map[string]any)
+	if id, ok := ns[key].(string); ok {
+		return id
+	}
+	id := uuid(t.env.L.Rand(), t.env.L.Rand())
+	m := map[string]any{requestIDNamespace: map[string]any{key: id}}
+	for k, v := range t.rec.DynamicMeta { // the connection's own stays as it is
+		if k != requestIDNamespace {
+			m[k] = v
+		}
+	}
+	t.rec.DynamicMeta = m
+	return id
 }
 
 // onAnswer reads the answer to CONNECT; once it is there the relay starts or the attempt has failed.

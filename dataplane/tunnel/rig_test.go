@@ -94,6 +94,7 @@ func (r *rig) cluster(name string, limit int, max uint32, addrs ...sys.Addr) {
 		LB: spec.Factory(), Limits: &snapshot.Usage{}, Traffic: r.reg.Scope("cluster."+name+".", stats.ClusterDef)}
 	cfg.Breakers[0] = snapshot.Breaker{MaxConnections: max, MaxPending: 1024, MaxRequests: 1024}
 	cfg.H2.SetDefaults(http2.Client)
+	cfg.H2.MaxStreamWindow = cfg.H2.StreamWindow // so that tests know their bounds
 	if r.http2 {
 		cfg.Protocol = snapshot.UpstreamHTTP2
 	}

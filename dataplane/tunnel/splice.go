@@ -89,13 +89,13 @@ func (e *Env) Close() {
 	e.pipes.free = nil
 }
 
-// splices tells whether the next portion of a direction goes by splice: it is bulk, both ends are plain, and nothing is queued in user space that it
+// splices tells whether the next portion of a direction goes by splice: it is bulk, both ends are plain sockets, and nothing is queued in user space that it
 // would overtake.
 func (t *Tunnel) splices(h *half, from, to *conn.Conn) bool {
 	if h.pipe != nil {
 		return true
 	}
-	if !t.env.Splice || h.plain || from.Secure() || to.Secure() || h.burst < spliceAfter || len(from.In()) > 0 || to.Queued() > 0 {
+	if !t.env.Splice || h.plain || from.Secure() || to.Secure() || from.Internal() || to.Internal() || h.burst < spliceAfter || len(from.In()) > 0 || to.Queued() > 0 {
 		return false
 	}
 	h.pipe = t.env.pipes.get(t.env.L.K)

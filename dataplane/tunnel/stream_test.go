@@ -173,7 +173,7 @@ func TestStream_WhenTheClientDoesNotRead_ThenTheBackendIsHeld(t *testing.T) {
 	for last := -1; ; { // until nothing moves any more
 		var held int
 		r.call(func() { held = r.l.Bufs.Outstanding() })
-		if held > 8<<20 {
+		if held > 3<<20 {
 			t.Fatalf("%d bytes are held", held)
 		}
 		if held > 0 && held == last {

@@ -168,6 +168,7 @@ func New(env *Env, c *conn.Conn, l *snapshot.Listener, fc *snapshot.FilterChain,
 	t.rec.Reset()
 	t.rec.Conn, t.rec.Start, t.rec.Type = info, info.Start, accesslog.TCPConnectionEnd
 	t.rec.UpstreamDetectedClose = detectedNormal
+	t.rec.DynamicMeta = info.Extra().DynamicMeta
 	t.tcp.Inc(stats.TCPDownstreamCxTotal)
 	now := env.L.Now()
 	if d := t.cfg.MaxDuration; d > 0 {

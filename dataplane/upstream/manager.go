@@ -25,9 +25,10 @@ const defaultCleanup = 5 * sys.Second
 // Manager is all clusters of one worker.
 type Manager struct {
 	// Immutable
-	TLS   *conn.TLS // for clusters with a TLS context; set before the first Get. Without it they have no connections
-	l     *loop.Loop
-	shard int
+	TLS      *conn.TLS      // for clusters with a TLS context; set before the first Get. Without it they have no connections
+	Internal *conn.Internal // for endpoints behind internal listeners
+	l        *loop.Loop
+	shard    int
 	// Mux is what the worker's HTTP/2 connections share, in both directions.
 	Mux *mux.Shared
 
@@ -293,7 +294,7 @@ func (c *Cluster) Pool(h *hostset.Host, prio int, http2 bool) *pool.Pool {
 	}
 	p := c.byHost[at][h]
 	if p == nil {
-		p = pool.New(pool.Config{Loop: c.m.l, Host: h, Cluster: c.cfg, Block: c.Block, Prio: prio, Slab: &c.m.members, NextID: &c.m.nextID, TLS: c.m.TLS,
+		p = pool.New(pool.Config{Loop: c.m.l, Host: h, Cluster: c.cfg, Block: c.Block, Prio: prio, Slab: &c.m.members, NextID: &c.m.nextID, TLS: c.m.TLS, Internal: c.m.Internal,
 			Mux: c.m.Mux, HTTP2: http2, Shard: c.m.shard})
 		if c.byHost[at] == nil {
 			c.byHost[at] = map[*hostset.Host]*pool.Pool{}

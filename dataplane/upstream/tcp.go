@@ -53,7 +53,7 @@ func (c *Cluster) ConnectTCP(t *TCP, h *hostset.Host, task *loop.Task) (fault.Ki
 	}
 	b.Inc(stats.ClusterUpstreamCxTotal)
 	h.CxTotal.Add(1)
-	conn, e := conn.Dial(c.m.l, h.Addr, o, c.cfg.BufferLimit, task)
+	conn, e := c.dial(h, o, task)
 	t.why = ""
 	if ctx := c.cfg.Transport(h.Metadata); e == 0 && ctx != nil &&
 		(c.m.TLS == nil || !c.m.TLS.Connect(conn, ctx, &policy.Target{Endpoint: h.Key, Hostname: h.Hostname})) {
@@ -79,6 +79,14 @@ func (c *Cluster) ConnectTCP(t *TCP, h *hostset.Host, task *loop.Task) (fault.Ki
 		c.m.l.Arm(&t.timer, t.started+d)
 	}
 	return fault.None, 0
+}
+
+// dial starts the connection itself: to a socket, or to an internal listener.
+func (c *Cluster) dial(h *hostset.Host, o *sys.DialOpts, task *loop.Task) (*conn.Conn, sys.Errno) {
+	if _, _, internal := h.Addr.Internal(); internal {
+		return conn.DialInternal(c.m.l, c.m.Internal, h.Addr, c.cfg.PassedTo(h.Metadata, c.m.shard), c.cfg.BufferLimit, task), 0
+	}
+	return conn.Dial(c.m.l, h.Addr, o, c.cfg.BufferLimit, task)
 }
 
 // Poll looks at an attempt under way: done with None means connected; done with a fault means that the attempt is over, counted, and C is nil.

@@ -63,6 +63,8 @@ type Config struct {
 	// DrainTime is --drain-time-s: what connections get when their listener or filter chain goes. DrainImmediate is --drain-strategy immediate.
 	DrainTime      sys.Nanos
 	DrainImmediate bool
+	// InternalBuffer is buffer_size_kb of envoy.bootstrap.internal_listener, in bytes.
+	InternalBuffer int
 }
 
 // New makes a worker; Run drives it.
@@ -85,6 +87,7 @@ func New(c Config) (*Worker, error) {
 	empty := &snapshot.Snapshot{}
 	w.tls = conn.NewTLS(l, func(s *conn.Signature) bool { return w.offload != nil && w.offload.Offload(w, s) })
 	w.up.TLS = w.tls
+	w.up.Internal = &conn.Internal{Accept: w.acceptInternal, Buffer: c.InternalBuffer}
 	w.http = exchange.NewEnv(l, w.up, c.Index+1, empty)
 	w.http.Logs, w.http.LocalIP = w, c.LocalIP
 	w.tcp = &tunnel.Env{L: l, Up: w.up, Shard: c.Index + 1, Logs: w, Snap: empty, Splice: true}

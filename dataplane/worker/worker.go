@@ -217,6 +217,13 @@ func (w *Worker) ByDestination(dst sys.Addr) *listener.Listener {
 	return w.byDst[wildcard(dst)]
 }
 
+// acceptInternal brings a connection to the internal listener of its local address.
+func (w *Worker) acceptInternal(c *conn.Conn, meta map[string]any) bool {
+	name, _, _ := c.Local().Internal()
+	l := w.listeners[name]
+	return l != nil && l.Cfg.Internal && l.AcceptInternal(c, meta)
+}
+
 // NextConnID numbers connections.
 func (w *Worker) NextConnID() uint64 { return w.shared.ConnIDs.Add(1) - 1 }
 

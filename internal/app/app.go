@@ -235,7 +235,8 @@ func (a *App) buildFleet() error {
 		Worker: func(i int, k sys.Kernel) (*worker.Worker, error) {
 			return worker.New(worker.Config{Index: i, Kernel: k, Seed: seed + uint64(i)*0x9e3779b97f4a7c15, Shared: a.shared, Load: a.steerer.Slot(i),
 				LocalIP: local, LogFlush: sys.Nanos(a.opt.FileFlush),
-				DrainTime: sys.Nanos(a.opt.DrainTime), DrainImmediate: a.opt.DrainImmediate})
+				DrainTime: sys.Nanos(a.opt.DrainTime), DrainImmediate: a.opt.DrainImmediate,
+				InternalBuffer: a.boot.InternalBuffer})
 		}})
 	return err
 }

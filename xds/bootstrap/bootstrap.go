@@ -162,6 +162,8 @@ type Config struct {
 	StatsFlushInterval time.Duration
 	// MaxDownstreamConnections of the overload manager; 0 = no limit.
 	MaxDownstreamConnections int64
+	// InternalBuffer is buffer_size_kb of envoy.bootstrap.internal_listener, in bytes; 0 = the default.
+	InternalBuffer int
 	// Warnings are fields without effect and features that wait for a later issue, with their paths.
 	Warnings []registry.Finding
 }

@@ -47,12 +47,14 @@ func TestLoad_WhenIstioRendersIt_ThenItLoadsAndWhatWaitsIsNamed(t *testing.T) {
 	if n := c.Node.GetMetadata().GetFields()["ENVOY_STATUS_PORT"].GetNumberValue(); n != 15021 {
 		t.Errorf("metadata number became %v", n)
 	}
+	if c.InternalBuffer != 64<<10 {
+		t.Errorf("internal listeners get %d bytes", c.InternalBuffer)
+	}
 	var warned []string
 	for _, w := range c.Warnings {
 		warned = append(warned, w.String())
 	}
-	want := []string{"admin.profile_path: ", "bootstrap_extensions[0]: envoy.bootstrap.internal_listener waits for a later issue",
-		"deferred_stat_options: "}
+	want := []string{"admin.profile_path: ", "deferred_stat_options: "}
 	for _, w := range want {
 		if !strings.Contains(strings.Join(warned, "\n"), w) {
 			t.Errorf("no warning %q in\n%s", w, strings.Join(warned, "\n"))

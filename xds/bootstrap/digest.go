@@ -12,6 +12,7 @@ import (
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	internalv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/bootstrap/internal_listener/v3"
 	downstreamv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/resource_monitors/downstream_connections/v3"
 
 	"sidecar/xds/registry"
@@ -282,9 +283,13 @@ func (d *digester) runtime() {
 func (d *digester) extensions() {
 	for i, e := range d.c.Proto.GetBootstrapExtensions() {
 		at := registry.Path("").Index("bootstrap_extensions", i)
-		url, _, err := registry.Unwrap(e.GetTypedConfig())
+		url, content, err := registry.Unwrap(e.GetTypedConfig())
 		if err != nil {
 			d.fail(at.Field("typed_config"), "%w", err)
+			continue
+		}
+		if x := (&internalv3.InternalListener{}); url == registry.TypeURL(x) {
+			d.internalListener(at.Field("typed_config"), content, x)
 			continue
 		}
 		what, ok := laterExtensions[url]
@@ -297,6 +302,18 @@ func (d *digester) extensions() {
 			Reason: fmt.Sprintf("%s waits for a later issue (%s)", e.GetName(), what),
 		})
 	}
+}
+
+// internalListener is how much the connections to internal listeners hold.
+func (d *digester) internalListener(at registry.Path, content registry.Content, x *internalv3.InternalListener) {
+	if err := content.DecodeInto(x); err != nil {
+		d.fail(at, "%w", err)
+		return
+	}
+	if err := x.ValidateAll(); err != nil {
+		d.fail(at, "%w", err)
+	}
+	d.c.InternalBuffer = int(x.GetBufferSizeKb().GetValue()) << 10
 }
 
 func (d *digester) overload() {

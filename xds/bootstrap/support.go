@@ -128,6 +128,5 @@ var Messages = registry.Messages{
 
 // laterExtensions are bootstrap extensions that do nothing by themselves until something uses them; they are warned about.
 var laterExtensions = map[string]string{
-	"type.googleapis.com/envoy.extensions.bootstrap.internal_listener.v3.InternalListener": "internal listeners",
-	"type.googleapis.com/istio.workload.BootstrapExtension":                                "workload metadata discovery",
+	"type.googleapis.com/istio.workload.BootstrapExtension": "workload metadata discovery",
 }

@@ -170,6 +170,7 @@ func (c *Controller) addCluster(f *feed, d *resource.Decoded, raw *ads.Raw, vers
 		if err != nil {
 			releaseScope(plan.Config.Traffic)
 			releaseScope(plan.Config.H2Scope)
+			releaseScope(plan.Config.PassedScope)
 			return err
 		}
 	}
@@ -183,6 +184,7 @@ func (c *Controller) addCluster(f *feed, d *resource.Decoded, raw *ads.Raw, vers
 		v.scopes.release()
 		releaseScope(plan.Config.Traffic)
 		releaseScope(plan.Config.H2Scope)
+		releaseScope(plan.Config.PassedScope)
 		return err
 	}
 	c.countOffered(d.Name)
@@ -370,6 +372,7 @@ func (c *Controller) endVersion(s *clusterState, v *clusterVersion) {
 	v.scopes.release()
 	releaseScope(v.plan.Config.Traffic)
 	releaseScope(v.plan.Config.H2Scope)
+	releaseScope(v.plan.Config.PassedScope)
 }
 
 func (c *Controller) removeCluster(name string) {

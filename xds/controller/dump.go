@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"sidecar/dataplane/sys"
 	"sidecar/xds/resource"
 )
 
@@ -302,6 +303,9 @@ func (c *Controller) ListenerAddresses() (out []ListenerAddress) {
 			x := ListenerAddress{Name: s.name}
 			for _, a := range s.active.model.Addrs {
 				x.Addresses = append(x.Addresses, addressOf(a.Addr))
+			}
+			if s.active.model.Internal {
+				x.Addresses = append(x.Addresses, addressOf(sys.InternalAddr(s.name, "")))
 			}
 			out = append(out, x)
 		}

@@ -68,6 +68,10 @@ func edsHealth(h *hostset.Entry) corev3.HealthStatus {
 }
 
 func addressOf(a sys.Addr) *corev3.Address {
+	if name, id, ok := a.Internal(); ok {
+		return &corev3.Address{Address: &corev3.Address_EnvoyInternalAddress{EnvoyInternalAddress: &corev3.EnvoyInternalAddress{
+			AddressNameSpecifier: &corev3.EnvoyInternalAddress_ServerListenerName{ServerListenerName: name}, EndpointId: id}}}
+	}
 	if a.IsUnix() {
 		return &corev3.Address{Address: &corev3.Address_Pipe{Pipe: &corev3.Pipe{Path: a.String()}}}
 	}

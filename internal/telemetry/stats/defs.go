@@ -16,6 +16,7 @@ func Defs() []*Def {
 		ClusterMaglevDef,
 		H1Def,
 		HTTP2Def,
+		InternalUpstreamDef,
 		HCMDef,
 		AsyncClientDef,
 		HCMTracingDef,

@@ -331,6 +331,16 @@ var ClusterBudgetDef = &Def{Name: "cluster budgets", Stats: []Stat{
 	{Name: "upstream_rq_timeout_budget_percent_used", Kind: Histogram, Unit: Percent},
 }}
 
+// The ids of InternalUpstreamDef.
+const (
+	InternalUpstreamNoMetadata = iota
+)
+
+// InternalUpstreamDef is the transport socket internal_upstream, under "cluster.NAME.internal_upstream.".
+var InternalUpstreamDef = &Def{Name: "internal upstream", Stats: []Stat{
+	{Name: "no_metadata", Kind: Counter},
+}}
+
 // The ids of ClusterRingHashDef.
 const (
 	ClusterRingHashMaxHashesPerHost = iota

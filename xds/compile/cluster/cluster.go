@@ -70,6 +70,8 @@ type state struct {
 	res  *Result
 	errs []error
 
+	internal bool // one of the transport sockets is internal_upstream
+
 	// Where the hosts come from: type, or what cluster_type says instead.
 	kind    clusterv3.Cluster_DiscoveryType
 	dnsExt  *dnsv3.DnsCluster
@@ -110,6 +112,9 @@ func Compile(c *registry.Ctx, cl *clusterv3.Cluster, hash uint64) (*Result, erro
 		s.out.Traffic = s.env.Stats.Scope("cluster."+s.out.StatName+".", stats.ClusterDef)
 		if s.out.Protocol == snapshot.UpstreamHTTP2 || s.out.Protocol == snapshot.UpstreamAsDownstream {
 			s.out.H2Scope = s.env.Stats.Scope("cluster."+s.out.StatName+".http2.", stats.HTTP2Def)
+		}
+		if s.internal {
+			s.out.PassedScope = s.env.Stats.Scope("cluster."+s.out.StatName+".internal_upstream.", stats.InternalUpstreamDef)
 		}
 	}
 	return s.res, nil
@@ -294,15 +299,17 @@ func (s *state) originalDst() {
 
 // socket compiles the transport socket and those that endpoints choose by their metadata. Sessions are kept apart by cluster and match.
 func (s *state) socket() {
-	compile := func(at registry.Path, ts *corev3.TransportSocket, match string) *policy.Client {
+	internal := false
+	compile := func(at registry.Path, ts *corev3.TransportSocket, match string) (*policy.Client, []snapshot.PassedMetadata) {
 		out, err := transportsocket.Upstream(s.c.At(at), s.env.Secrets, ts, s.out.Name+"\x00"+match)
 		s.fail(err)
 		if out.TLS != nil {
 			s.res.TLS = append(s.res.TLS, out)
 		}
-		return out.TLS
+		internal = internal || out.Internal
+		return out.TLS, out.Passed
 	}
-	s.out.TLS = compile("transport_socket", s.cl.GetTransportSocket(), "")
+	s.out.TLS, s.out.Passed = compile("transport_socket", s.cl.GetTransportSocket(), "")
 	names := map[string]bool{}
 	for i, m := range s.cl.GetTransportSocketMatches() {
 		at := registry.Path("").Index("transport_socket_matches", i)
@@ -310,10 +317,11 @@ func (s *state) socket() {
 			s.failf(at.Field("name"), "duplicate name %q", m.GetName())
 		}
 		names[m.GetName()] = true
-		s.out.TransportMatch = append(s.out.TransportMatch, snapshot.TransportMatch{Name: m.GetName(), Match: m.GetMatch().AsMap(),
-			TLS: compile(at.Field("transport_socket"), m.GetTransportSocket(), m.GetName())})
+		x := snapshot.TransportMatch{Name: m.GetName(), Match: m.GetMatch().AsMap()}
+		x.TLS, x.Passed = compile(at.Field("transport_socket"), m.GetTransportSocket(), m.GetName())
+		s.out.TransportMatch = append(s.out.TransportMatch, x)
 	}
-	if len(s.res.TLS) == 0 { // whatever an endpoint asks for is plain text
+	if s.internal = internal; !internal && len(s.res.TLS) == 0 { // whatever an endpoint asks for is plain text
 		s.out.TransportMatch = nil
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
+	"strings"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
@@ -196,12 +197,20 @@ func Address(a *corev3.Address, at registry.Path) (sys.Addr, error) {
 	case *corev3.Address_SocketAddress:
 		return SocketAddress(v.SocketAddress, at.Field("socket_address"))
 	case *corev3.Address_Pipe:
-		if p := v.Pipe.GetPath(); p == "" || len(p) > pathMax || (p[0] != '@' && len(p) >= pathMax) {
+		if p := v.Pipe.GetPath(); p == "" || strings.HasPrefix(p, "envoy://") || len(p) > pathMax || (p[0] != '@' && len(p) >= pathMax) {
 			return fail("pipe.path", "%q must have 1 to %d bytes", p, pathMax-1)
 		}
 		return sys.Addr{Path: v.Pipe.GetPath()}, nil
 	case *corev3.Address_EnvoyInternalAddress:
-		return fail("envoy_internal_address", "internal listeners are not supported yet")
+		i := v.EnvoyInternalAddress
+		switch name := i.GetServerListenerName(); {
+		case name == "":
+			return fail("envoy_internal_address", "server_listener_name is required")
+		case strings.Contains(name, "/"):
+			return fail("envoy_internal_address.server_listener_name", "%q has a slash, which ends the name in an internal address", name)
+		default:
+			return sys.InternalAddr(name, i.GetEndpointId()), nil
+		}
 	}
 	return fail("", "address must be set")
 }

@@ -4,7 +4,7 @@ package endpoint
 
 import "sidecar/xds/registry"
 
-const addressNote = "IP addresses and Unix sockets (`@` means the abstract namespace)"
+const addressNote = "IP addresses, Unix sockets (`@` means the abstract namespace) and internal listeners"
 
 // Messages says what is honoured of load assignments.
 var Messages = registry.Messages{
@@ -43,7 +43,7 @@ var Messages = registry.Messages{
 var Shared = registry.Messages{
 	"envoy.config.core.v3.Address": {
 		"socket_address": registry.Supported, "pipe": registry.Supported,
-		"envoy_internal_address": registry.Later("internal listeners"),
+		"envoy_internal_address": registry.Supported,
 	},
 	"envoy.config.core.v3.SocketAddress": {
 		"protocol": registry.Only("TCP"), "address": registry.Supported, "port_value": registry.Supported,
@@ -52,7 +52,8 @@ var Shared = registry.Messages{
 		"ipv4_compat":                registry.Supported.Note("no effect on addresses to connect to"),
 		"network_namespace_filepath": registry.Refuse("other network namespaces are not supported"),
 	},
-	"envoy.config.core.v3.Pipe": {"path": registry.Supported, "mode": registry.Supported.Note("no effect on addresses to connect to")},
+	"envoy.config.core.v3.EnvoyInternalAddress": {"server_listener_name": registry.Supported.Note("without a slash"), "endpoint_id": registry.Supported},
+	"envoy.config.core.v3.Pipe":                 {"path": registry.Supported, "mode": registry.Supported.Note("no effect on addresses to connect to")},
 }
 
 var schema = registry.MustSchema(Messages, Shared)

@@ -186,6 +186,10 @@ func (s *state) addresses(c *registry.Ctx, l *listenerv3.Listener) {
 		}
 		s.l.Addrs = append(s.l.Addrs, snapshot.ListenAddr{Addr: addr, Opts: o})
 	}
+	if l.GetInternalListener() != nil {
+		s.internal(c, l)
+		return
+	}
 	if l.GetAddress() == nil {
 		s.fail(c.Errorf("address", "a listener needs an address"))
 		return
@@ -200,6 +204,28 @@ func (s *state) addresses(c *registry.Ctx, l *listenerv3.Listener) {
 			s.fail(c.Errorf("additional_addresses", "duplicate address '%s'", a.Addr))
 		}
 		seen[a.Addr] = true
+	}
+}
+
+// internal makes a listener without a socket, which connections of this process reach by its name.
+func (s *state) internal(c *registry.Ctx, l *listenerv3.Listener) {
+	s.l.Internal = true
+	if strings.Contains(l.GetName(), "/") {
+		s.fail(c.Errorf("name", "%q has a slash, which ends the name in an internal address", l.GetName()))
+	}
+	if l.GetAddress() != nil {
+		s.fail(c.Errorf("address", "error adding listener named '%s': address should not be used when an internal listener config is provided", l.GetName()))
+	}
+	for field, set := range map[registry.Path]bool{
+		"additional_addresses": len(l.GetAdditionalAddresses()) > 0, "bind_to_port": l.GetBindToPort() != nil, "transparent": l.GetTransparent() != nil,
+		"freebind": l.GetFreebind() != nil, "socket_options": len(l.GetSocketOptions()) > 0, "tcp_backlog_size": l.GetTcpBacklogSize() != nil,
+		"tcp_fast_open_queue_length": l.GetTcpFastOpenQueueLength() != nil, "tcp_keepalive": l.GetTcpKeepalive() != nil,
+		"connection_balance_config": l.GetConnectionBalanceConfig() != nil, "use_original_dst": l.GetUseOriginalDst() != nil,
+		"max_connections_to_accept_per_socket_event": l.GetMaxConnectionsToAcceptPerSocketEvent() != nil,
+	} {
+		if set {
+			s.fail(c.Errorf(field, "error adding listener named '%s': has unsupported tcp listener feature", l.GetName()))
+		}
 	}
 }
 

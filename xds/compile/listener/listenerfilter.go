@@ -102,6 +102,9 @@ func (s *state) listenerFilters(c *registry.Ctx, l *listenerv3.Listener) {
 	if len(s.l.Addrs) > 0 {
 		s.l.StatName = clean(s.l.Addrs[0].Addr.String())
 	}
+	if s.l.Internal {
+		s.l.StatName = clean("envoy_internal_" + s.l.Name)
+	}
 	if p := l.GetStatPrefix(); p != "" {
 		s.l.StatName = clean(p)
 	}

@@ -12,6 +12,10 @@ const plugin = "certificate provider plugins are not supported; use SDS"
 // Messages says what is honoured of TLS contexts; the messages below them are secret.Messages.
 var Messages = registry.Messages{
 	"envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer": {},
+	"envoy.extensions.transport_sockets.internal_upstream.v3.InternalUpstreamTransport": {
+		"passthrough_metadata": registry.Supported, "transport_socket": registry.Whole},
+	"envoy.extensions.transport_sockets.internal_upstream.v3.InternalUpstreamTransport.MetadataValueSource": {
+		"kind": registry.Whole.Note("host and cluster"), "name": registry.Supported},
 	"envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext": {
 		"common_tls_context": registry.Supported, "require_client_certificate": registry.Supported,
 		"require_sni":         registry.Supported.Note("a name that no certificate has is refused too; Envoy ignores the field"),

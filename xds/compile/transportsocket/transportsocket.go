@@ -6,13 +6,16 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"strings"
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	internalv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/internal_upstream/v3"
 	rawv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/raw_buffer/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	"google.golang.org/protobuf/proto"
 
+	"sidecar/dataplane/snapshot"
 	"sidecar/dataplane/transport/tls/policy"
 	"sidecar/xds/compile/secret"
 	"sidecar/xds/registry"
@@ -50,6 +53,9 @@ type Server struct {
 type Client struct {
 	TLS     *policy.Client
 	Secrets []SecretRef
+	// Passed goes along to internal listeners; Internal tells that the socket is internal_upstream.
+	Passed   []snapshot.PassedMetadata
+	Internal bool
 }
 
 // state is one compilation.
@@ -58,6 +64,8 @@ type state struct {
 	k       *secret.Compiler
 	scope   string
 	secrets []SecretRef
+	client  *Client                 // what a row fills in besides the context
+	inner   *corev3.TransportSocket // what internal_upstream wraps
 	errs    []error
 }
 
@@ -102,10 +110,13 @@ var UpstreamRows = registry.MustTable("upstream transport sockets", []registry.R
 		Compile: func(_ *registry.Ctx, m proto.Message) (upstreamRow, error) {
 			return func(s *state) *policy.Client { return s.upstream(m.(*tlsv3.UpstreamTlsContext)) }, nil
 		}},
+	{Name: "envoy.transport_sockets.internal_upstream", Message: &internalv3.InternalUpstreamTransport{}, Status: registry.StatusAlpha, Trust: registry.TrustRobustBoth,
+		Compile: func(_ *registry.Ctx, m proto.Message) (upstreamRow, error) {
+			return func(s *state) *policy.Client { s.internal(m.(*internalv3.InternalUpstreamTransport)); return nil }, nil
+		}},
 }, map[string]string{
 	"type.googleapis.com/envoy.extensions.transport_sockets.alts.v3.Alts":                                     "ALTS",
 	"type.googleapis.com/envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport": "upstream PROXY protocol",
-	"type.googleapis.com/envoy.extensions.transport_sockets.internal_upstream.v3.InternalUpstreamTransport":   "internal listeners",
 	"type.googleapis.com/envoy.extensions.transport_sockets.quic.v3.QuicUpstreamTransport":                    "HTTP/3",
 	"type.googleapis.com/envoy.extensions.transport_sockets.http_11_proxy.v3.Http11ProxyUpstreamTransport":    "HTTP/1.1 proxies for upstreams",
 	"type.googleapis.com/envoy.extensions.transport_sockets.starttls.v3.UpstreamStartTlsConfig":               "STARTTLS",
@@ -129,17 +140,25 @@ func compileDownstream(c *registry.Ctx, k *secret.Compiler, ts *corev3.Transport
 }
 
 func compileUpstream(c *registry.Ctx, k *secret.Compiler, ts *corev3.TransportSocket, scope string) (Client, error) {
+	var client Client
 	s := begin(c, k, scope)
+	s.client = &client
 	row, err := UpstreamRows.Compile(s.c, "typed_config", ts.GetName(), ts.GetTypedConfig())
 	if err != nil {
 		return Client{}, err
 	}
 	s.c = s.c.At("typed_config")
-	out := row(s)
+	client.TLS = row(s)
+	if s.inner != nil {
+		in, err := Upstream(s.c.At("transport_socket"), k, s.inner, scope)
+		s.fail(err)
+		client.TLS, client.Secrets = in.TLS, in.Secrets
+	}
 	if err := errors.Join(s.errs...); err != nil {
 		return Client{}, err
 	}
-	return Client{out, s.secrets}, nil
+	client.Secrets = append(client.Secrets, s.secrets...)
+	return client, nil
 }
 
 func begin(c *registry.Ctx, k *secret.Compiler, scope string) *state {
@@ -165,4 +184,28 @@ func (s *state) ref(at registry.Path, cfg *tlsv3.SdsSecretConfig, kind Kind) str
 	}
 	s.secrets = append(s.secrets, r)
 	return r.Key
+}
+
+// internal compiles internal_upstream: what it wraps, and what it passes on to the listener.
+func (s *state) internal(m *internalv3.InternalUpstreamTransport) {
+	s.client.Internal = true
+	for i, p := range m.GetPassthroughMetadata() {
+		at := registry.Path("").Index("passthrough_metadata", i)
+		x := snapshot.PassedMetadata{Name: p.GetName(), Cluster: p.GetKind().GetCluster() != nil}
+		switch {
+		case p.GetName() == "":
+			s.fail(s.c.Errorf(at.Field("name"), "value length must be at least 1 characters"))
+		case !x.Cluster && p.GetKind().GetHost() == nil:
+			s.fail(s.c.Errorf(at.Field("kind"), "only the metadata of the host and of the cluster are there to be passed on"))
+		}
+		s.client.Passed = append(s.client.Passed, x)
+	}
+	switch in := m.GetTransportSocket(); {
+	case in == nil:
+		s.fail(s.c.Errorf("transport_socket", "value is required"))
+	case strings.HasSuffix(in.GetTypedConfig().GetTypeUrl(), ".InternalUpstreamTransport"):
+		s.fail(s.c.Errorf("transport_socket", "an internal_upstream inside another one has no meaning"))
+	default:
+		s.inner = in
+	}
 }
