@@ -19,9 +19,8 @@ type config struct{ listeners, clusters []string }
 func (c *config) listener(name, cluster, socket, hcm string) {
 	c.listeners = append(c.listeners, fmt.Sprintf(`{name: %s, address: {socket_address: {address: 127.0.0.1, port_value: 0}}, filter_chains: [{%s filters: [{name: hcm, typed_config: {
     "@type": %sfilters.network.http_connection_manager.v3.HttpConnectionManager, stat_prefix: %s, %s
-    route_config: {name: r, virtual_hosts: [{name: v, domains: ["*"], routes: [
-      {match: {connect_matcher: {}}, route: {cluster: %s, timeout: 0s}}, {match: {prefix: /}, route: {cluster: %s, timeout: 0s}}]}]},
-    http_filters: [{name: router, typed_config: {"@type": %sfilters.http.router.v3.Router}}]}}]}]}`, name, socket, types, name, hcm, cluster, cluster, types))
+    route_config: {name: r, virtual_hosts: [{name: v, domains: ["*"], routes: [{match: {prefix: /}, route: {cluster: %s, timeout: 0s}}]}]},
+    http_filters: [{name: router, typed_config: {"@type": %sfilters.http.router.v3.Router}}]}}]}]}`, name, socket, types, name, hcm, cluster, types))
 }
 
 // cluster adds a static cluster with one endpoint; http2 are Http2ProtocolOptions, or "" for HTTP/1.
