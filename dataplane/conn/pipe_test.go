@@ -214,3 +214,45 @@ func TestPipe_WhenBytesGo_ThenNothingIsAllocated(t *testing.T) {
 	}
 	r.empty()
 }
+
+func TestPipe_WhenTLSRunsOverIt_ThenBytesGoBothWays(t *testing.T) {
+	for _, k := range kinds {
+		r := newPipe(t, 3<<10, 16<<10) // less than a record
+		w := NewTLS(r.l, nil)
+		srv, cli := configs(k.vers, k.key, k.mutual)
+		msg := pattern(300 << 10)
+		far := &relay{l: r.l}
+		far.task.Init(far)
+		accept := r.in.Accept
+		r.in.Accept = func(c *Conn, meta map[string]any) bool {
+			accept(c, meta)
+			far.c = c
+			c.SetOwner(&far.task)
+			c.StartTLS(w, w.Engine.Server(srv), 0)
+			return true
+		}
+		r.near.c.StartTLS(w, w.Engine.Client(cli), 0)
+		sent := 0
+		for turns := 0; len(r.near.got) < len(msg); turns++ {
+			if turns > 10000 {
+				t.Fatalf("%s: %d of %d bytes came back, %d sent", k.name, len(r.near.got), len(msg), sent)
+			}
+			r.l.Turn(false)
+			if n := min(len(msg)-sent, r.near.c.Room()); n > 0 {
+				r.near.c.Send(msg[sent:sent+n], nil)
+				sent += n
+			}
+		}
+		if !bytes.Equal(r.near.got, msg) {
+			t.Errorf("%s: other bytes came back", k.name)
+		}
+		r.near.c.CloseWrite()
+		r.turn()
+		if far.end != EOF || far.c.Truncated() || r.near.st != EOF {
+			t.Errorf("%s: the ends saw %v and %v", k.name, far.end, r.near.st)
+		}
+		r.far.c = far.c
+		r.empty()
+		w.Close()
+	}
+}
