@@ -29,8 +29,9 @@ const (
 	// maxGrowthHeld bounds the memory of streams that are not read: 90 on one connection, 8 MB each.
 	maxGrowthHeld = 16 << 20
 
-	// maxP99 is how long the requests of others may take meanwhile. It is generous: attackers, backend and clients share the machine with the process.
-	maxP99 = 500 * time.Millisecond
+	// maxP99 is how long the requests of others may take meanwhile. It only tells served from starved, as attackers, backend and clients share the
+	// machine with the process; the figure is printed.
+	maxP99 = 2 * time.Second
 )
 
 // attack is one way to harm a proxy that speaks HTTP/2.
@@ -51,6 +52,8 @@ type attack struct {
 	once, lawful bool
 
 	growth int64 // bound for the memory, if not maxGrowth
+
+	upstream string // Http2ProtocolOptions of the cluster, "" for HTTP/1
 }
 
 var attacks = []attack{
@@ -59,6 +62,28 @@ var attacks = []attack{
 			_ = a.f.WriteRSTStream(a.request("GET", "/slow", true), xh2.ErrCodeCancel)
 			a.room()
 		}
+	}},
+	{name: "rapid reset, h2 upstream", upstream: "{}", counter: "http.h.downstream_rq_too_many_premature_resets", run: func(a *attacker) {
+		for a.going() {
+			_ = a.f.WriteRSTStream(a.request("GET", "/slow", true), xh2.ErrCodeCancel)
+			a.room()
+		}
+	}},
+	{name: "late resets, h2 upstream", upstream: "{}", lawful: true, counter: "cluster.b.upstream_rq_tx_reset", run: func(a *attacker) {
+		for a.going() { // the upstream works for each: resets this late are not premature
+			first := a.id
+			for range 100 {
+				a.request("GET", "/slow", true)
+			}
+			a.flush()
+			for deadline := time.Now().Add(1100 * time.Millisecond); time.Now().Before(deadline) && a.going(); {
+				time.Sleep(10 * time.Millisecond)
+			}
+			for id := first; id < a.id; id += 2 {
+				_ = a.f.WriteRSTStream(id, xh2.ErrCodeCancel)
+			}
+		}
+		a.flush()
 	}},
 	{name: "made you reset: window overflow", counter: "http2.tx_reset", run: func(a *attacker) {
 		for a.going() {
@@ -203,6 +228,8 @@ var attacks = []attack{
 	}},
 	{name: "slow read, 90 streams of 8 MB at window zero", counter: "http.h.downstream_rq_idle_timeout", once: true, growth: maxGrowthHeld, lawful: true,
 		settings: []xh2.Setting{{ID: xh2.SettingInitialWindowSize, Val: 0}}, run: func(a *attacker) { held(a) }},
+	{name: "slow read at window zero, h2 upstream", upstream: "{}", counter: "http.h.downstream_rq_idle_timeout", once: true, growth: maxGrowthHeld, lawful: true,
+		settings: []xh2.Setting{{ID: xh2.SettingInitialWindowSize, Val: 0}}, run: func(a *attacker) { held(a) }},
 	{name: "slow read, socket not read", counter: "http.h.downstream_rq_idle_timeout", once: true, growth: maxGrowthHeld, lawful: true, deaf: true,
 		settings: []xh2.Setting{{ID: xh2.SettingInitialWindowSize, Val: 1 << 30}}, run: func(a *attacker) {
 			_ = a.f.WriteWindowUpdate(0, 1<<30)
@@ -231,16 +258,18 @@ func held(a *attacker) {
 }
 
 func TestAttack_WhenFramesHarm_ThenMemoryOthersAndTheProcessDoNotSuffer(t *testing.T) {
-	d, err := time.ParseDuration(cmp.Or(os.Getenv("ATTACK"), "1s"))
+	d, err := time.ParseDuration(cmp.Or(os.Getenv("ATTACK"), "800ms"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	var c config
-	c.cluster("b", backend(t, nil), "", "")
-	c.listener("h", "b", "", fmt.Sprintf("stream_idle_timeout: %.3fs, delayed_close_timeout: 0.1s,", d.Seconds()/2))
-	c.listener("other", "b", "", "")
+	addr := backend(t, nil)
 	for _, a := range attacks {
 		t.Run(a.name, func(t *testing.T) {
+			var c config
+			c.cluster("b", addr, "", a.upstream)
+			c.listener("h", "b", "", fmt.Sprintf("stream_idle_timeout: %.3fs, delayed_close_timeout: 0.1s,", d.Seconds()/2))
+			c.cluster("o", addr, "", "")
+			c.listener("other", "o", "", "")
 			p := start(t, c.String()) // a fresh process, whose memory is small
 			warm := &others{p: p}
 			warm.during(200 * time.Millisecond)

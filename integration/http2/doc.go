@@ -3,7 +3,7 @@
 // Package http2 tests the real sidecar process with what others wrote to test HTTP/2 and gRPC, with WebSockets over
 // every pair of codecs, and with attacks.
 //
-//	go test ./integration/http2                            # under a minute; every attack takes a second
+//	go test ./integration/http2                            # under a minute; every attack takes 0.8 s
 //	ATTACK=60s go test ./integration/http2 -run Attack -v  # every attack for a minute; prints memory, latencies and counters
 //	SIDECAR_BIN=./sidecar go test ./integration/http2      # a binary that is built already
 //	SIDECAR_BIN=envoy go test ./integration/http2 -v       # Envoy, to see what it does
