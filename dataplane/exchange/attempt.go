@@ -152,11 +152,7 @@ func (x *Exchange) chooseCluster(now sys.Nanos, f *route.Forward) bool {
 	x.tellDuration(f)
 	x.entry.FinalizeRequest(&x.choice, &x.req, &x.q)
 	x.authority = x.req.Authority
-	if !x.ch.h.Router.SuppressEnvoyHeaders {
-		if t := x.expected(); t > 0 {
-			x.setNumber(keyExpected, uint64(t/sys.Millisecond))
-		}
-	}
+	x.tellTimeout(f)
 	if !x.has(xReqEnd) && !x.has(xPrebuf) && (x.plan.On != 0 || len(x.mirrors()) > 0) && x.req.Body != httpmsg.BodyNone {
 		x.fl |= xKeepBody
 	}
@@ -243,10 +239,8 @@ func (x *Exchange) pick(now sys.Nanos) {
 	if x.vh.IncludeAttempts {
 		x.setNumber(keyAttempts, uint64(x.attempts))
 	}
-	if x.attempts > 1 && !x.ch.h.Router.SuppressEnvoyHeaders {
-		if t := x.expected(); t > 0 {
-			x.setNumber(keyExpected, uint64(t/sys.Millisecond))
-		}
+	if x.attempts > 1 {
+		x.tellTimeout(x.entry.Forward)
 	}
 	x.tryStart = now
 	x.fl &^= xHeadSent | xReqSent | xRespHead | xRespEnd | xReplayed | xInterim

@@ -60,6 +60,8 @@ const (
 	xTillClose                      // the response body ends with the upstream connection
 	xTunnel                         // counted in downstream_cx_upgrades_active
 	xInterim                        // a 1xx head came in this attempt
+	xGrpcUp                         // content-type application/grpc as the router sees it, behind the filters
+	xGrpcOpen                       // whether a gRPC response counts as a success is for its trailers to say
 )
 
 // Exchange is one request and its response. It lives in the worker's slab and keeps its memory between uses.

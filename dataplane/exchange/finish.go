@@ -155,11 +155,7 @@ func (x *Exchange) chargeCode(status uint16, hasHost bool) {
 		if x.host.Canary {
 			x.cl.Block.Code(stats.ClusterCodesCanary, status)
 		}
-		if status >= 500 {
-			x.host.RqError.Add(1)
-		} else {
-			x.host.RqSuccess.Add(1)
-		}
+		x.countHost(status)
 	}
 	if s := x.entry.Stats; s != nil {
 		rb := s.Block(x.env.Shard)
@@ -179,7 +175,11 @@ func (x *Exchange) chargeCode(status uint16, hasHost bool) {
 // countUpstream counts a status for the cluster, by where the request came from.
 func (x *Exchange) countUpstream(status uint16) {
 	b := x.cl.Block
-	b.Code(stats.ClusterCodes, status)
+	if x.has(xGrpcUp) && x.ch.h.Router.SuppressGrpcCodes {
+		b.Complete(stats.ClusterCodes)
+	} else {
+		b.Code(stats.ClusterCodes, status)
+	}
 	if x.has(xInternal) {
 		b.Code(stats.ClusterCodesInternal, status)
 		return

@@ -3,7 +3,6 @@
 package exchange
 
 import (
-	"bytes"
 	"net/netip"
 
 	"sidecar/dataplane/fault"
@@ -185,11 +184,11 @@ func (x *Exchange) sendReply(now sys.Nanos) {
 	} else {
 		x.replyBody(body)
 	}
-	if l.close {
+	if l.close || l.status == 400 { // a 400 says that the message is in doubt
 		x.c.closeAfter()
 	}
 	if len(x.filters) > 0 {
-		x.filterLocalHead(now)
+		body = x.filterLocal(body)
 	}
 	x.rec.LocalReplyBody = nil // only the reply's own formats see it, not the log
 	out := x.toClient()
@@ -264,52 +263,6 @@ func (x *Exchange) mapReply(sys.Nanos) {
 		}
 		l.contentType, l.formatted = ct, true
 	}
-}
-
-// grpcStatuses maps HTTP statuses to gRPC ones, as Envoy does for local replies.
-func grpcStatus(status uint16) uint64 {
-	switch status {
-	case 400:
-		return 13
-	case 401:
-		return 16
-	case 403:
-		return 7
-	case 404:
-		return 12
-	case 429, 502, 503, 504:
-		return 14
-	}
-	return 2
-}
-
-// grpcReply turns a local reply into a gRPC trailers-only response.
-func (x *Exchange) grpcReply() {
-	l, resp := &x.local, &x.resp
-	n := grpcStatus(resp.Status)
-	if x.fault == fault.MaxDuration {
-		n = 4
-	}
-	resp.Status = 200
-	x.rec.Code = 200
-	resp.Body = httpmsg.BodyNone
-	resp.SetString(keyContentType, "application/grpc")
-	resp.SetSpan(keyGrpcStatus, x.respA.Take(appendUint(x.respA.Tail(), n)))
-	if msg := bytes.TrimRight(l.body, "\n"); len(msg) > 0 { // a JSON format ends with a newline
-		resp.SetSpan(keyGrpcMessage, x.respA.Take(appendPercent(x.respA.Tail(), msg)))
-	}
-}
-
-// appendPercent encodes a grpc-message: everything outside of printable ASCII, and '%'.
-func appendPercent(b, p []byte) []byte {
-	for _, c := range p {
-		if c < ' ' || c > '~' || c == '%' {
-			b = append(b, '%', "0123456789ABCDEF"[c>>4], "0123456789ABCDEF"[c&15])
-			continue
-		}
-		b = append(b, c)
-	}
-	return b
 }
 
 // parseHostPort reads "ip:port" without allocating.

@@ -73,7 +73,7 @@ func (x *Exchange) onHead(now sys.Nanos) {
 
 func (x *Exchange) grpcFlag() uint32 {
 	if i := x.req.Find(httpmsg.IDContentType, 0); i >= 0 && match.GRPC(&x.req) {
-		return xGrpc
+		return xGrpc | xGrpcUp
 	}
 	return 0
 }
@@ -581,28 +581,8 @@ func (x *Exchange) matchRoute() {
 		if f.IdleTimeout != route.Unset {
 			x.streamIdle = f.IdleTimeout
 		}
-		if f.MaxStream != route.Unset {
-			x.maxStream = f.MaxStream
-		}
-		if f.GrpcTimeoutMax != route.Unset {
-			x.grpcDuration(f)
-		}
+		x.maxStream = f.StreamDuration(&x.req, x.maxStream)
 	}
-}
-
-// grpcDuration is max_stream_duration with grpc_timeout_header_max: the grpc-timeout header, capped and less the offset, limits the stream.
-func (x *Exchange) grpcDuration(f *route.Forward) {
-	d, ok := route.ParseGrpcTimeout(x.req.Get(httpmsg.IDGrpcTimeout))
-	if !ok {
-		return
-	}
-	if f.GrpcTimeoutMax > 0 && d > f.GrpcTimeoutMax {
-		d = f.GrpcTimeoutMax
-	}
-	if d > 0 && f.GrpcTimeoutOffset > 0 {
-		d = max(d-f.GrpcTimeoutOffset, 0)
-	}
-	x.maxStream = d
 }
 
 // badBody looks, while the request waits for a connection, whether the chunked body that is here already is malformed: such a request is refused

@@ -81,8 +81,9 @@ func (x *Exchange) resetStarted(now sys.Nanos, k fault.Kind) {
 	x.rec.Flags |= row.Flags
 	x.rec.Details = startedDetails(k)
 	x.rec.UpstreamFailure = x.failureReason(k)
-	if x.has(xGrpc) {
+	if x.has(xGrpcOpen) {
 		x.ch.hcm.Inc(stats.HCMRqResetAfterDownstreamResponseStarted) // as in Envoy, only where the verdict waits for the trailers
+		x.grpcVerdict(nil)
 	}
 	x.ch.hcm.Inc(stats.HCMDownstreamRqTxReset)
 	x.ch.hcm.Inc(stats.HCMDownstreamRqRxReset)

@@ -72,6 +72,20 @@ func (x *Exchange) timeout(now sys.Nanos, k fault.Kind) {
 	}
 }
 
+// tellTimeout tells the upstream how long this try may take: by x-envoy-expected-rq-timeout-ms, and by grpc-timeout on routes with max_grpc_timeout.
+func (x *Exchange) tellTimeout(f *route.Forward) {
+	t := x.expected()
+	if t <= 0 {
+		return
+	}
+	if !x.ch.h.Router.SuppressEnvoyHeaders {
+		x.setNumber(keyExpected, uint64(t/sys.Millisecond))
+	}
+	if f.MaxGrpcTimeout != route.Unset && !f.NewTimeouts && x.has(xGrpcUp) {
+		x.req.SetSpan(keyGrpcTimeout, x.reqA.Take(appendGrpcTimeout(x.reqA.Tail(), uint64(t/sys.Millisecond))))
+	}
+}
+
 // tellDuration tells a gRPC upstream by grpc-timeout how long the stream may take, on routes with max_stream_duration.
 func (x *Exchange) tellDuration(f *route.Forward) {
 	switch {

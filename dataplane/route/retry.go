@@ -270,13 +270,13 @@ func (f *Forward) grpcTimeout(h *httpmsg.Head) sys.Nanos {
 func (f *Forward) StreamDuration(h *httpmsg.Head, def sys.Nanos) sys.Nanos {
 	if f.GrpcTimeoutMax != Unset {
 		if d, ok := ParseGrpcTimeout(h.Get(httpmsg.IDGrpcTimeout)); ok {
-			if f.GrpcTimeoutMax > 0 && (d > f.GrpcTimeoutMax || d == 0) {
+			if f.GrpcTimeoutMax > 0 && d > f.GrpcTimeoutMax {
 				d = f.GrpcTimeoutMax
 			}
-			if f.GrpcTimeoutOffset > 0 {
-				d = max(d-f.GrpcTimeoutOffset, 0)
+			if d > 0 && f.GrpcTimeoutOffset > 0 {
+				d -= f.GrpcTimeoutOffset
 			}
-			return d
+			return max(d, 1) // nothing left is a limit as well
 		}
 	}
 	if f.MaxStream != Unset {
@@ -302,7 +302,7 @@ func millis(h *httpmsg.Head, id httpmsg.ID) (sys.Nanos, bool) {
 // maxMillis bounds a timeout that a client asks for to about 31 years, so that adding it to a clock cannot overflow.
 const maxMillis = 1e12
 
-// ParseGrpcTimeout reads a grpc-timeout value: at most eight digits and a unit.
+// ParseGrpcTimeout reads a grpc-timeout value: at most eight digits and a unit. It counts in milliseconds, rounded up.
 func ParseGrpcTimeout(v []byte) (sys.Nanos, bool) {
 	if len(v) < 2 || len(v) > 9 {
 		return 0, false
@@ -328,5 +328,6 @@ func ParseGrpcTimeout(v []byte) (sys.Nanos, bool) {
 	default:
 		return 0, false
 	}
-	return min(sys.Nanos(n), maxMillis*sys.Millisecond/unit) * unit, true
+	d := min(sys.Nanos(n), maxMillis*sys.Millisecond/unit) * unit
+	return (d + sys.Millisecond - 1) / sys.Millisecond * sys.Millisecond, true
 }

@@ -267,6 +267,7 @@ type HTTPFilter struct {
 type Router struct {
 	SuppressEnvoyHeaders bool
 	DynamicStats         bool // default true
+	SuppressGrpcCodes    bool // the codes of gRPC responses are not counted
 	StrictCheck          []httpmsg.Key
 	UpstreamLogs         []*accesslog.Logger
 	LogOnNewRequest      bool

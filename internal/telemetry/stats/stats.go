@@ -153,6 +153,9 @@ type Scope struct {
 	prom   atomic.Pointer[promScope]
 }
 
+// Below returns the scope of the same registry whose prefix is that of s and sub, as Registry.Scope does.
+func (s *Scope) Below(sub string, def *Def) *Scope { return s.reg.Scope(s.Prefix+sub, def) }
+
 // Release drops one reference; the last one removes the scope from the registry (its numbers are gone, as Envoy's).
 func (s *Scope) Release() {
 	r := s.reg
@@ -237,6 +240,7 @@ type Block struct {
 type codeSet struct {
 	pages [50]atomic.Pointer[codePage]
 	other atomic.Int64
+	bare  atomic.Int64 // Complete
 }
 
 type codePage [10]atomic.Int64
@@ -327,6 +331,15 @@ func (b *Block) Code(set int, status uint16) {
 	pg[status%10].Add(1)
 }
 
+// Complete counts a response under Def.Codes[set] without its status: only "completed" grows.
+func (b *Block) Complete(set int) {
+	p := &b.codes[set]
+	if p.Load() == nil {
+		p.CompareAndSwap(nil, new(codeSet))
+	}
+	p.Load().bare.Add(1)
+}
+
 // CodeValue sums one status over all shards.
 func (s *Scope) CodeValue(set int, status uint16) int64 {
 	if status < 100 || status > 599 {
@@ -354,7 +367,8 @@ func (s *Scope) CodeTotal(set int) int64 {
 	return v
 }
 
-// eachCode calls fn for every status that was counted, status 0 meaning all outside 100..599; a status may come once per shard.
+// eachCode calls fn for every status that was counted, status 0 meaning all outside 100..599 and 1 those that Complete counted; a status may come
+// once per shard.
 func (s *Scope) eachCode(set int, fn func(status int, n int64)) {
 	for i := range s.blocks {
 		b := s.blocks[i].Load()
@@ -367,6 +381,9 @@ func (s *Scope) eachCode(set int, fn func(status int, n int64)) {
 		}
 		if n := cs.other.Load(); n > 0 {
 			fn(0, n)
+		}
+		if n := cs.bare.Load(); n > 0 {
+			fn(1, n)
 		}
 		for p := range cs.pages {
 			if pg := cs.pages[p].Load(); pg != nil {
