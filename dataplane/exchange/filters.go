@@ -6,6 +6,7 @@ import (
 	"sidecar/dataplane/fault"
 	"sidecar/dataplane/filter"
 	"sidecar/dataplane/route"
+	"sidecar/dataplane/snapshot"
 	"sidecar/dataplane/sys"
 	"sidecar/internal/telemetry/stats"
 )
@@ -25,7 +26,7 @@ func (x *Exchange) startFilters(now sys.Nanos) {
 			continue
 		}
 		n := len(x.filters)
-		x.fctx = append(x.fctx, filter.Ctx{S: x, Req: &x.req, Rec: &x.rec, Now: now, Wall: x.env.L.Wall(), Rand: x.q.Rand, Index: n})
+		x.fctx = append(x.fctx, filter.Ctx{S: x, Shard: x.env.Shard, Req: &x.req, Rec: &x.rec, Now: now, Wall: x.env.L.Wall(), Rand: x.q.Rand, Index: n})
 		x.filters = append(x.filters, nil)
 		x.fphase = append(x.fphase, f.Phases())
 		x.fwake = append(x.fwake, 0)
@@ -122,6 +123,11 @@ func (x *Exchange) runRequestFilters(now sys.Nanos) {
 			return
 		}
 		x.fpos++
+	}
+	if len(x.filters) > 0 && x.grpcFlag() == 0 {
+		x.fl &^= xGrpcUp
+	} else if len(x.filters) > 0 {
+		x.fl |= xGrpcUp
 	}
 	if x.has(xClearRoute) {
 		x.matchRoute()
@@ -224,6 +230,15 @@ func (x *Exchange) filterRequestData(now sys.Nanos, data []byte, end bool) ([]by
 	return d.Bytes, true
 }
 
+// filterRequestTrailers shows the request's trailers to the filters.
+func (x *Exchange) filterRequestTrailers() {
+	for i := range x.filters {
+		if x.fphase[i]&filter.RequestTrailers != 0 {
+			x.filters[i].OnTrailers(x.ctx(i), filter.Request, &x.reqTr)
+		}
+	}
+}
+
 // filterEvents delivers wake-ups to the filter that holds a head; false while it still waits.
 func (x *Exchange) filterEvents(now sys.Nanos) bool {
 	i := x.fpos
@@ -311,6 +326,17 @@ func (x *Exchange) responseEmpty() bool { return x.m == nil || !x.respIn.hasBody
 
 // filterResponseData takes a piece of the response body through the filters; while a filter buffers, the piece is kept.
 func (x *Exchange) filterResponseData(now sys.Nanos, data []byte, end bool) []byte {
+	from := 0
+	if x.has(xRespHeld) {
+		from = x.respPos + 1
+	}
+	d := x.piece(data)
+	for i := min(x.passed(), len(x.filters)) - 1; i >= from; i-- {
+		if x.fphase[i]&filter.ResponseData != 0 {
+			x.filters[i].OnData(x.ctx(i), filter.Response, d, end)
+		}
+	}
+	data = d.Bytes
 	if x.has(xRespHeld) {
 		if len(x.respBody)+len(data) > x.bodyLimit() {
 			x.ch.hcm.Inc(stats.HCMRsTooLarge)
@@ -326,25 +352,61 @@ func (x *Exchange) filterResponseData(now sys.Nanos, data []byte, end bool) []by
 		x.respBody = append(x.respBody, data...)
 		return nil
 	}
-	d := x.piece(data)
-	for i := min(x.respPos, len(x.filters)) - 1; i >= 0; i-- {
-		if x.fphase[i]&filter.ResponseData != 0 {
-			x.filters[i].OnData(x.ctx(i), filter.Response, d, end)
+	return data
+}
+
+// passed is how many filters, from the first on, have not seen the response's content yet.
+func (x *Exchange) passed() int {
+	if x.has(xRespHeld) {
+		return len(x.filters)
+	}
+	return x.respPos
+}
+
+// filterResponseTrailers shows the response's trailers to the filters that have seen its content, the one at last included, and returns what they add
+// to the content.
+func (x *Exchange) filterResponseTrailers(last int) (added []byte) {
+	for i := min(x.passed(), len(x.filters)) - 1; i >= last; i-- {
+		if len(added) > 0 && x.fphase[i]&filter.ResponseData != 0 {
+			d := x.piece(added)
+			x.filters[i].OnData(x.ctx(i), filter.Response, d, false)
+			added = d.Bytes
+		}
+		if x.fphase[i]&filter.ResponseTrailers == 0 {
+			continue
+		}
+		c := x.ctx(i)
+		c.Added = nil
+		x.filters[i].OnTrailers(c, filter.Response, &x.respTr)
+		if len(c.Added) > 0 {
+			added = append(added[:len(added):len(added)], c.Added...)
 		}
 	}
-	return d.Bytes
+	return added
 }
 
 // endBuffered: the response body that a filter wanted in one piece is complete.
 func (x *Exchange) endBuffered(now sys.Nanos, out *sender) {
 	i := x.respPos
+	end := len(x.respTr.List) == 0
+	if !end {
+		x.respBody = append(x.respBody, x.filterResponseTrailers(i+1)...)
+	}
 	d := x.piece(x.respBody)
 	if x.fphase[i]&filter.ResponseData != 0 {
-		switch x.filters[i].OnData(x.ctx(i), filter.Response, d, true) {
+		switch x.filters[i].OnData(x.ctx(i), filter.Response, d, end) {
 		case filter.Reply:
 			x.fl &^= xRespHeld
 			x.filterReply(i)
 			return
+		}
+	}
+	if !end && x.fphase[i]&filter.ResponseTrailers != 0 {
+		c := x.ctx(i)
+		c.Added = nil
+		x.filters[i].OnTrailers(c, filter.Response, &x.respTr)
+		if len(c.Added) > 0 {
+			d.Bytes = append(d.Bytes[:len(d.Bytes):len(d.Bytes)], c.Added...)
 		}
 	}
 	x.fpos = i - 1
@@ -361,7 +423,7 @@ func (x *Exchange) endBuffered(now sys.Nanos, out *sender) {
 	x.respPos = i
 	x.setLength(len(d.Bytes))
 	x.sendHead(now, out, len(d.Bytes) == 0 && len(x.respTr.List) == 0)
-	b := x.filterResponseData(now, d.Bytes, true)
+	b := x.filterResponseData(now, d.Bytes, len(x.respTr.List) == 0)
 	x.putResponse(out, b, len(x.respTr.List) == 0)
 }
 
@@ -370,15 +432,51 @@ func (x *Exchange) setLength(n int) {
 	x.resp.Body, x.resp.Length = bodyLength, int64(n)
 }
 
-// filterLocalHead shows a local reply's head to the response filters; they may add to it but not hold it.
-func (x *Exchange) filterLocalHead(now sys.Nanos) {
+// filterLocal shows a local reply to the response filters and returns the body that they leave of it; they cannot hold it.
+func (x *Exchange) filterLocal(body []byte) []byte {
 	for i := len(x.filters) - 1; i >= 0; i-- {
 		if x.fphase[i]&filter.ResponseHead != 0 {
 			c := x.ctx(i)
 			c.Resp = &x.resp
-			x.filters[i].OnHead(c, filter.Response, &x.resp, len(x.local.body) == 0)
+			x.filters[i].OnHead(c, filter.Response, &x.resp, len(body) == 0)
+		}
+		if len(body) > 0 && x.fphase[i]&filter.ResponseData != 0 {
+			d := x.piece(body)
+			x.filters[i].OnData(x.ctx(i), filter.Response, d, true)
+			if len(d.Bytes) != len(body) {
+				x.resp.Length = int64(len(d.Bytes))
+				x.resp.SetSpan(keyCL, x.respA.Take(appendUint(x.respA.Tail(), uint64(len(d.Bytes)))))
+			}
+			body = d.Bytes
 		}
 	}
+	return body
+}
+
+// ClusterStats implements filter.Stream.
+func (x *Exchange) ClusterStats(sub []byte, def *stats.Def) *stats.Block {
+	cl := x.cl
+	if cl == nil {
+		if cl = x.env.Up.Get(x.routedTo()); cl == nil {
+			return nil
+		}
+	}
+	return cl.Stats(sub, def)
+}
+
+// routedTo is the cluster that the router will choose, as things are; nil if there is none.
+func (x *Exchange) routedTo() *snapshot.Cluster {
+	if x.entry == nil || x.entry.Forward == nil {
+		return nil
+	}
+	c, ok := x.entry.Forward.Choose(&x.q) // the draw depends on the request alone
+	switch {
+	case !ok:
+		return nil
+	case c.Ref != nil:
+		return x.env.Snap.Cluster(c.Ref)
+	}
+	return x.env.Snap.ClusterByName(c.Name)
 }
 
 // doneFilters calls OnDone exactly once for every instance.

@@ -52,7 +52,7 @@ func (x *Exchange) requestBody(now sys.Nanos, out *sender) outcome {
 			return waits
 		}
 		moved += n
-		ok = len(data) == 0 || x.takeRequestData(now, out, data, end)
+		ok = len(data) == 0 && (!end || len(x.filters) == 0) || x.takeRequestData(now, out, data, end)
 		if x.st == stFree {
 			return waits
 		}
@@ -123,7 +123,8 @@ func (x *Exchange) resume(side uint32) {
 func (x *Exchange) takeRequestData(now sys.Nanos, out *sender, data []byte, end bool) bool {
 	if len(x.filters) > 0 {
 		var ok bool
-		if data, ok = x.filterRequestData(now, data, end); !ok {
+		if data, ok = x.filterRequestData(now, data, end && len(x.reqTr.List) == 0); !ok {
+			out.enc = out.enc[:0] // the try is over
 			return false
 		}
 	}
@@ -163,6 +164,7 @@ func (x *Exchange) requestComplete(now sys.Nanos) {
 	x.reqDone = now
 	if len(x.reqTr.List) > 0 {
 		x.rec.ReqTrailers = &x.reqTr
+		x.filterRequestTrailers()
 	}
 	if x.limits.Global > 0 {
 		x.routeAt = now + x.limits.Global
@@ -256,7 +258,10 @@ func (x *Exchange) response(now sys.Nanos, out *sender) outcome {
 			return waits
 		}
 		moved += n
-		if len(data) > 0 {
+		if end {
+			x.rec.LastUpRx = x.since(now)
+		}
+		if len(data) > 0 || end && len(x.filters) > 0 {
 			x.lastActive = now
 			x.takeResponseData(now, out, data, end)
 		}
@@ -265,7 +270,6 @@ func (x *Exchange) response(now sys.Nanos, out *sender) outcome {
 		}
 		x.respIn.discard(n)
 		if end {
-			x.rec.LastUpRx = x.since(now)
 			x.endResponse(now, out)
 			return waits
 		}
@@ -318,7 +322,7 @@ func (x *Exchange) responseEOF(now sys.Nanos, out *sender) {
 // takeResponseData passes one piece of the response body on.
 func (x *Exchange) takeResponseData(now sys.Nanos, out *sender, data []byte, end bool) {
 	if len(x.filters) > 0 {
-		if data = x.filterResponseData(now, data, end); x.has(xRespHeld) {
+		if data = x.filterResponseData(now, data, end && len(x.respTr.List) == 0); x.has(xRespHeld) {
 			return // collected
 		}
 	}
@@ -347,6 +351,12 @@ func (x *Exchange) endResponse(now sys.Nanos, out *sender) {
 }
 
 func (x *Exchange) finishResponse(now sys.Nanos, out *sender) {
+	if x.has(xGrpcOpen) {
+		x.grpcVerdict(&x.respTr)
+	}
+	if len(x.filters) > 0 && len(x.respTr.List) > 0 {
+		x.putResponse(out, x.filterResponseTrailers(0), false)
+	}
 	var tr *httpmsg.Fields
 	if (out.s != nil || x.ch.h.H1.EnableTrailers) && len(x.respTr.List) > 0 {
 		tr = &x.respTr

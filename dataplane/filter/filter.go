@@ -16,6 +16,7 @@ import (
 	"sidecar/dataplane/route"
 	"sidecar/dataplane/sys"
 	"sidecar/internal/telemetry/accesslog"
+	"sidecar/internal/telemetry/stats"
 )
 
 // Dir is the direction of a message.
@@ -115,11 +116,15 @@ type Stream interface {
 	WakeFilterAt(i int, at sys.Nanos)
 	// ClearRoute makes the exchange match the route again after the filters.
 	ClearRoute()
+	// ClusterStats is this worker's share of the statistics under "cluster.NAME.SUB", SUB with its final dot, of the cluster that the request goes to;
+	// nil if it goes to none, or if the cluster has too many of these.
+	ClusterStats(sub []byte, def *stats.Def) *stats.Block
 }
 
 // Ctx is one filter's view of its exchange. Owner: the exchange; valid until OnDone returns.
 type Ctx struct {
 	S     Stream
+	Shard int // the worker's number, from 1 on
 	Req   *httpmsg.Head
 	Resp  *httpmsg.Head // nil before the response
 	Rec   *accesslog.Record
@@ -130,7 +135,9 @@ type Ctx struct {
 	// PerRoute is the filter's own configuration of the route (weighted cluster, route, virtual host, route table: the most specific), or nil.
 	PerRoute any
 	Local    Local
-	Index    int
+	// Added is what OnTrailers for the response adds to the content; it must stay untouched until the filter's next call.
+	Added []byte
+	Index int
 }
 
 // SetReply sets the local response and returns Reply.

@@ -131,6 +131,8 @@ func (m *Manager) Advance(now sys.Nanos) loop.Step {
 		c.reap()
 		if c.pools() > 0 {
 			keep = append(keep, c)
+		} else {
+			c.dropStats()
 		}
 	}
 	clear(m.draining[len(keep):])
@@ -178,6 +180,7 @@ type Cluster struct {
 	lastPool *pool.Pool
 	lastAt   int
 	onDemand map[sys.Addr]*demandHost // ORIGINAL_DST
+	extra    map[string]*extraStats   // made on demand by filters
 	dirty    bool                     // hosts changed since the last sweep
 	retired  bool
 }

@@ -8,16 +8,16 @@ var order = []string{
 	// Floor 0, ground: values, the kernel, memory, time.
 	"dataplane/sys", "dataplane/buf", "dataplane/timer", "dataplane/identity", "internal/telemetry/stats", "internal/telemetry/log",
 	// Floor 1, machines without input or output.
-	"dataplane/fault", "dataplane/httpmsg", "dataplane/match", "dataplane/http1", "dataplane/http2/hpack", "dataplane/http2", "dataplane/inspect", "dataplane/transport/tls", "dataplane/transport/tls/policy",
+	"dataplane/fault", "dataplane/httpmsg", "dataplane/match", "dataplane/http1", "dataplane/http2/hpack", "dataplane/http2", "dataplane/inspect", "dataplane/grpc", "dataplane/transport/tls", "dataplane/transport/tls/policy",
 	"internal/telemetry/accesslog",
 	// Floor 2, the immutable model.
-	"dataplane/hostset", "dataplane/lb", "dataplane/route", "dataplane/filter", "dataplane/snapshot",
+	"dataplane/hostset", "dataplane/lb", "dataplane/route", "dataplane/filter", "dataplane/filters/http/grpcstats", "dataplane/snapshot",
 	// Floor 3, worker tower.
 	"dataplane/loop", "dataplane/conn", "dataplane/mux", "dataplane/pool", "dataplane/upstream", "dataplane/tunnel", "dataplane/exchange", "dataplane/listener",
 	"dataplane/worker", "dataplane/fleet",
 	// Floor 3, control tower.
 	"xds/registry", "xds/resource", "xds/bootstrap", "xds/ads", "xds/compile/matcher", "xds/compile/codec", "xds/compile/accesslog",
-	"xds/compile/endpoint", "xds/compile/lbpolicy", "xds/compile/statsconfig", "xds/compile/secret", "xds/compile/transportsocket", "xds/compile/route", "xds/compile/listener", "xds/compile/cluster",
+	"xds/compile/endpoint", "xds/compile/lbpolicy", "xds/compile/statsconfig", "xds/compile/secret", "xds/compile/transportsocket", "xds/compile/route", "xds/compile/httpfilter", "xds/compile/listener", "xds/compile/cluster",
 	"xds/transport", "xds/controller",
 	// Floor 4, services of the process.
 	"ebpf", "internal/export", "internal/resolve", "internal/hotrestart", "internal/admin",

@@ -17,6 +17,7 @@ func Defs() []*Def {
 		H1Def,
 		HTTP2Def,
 		InternalUpstreamDef,
+		GrpcDef,
 		HCMDef,
 		AsyncClientDef,
 		HCMTracingDef,

@@ -30,6 +30,8 @@ var DefaultTags = []TagRule{
 	{"envoy.response_code_class", `_rq_((\d))xx$`},
 	{"envoy.virtual_cluster", `^vhost\.` + seg + `\.vcluster\.((` + seg + `)\.)`},
 	{"envoy.tcp_prefix", `^tcp\.((` + seg + `)\.)`},
+	{"envoy.grpc_bridge_method", `^cluster\.` + seg + `\.grpc\.` + seg + `\.((` + seg + `)\.)`},
+	{"envoy.grpc_bridge_service", `^cluster\.` + seg + `\.grpc\.((` + seg + `)\.)`},
 	{"envoy.cluster_name", `^cluster\.((` + seg + `)\.)`},
 	{"envoy.worker_id", `^listener\.(?:` + addr + `|` + seg + `)\.worker(_(\d+))\.|^server\.worker(_(\d+))\.|^thread_local_cluster_manager\.worker(_(\d+))\.|^listener_manager\.worker(_(\d+))\.`},
 	{"envoy.rds_route_config", `^http\.` + seg + `\.rds\.(([\w\-\./]+)\.)\w+$`},

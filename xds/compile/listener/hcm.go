@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	grpcstatsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/grpc_stats/v3"
 	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	pcv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/http/header_formatters/preserve_case/v3"
@@ -14,6 +15,7 @@ import (
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/proto"
 
+	"sidecar/dataplane/filter"
 	"sidecar/dataplane/http1"
 	"sidecar/dataplane/http2"
 	"sidecar/dataplane/httpmsg"
@@ -23,6 +25,7 @@ import (
 	"sidecar/dataplane/snapshot"
 	"sidecar/dataplane/sys"
 	"sidecar/xds/compile/codec"
+	"sidecar/xds/compile/httpfilter"
 	"sidecar/xds/registry"
 )
 
@@ -34,6 +37,8 @@ type HTTPFilter struct {
 
 // HTTPFilters is the table of HTTP filters.
 var HTTPFilters = registry.MustTable("http filters", []registry.Row[HTTPFilter]{
+	{Name: "envoy.filters.http.grpc_stats", Message: &grpcstatsv3.FilterConfig{}, Status: registry.StatusPartial, Trust: registry.TrustRobustBoth,
+		Compile: plain(httpfilter.GrpcStats)},
 	{Name: "envoy.filters.http.router", Message: &routerv3.Router{}, Status: registry.StatusStable, Compile: compileRouter},
 }, map[string]string{
 	"type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault":                    "policies",
@@ -43,7 +48,6 @@ var HTTPFilters = registry.MustTable("http filters", []registry.Row[HTTPFilter]{
 	"type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz":                 "policies",
 	"type.googleapis.com/envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit":     "policies",
 	"type.googleapis.com/envoy.extensions.filters.http.ratelimit.v3.RateLimit":                "policies",
-	"type.googleapis.com/envoy.extensions.filters.http.grpc_stats.v3.FilterConfig":            "HTTP/2 and gRPC",
 	"type.googleapis.com/envoy.extensions.filters.http.grpc_web.v3.GrpcWeb":                   "HTTP/2 and gRPC",
 	"type.googleapis.com/envoy.extensions.filters.http.compressor.v3.Compressor":              "Istio's filters",
 	"type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua":                            "policies",
@@ -57,9 +61,18 @@ var HTTPFilters = registry.MustTable("http filters", []registry.Row[HTTPFilter]{
 	"type.googleapis.com/envoy.extensions.filters.http.dynamic_forward_proxy.v3.FilterConfig": "dynamic forward proxy",
 })
 
+// plain is the row of a filter that needs nothing of the listener but the number of workers.
+func plain(f func(*registry.Ctx, proto.Message, int) (filter.Factory, error)) func(*registry.Ctx, proto.Message) (HTTPFilter, error) {
+	return func(c *registry.Ctx, m proto.Message) (HTTPFilter, error) {
+		x, err := f(c, m, registry.EnvOf[*Env](c).Workers)
+		return HTTPFilter{Config: x}, err
+	}
+}
+
 func compileRouter(c *registry.Ctx, m proto.Message) (HTTPFilter, error) {
 	r := m.(*routerv3.Router)
-	out := &snapshot.Router{SuppressEnvoyHeaders: r.GetSuppressEnvoyHeaders(), DynamicStats: true}
+	out := &snapshot.Router{SuppressEnvoyHeaders: r.GetSuppressEnvoyHeaders(), DynamicStats: true,
+		SuppressGrpcCodes: r.GetSuppressGrpcRequestFailureCodeStats()}
 	if d := r.GetDynamicStats(); d != nil {
 		out.DynamicStats = d.GetValue()
 	}

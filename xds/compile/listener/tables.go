@@ -4,6 +4,7 @@ package listener
 
 import (
 	"sidecar/xds/compile/codec"
+	"sidecar/xds/compile/httpfilter"
 	"sidecar/xds/registry"
 )
 
@@ -138,9 +139,12 @@ var Messages = registry.Messages{
 		"upstream_log": registry.Whole, "upstream_log_options": registry.Later("upstream log options"),
 		"suppress_envoy_headers": registry.Supported, "strict_check_headers": registry.Supported,
 		"respect_expected_rq_timeout":              registry.Only("false"),
-		"suppress_grpc_request_failure_code_stats": registry.Warn("the codes are counted"),
+		"suppress_grpc_request_failure_code_stats": registry.Supported,
 		"upstream_http_filters":                    registry.Later("upstream HTTP filters"),
 	},
+	"envoy.extensions.filters.http.grpc_stats.v3.FilterConfig": httpfilter.Messages["envoy.extensions.filters.http.grpc_stats.v3.FilterConfig"],
+	"envoy.config.core.v3.GrpcMethodList":                      httpfilter.Messages["envoy.config.core.v3.GrpcMethodList"],
+	"envoy.config.core.v3.GrpcMethodList.Service":              httpfilter.Messages["envoy.config.core.v3.GrpcMethodList.Service"],
 	"envoy.extensions.http.original_ip_detection.custom_header.v3.CustomHeaderConfig": {
 		"header_name": registry.Supported, "allow_extension_to_set_address_as_trusted": registry.Supported, "reject_with_status": registry.Whole},
 	"envoy.extensions.http.original_ip_detection.xff.v3.XffConfig": {"xff_num_trusted_hops": registry.Supported,

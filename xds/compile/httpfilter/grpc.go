@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package httpfilter compiles the configurations of HTTP filters to the factories of dataplane/filters/http. The listener room has the table of them.
+package httpfilter
+
+import (
+	statsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/grpc_stats/v3"
+	"google.golang.org/protobuf/proto"
+
+	"sidecar/dataplane/filter"
+	"sidecar/dataplane/filters/http/grpcstats"
+	"sidecar/xds/registry"
+)
+
+// Messages are the field tables of the filters' configurations.
+var Messages = registry.Messages{
+	"envoy.extensions.filters.http.grpc_stats.v3.FilterConfig": {
+		"emit_filter_state":                 registry.Only("false").Note("nothing reads that filter state"),
+		"individual_method_stats_allowlist": registry.Supported, "stats_for_all_methods": registry.Supported,
+		"enable_upstream_stats": registry.Supported, "replace_dots_in_grpc_service_name": registry.Supported},
+	"envoy.config.core.v3.GrpcMethodList":         {"services": registry.Supported},
+	"envoy.config.core.v3.GrpcMethodList.Service": {"name": registry.Supported, "method_names": registry.Supported},
+}
+
+// GrpcStats compiles envoy.filters.http.grpc_stats.
+func GrpcStats(_ *registry.Ctx, m proto.Message, workers int) (filter.Factory, error) {
+	x := m.(*statsv3.FilterConfig)
+	cfg := grpcstats.Config{AllMethods: x.GetStatsForAllMethods().GetValue(), UpstreamTime: x.GetEnableUpstreamStats(),
+		ReplaceDots: x.GetReplaceDotsInGrpcServiceName()}
+	for _, s := range x.GetIndividualMethodStatsAllowlist().GetServices() {
+		for _, name := range s.GetMethodNames() {
+			if cfg.Methods == nil {
+				cfg.Methods = map[string]struct{}{}
+			}
+			cfg.Methods[s.GetName()+"/"+name] = struct{}{}
+		}
+	}
+	return grpcstats.New(cfg, workers), nil
+}
