@@ -73,24 +73,25 @@ func (w *TLS) Counts() TLSCounts {
 const SecretMissing = "TLS_error:_Secret_is_not_supplied_by_SDS"
 
 // Accept starts TLS on an accepted connection; false when ctx lacks a secret still. What comes of it is written to info; a handshake that misses its
-// timeout counts in b (stats.ListenerDef).
-func (w *TLS) Accept(c *Conn, ctx *policy.Server, timeout sys.Nanos, info *accesslog.ConnInfo, b *stats.Block) bool {
+// timeout counts in b (stats.ListenerDef), what comes of it in ssl (stats.SSLDef); both may be nil.
+func (w *TLS) Accept(c *Conn, ctx *policy.Server, timeout sys.Nanos, info *accesslog.ConnInfo, b, ssl *stats.Block) bool {
 	cfg := w.Policy.Server(ctx)
 	if cfg == nil {
 		return false
 	}
 	c.StartTLS(w, w.Engine.Server(cfg), timeout)
-	c.x.sec.sh.info, c.x.sec.sh.block = info, b
+	c.x.sec.sh.info, c.x.sec.sh.block, c.x.sec.ssl = info, b, ssl
 	return true
 }
 
-// Connect starts TLS on a dialled connection, for t; false when ctx lacks a secret still.
-func (w *TLS) Connect(c *Conn, ctx *policy.Client, t *policy.Target) bool {
+// Connect starts TLS on a dialled connection, for t; false when ctx lacks a secret still. What comes of it counts in ssl (stats.SSLDef), which may be nil.
+func (w *TLS) Connect(c *Conn, ctx *policy.Client, t *policy.Target, ssl *stats.Block) bool {
 	cfg := w.Policy.Client(ctx, t)
 	if cfg == nil {
 		return false
 	}
 	c.StartTLS(w, w.Engine.Client(cfg), 0)
+	c.x.sec.ssl = ssl
 	return true
 }
 
@@ -376,6 +377,7 @@ func (s *Signature) Signed() {
 func (c *Conn) established() {
 	x := c.x.sec
 	x.done = c.l.Now()
+	x.countOpen()
 	readable := x.sh.readable
 	if x.sh.info != nil {
 		x.sh.info.TLS = x.s.Info()
@@ -405,6 +407,9 @@ func (c *Conn) shakeFailed(e sys.Errno, why error) {
 	x := c.x.sec
 	if x.why == nil {
 		x.why = why
+	}
+	if e == sys.EPROTO {
+		x.countFailed(x.why)
 	}
 	if x.sh.info != nil && e == sys.EPROTO {
 		x.sh.info.Own().TransportFailure = tls.FailureText(x.why)

@@ -6,6 +6,7 @@ import (
 	"sidecar/dataplane/identity"
 	"sidecar/dataplane/sys"
 	"sidecar/dataplane/transport/tls"
+	"sidecar/internal/telemetry/stats"
 )
 
 // secure is the TLS side of a connection: its owner sees plaintext in In, Send and all the rest. Ciphertext in the worker's scratch is opened in place, so
@@ -16,15 +17,16 @@ type secure struct {
 	s *tls.Session
 
 	// Worker
-	sh    *shake    // the handshake; nil when it is over
-	raw   []byte    // ciphertext that was read but not opened, from the pool; nil when there is none
-	early []byte    // plaintext sent before the handshake was done, from the pool
-	plain int       // plaintext bytes in the queued output, for the counter
-	why   error     // why the transport failed
-	up    sys.Nanos // when the socket was connected; 0 for an accepted one
-	done  sys.Nanos // when the handshake was done
-	fresh bool      // raw may hold whole records: the handshake left them
-	bad   bool      // a record was bad; Fill tells when what came before is read
+	ssl   *stats.Block // stats.SSLDef; may be nil
+	sh    *shake       // the handshake; nil when it is over
+	raw   []byte       // ciphertext that was read but not opened, from the pool; nil when there is none
+	early []byte       // plaintext sent before the handshake was done, from the pool
+	plain int          // plaintext bytes in the queued output, for the counter
+	why   error        // why the transport failed
+	up    sys.Nanos    // when the socket was connected; 0 for an accepted one
+	done  sys.Nanos    // when the handshake was done
+	fresh bool         // raw may hold whole records: the handshake left them
+	bad   bool         // a record was bad; Fill tells when what came before is read
 }
 
 const (
@@ -155,6 +157,7 @@ func (c *Conn) readRecords(limit int) (st Status, again bool) {
 		}
 	case res == tls.Bad:
 		x.bad, x.why = true, x.s.Err()
+		x.countFailed(x.why)
 		c.fl |= fReadable
 		if plain == 0 {
 			c.fail(sys.EPROTO)

@@ -331,6 +331,9 @@ func (s *h2Server) leave() *conn.Conn {
 		b.Inc(stats.HCMDownstreamCxDestroyLocal)
 	}
 	b.Dec(stats.HCMDownstreamCxActive)
+	if c.Secure() {
+		b.Dec(stats.HCMDownstreamCxSSLActive)
+	}
 	b.Dec(stats.HCMDownstreamCxHTTP2Active)
 	b.Record(stats.HCMDownstreamCxLengthMs, clockMillis(sys.Nanos(e.L.Wall()-s.Place.Info.Start)))
 	s.Place.Leave()

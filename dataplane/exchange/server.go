@@ -71,6 +71,10 @@ func NewServer(env *Env, c *conn.Conn, l *snapshot.Listener, fc *snapshot.Filter
 	b := s.ch.hcm
 	b.Inc(stats.HCMDownstreamCxTotal)
 	b.Inc(stats.HCMDownstreamCxActive)
+	if c.Secure() {
+		b.Inc(stats.HCMDownstreamCxSSLTotal)
+		b.Inc(stats.HCMDownstreamCxSSLActive)
+	}
 	c.Unread(initial)
 	c.SetOwner(&s.task)
 	s.rearm(s.since)
@@ -508,6 +512,9 @@ func (s *Server) leave() {
 		b.Inc(stats.HCMDownstreamCxDestroyLocal)
 	}
 	b.Dec(stats.HCMDownstreamCxActive)
+	if s.c.Secure() {
+		b.Dec(stats.HCMDownstreamCxSSLActive)
+	}
 	if s.fl&fHTTP != 0 {
 		b.Dec(stats.HCMDownstreamCxHTTP1Active)
 	}

@@ -342,7 +342,8 @@ func (p *pending) handOver() {
 	p.info.ConnSide = x.side(fc, p.info.ConnSide)
 	x.L.Cancel(&p.task)
 	x.enter()
-	if fc.TLS != nil && !x.host.TLS().Accept(p.c, fc.TLS, fc.ConnectTimeout, p.info, x.block) {
+	if fc.TLS != nil && !x.host.TLS().Accept(p.c, fc.TLS, fc.ConnectTimeout, p.info, x.block, x.Cfg.TLSStats.Block(x.L.Worker()+1)) {
+		x.Cfg.TLSStats.NotReady(x.L.Worker()+1, stats.SSLSocketFactoryDownstreamNotReady)
 		p.info.Own().TransportFailure = conn.SecretMissing
 		x.exit(p.info.Start)
 		p.close()

@@ -418,7 +418,8 @@ func (p *Pool) open(m *Member, a sys.Addr) (*conn.Conn, sys.Errno) {
 	} else {
 		c, e = conn.Dial(p.l, a, p.dialOpts(a), p.cfg.BufferLimit, &m.task)
 	}
-	if e == 0 && p.secure != nil && (p.tls == nil || !p.tls.Connect(c, p.secure, &p.target)) {
+	if e == 0 && p.secure != nil && (p.tls == nil || !p.tls.Connect(c, p.secure, &p.target, p.cfg.TLSStats.Block(p.shard))) {
+		p.cfg.TLSStats.NotReady(p.shard, stats.SSLSocketFactoryUpstreamNotReady)
 		c.Close()
 		return nil, sys.EPROTO
 	}

@@ -63,6 +63,7 @@ type ClusterConfig struct {
 	Protocol           UpstreamProtocol
 	H1                 http1.Options
 	H2                 http2.Options
+	TLSStats           TLSScopes
 	H2Scope            *stats.Scope // stats.HTTP2Def under "cluster.NAME.http2."
 	MaxRequestsPerConn uint32       // 0 = no limit
 	IdleTimeout        sys.Nanos    // upstream connection idle timeout; default 1 h, 0 = none

@@ -43,6 +43,7 @@ type Listener struct {
 	AccessLogs []*accesslog.Logger
 	Metadata   map[string]any
 
+	TLSStats     TLSScopes
 	Scope        *stats.Scope   // stats.ListenerDef, "listener.ADDR."
 	StatName     string         // ADDR part or stat_prefix
 	WorkerScopes []*stats.Scope // per-worker downstream_cx_*, "listener.ADDR.worker_N."

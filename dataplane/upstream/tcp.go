@@ -56,7 +56,8 @@ func (c *Cluster) ConnectTCP(t *TCP, h *hostset.Host, task *loop.Task) (fault.Ki
 	conn, e := c.dial(h, o, task)
 	t.why = ""
 	if ctx := c.cfg.Transport(h.Metadata); e == 0 && ctx != nil &&
-		(c.m.TLS == nil || !c.m.TLS.Connect(conn, ctx, &policy.Target{Endpoint: h.Key, Hostname: h.Hostname})) {
+		(c.m.TLS == nil || !c.m.TLS.Connect(conn, ctx, &policy.Target{Endpoint: h.Key, Hostname: h.Hostname}, c.cfg.TLSStats.Block(c.m.shard))) {
+		c.cfg.TLSStats.NotReady(c.m.shard, stats.SSLSocketFactoryUpstreamNotReady)
 		conn.Close() // never in plain text
 		e, t.why = sys.EPROTO, secretMissing
 	}

@@ -171,6 +171,7 @@ func (c *Controller) addCluster(f *feed, d *resource.Decoded, raw *ads.Raw, vers
 			releaseScope(plan.Config.Traffic)
 			releaseScope(plan.Config.H2Scope)
 			releaseScope(plan.Config.PassedScope)
+			plan.Config.TLSStats.Release()
 			return err
 		}
 	}
@@ -185,6 +186,7 @@ func (c *Controller) addCluster(f *feed, d *resource.Decoded, raw *ads.Raw, vers
 		releaseScope(plan.Config.Traffic)
 		releaseScope(plan.Config.H2Scope)
 		releaseScope(plan.Config.PassedScope)
+		plan.Config.TLSStats.Release()
 		return err
 	}
 	c.countOffered(d.Name)
@@ -373,6 +375,7 @@ func (c *Controller) endVersion(s *clusterState, v *clusterVersion) {
 	releaseScope(v.plan.Config.Traffic)
 	releaseScope(v.plan.Config.H2Scope)
 	releaseScope(v.plan.Config.PassedScope)
+	v.plan.Config.TLSStats.Release()
 }
 
 func (c *Controller) removeCluster(name string) {

@@ -420,6 +420,7 @@ func (c *Controller) dropRoutes(d *drainingListener) {
 // releaseListener gives back the statistics of a version.
 func releaseListener(l *snapshot.Listener, res *listenercompile.Result) {
 	releaseScope(l.Scope)
+	l.TLSStats.Release()
 	for _, s := range l.WorkerScopes {
 		releaseScope(s)
 	}

@@ -48,22 +48,23 @@ type Session struct {
 	conn *tls.Conn
 
 	// Worker
-	Out   []byte // ciphertext to send, from the engine's pool: the owner takes it and may leave a buffer to be appended to
-	in    []byte // ciphertext that the library has not taken; only inside a call
-	give  int    // how much of in it may take: whole records, or what shows that they are none
-	co    *coro  // the handshake's stack; nil before and after
-	job   *Job   // the signature that is waited for
-	err   error
-	info  *identity.Session // nil before Open
-	peer  *identity.Certificate
-	local *identity.Certificate
-	got   int32 // bytes that the library took during the handshake
-	st    State
-	role  role
-	eof   bool // close_notify was received
-	valid bool // what SetPeer said
-	shut  bool // close_notify was sent
-	mute  bool // output is dropped: the session is being aborted
+	Out    []byte // ciphertext to send, from the engine's pool: the owner takes it and may leave a buffer to be appended to
+	in     []byte // ciphertext that the library has not taken; only inside a call
+	give   int    // how much of in it may take: whole records, or what shows that they are none
+	co     *coro  // the handshake's stack; nil before and after
+	job    *Job   // the signature that is waited for
+	err    error
+	info   *identity.Session // nil before Open
+	peer   *identity.Certificate
+	local  *identity.Certificate
+	got    int32 // bytes that the library took during the handshake
+	st     State
+	role   role
+	eof    bool // close_notify was received
+	valid  bool // what SetPeer said
+	staple Staple
+	shut   bool // close_notify was sent
+	mute   bool // output is dropped: the session is being aborted
 }
 
 type role uint8
@@ -98,6 +99,23 @@ func (s *Session) SetPeer(c *identity.Certificate, validated bool) { s.peer, s.v
 
 // SetLocal attaches our certificate; called by whatever chooses it.
 func (s *Session) SetLocal(c *identity.Certificate) { s.local = c }
+
+// Staple is what became of a client's wish for an OCSP response (RFC 6066 section 8).
+type Staple uint8
+
+// The outcomes.
+const (
+	StapleNotAsked Staple = iota
+	StapleSent
+	StapleOmitted // there is none, and ocsp_staple_policy does without
+	StapleFailed  // ocsp_staple_policy refuses the handshake
+)
+
+// SetStaple notes the outcome; called by whatever chooses the certificate.
+func (s *Session) SetStaple(x Staple) { s.staple = x }
+
+// Staple is the outcome, for the statistics.
+func (s *Session) Staple() Staple { return s.staple }
 
 // Info is what the handshake agreed on; nil before Open. It outlives the session and is shared with others that agreed on the same.
 func (s *Session) Info() *identity.Session { return s.info }

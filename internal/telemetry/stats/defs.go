@@ -36,6 +36,7 @@ func Defs() []*Def {
 		SRDSDef,
 		SDSDef,
 		SSLSocketFactoryDef,
+		SSLDef,
 		ClusterManagerDef,
 		ListenerManagerDef,
 		ServerDef,

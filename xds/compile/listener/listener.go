@@ -315,6 +315,9 @@ func (s *state) scopes() {
 		if c == nil {
 			continue
 		}
+		if c.TLS != nil && x.TLSStats.SSL == nil {
+			x.TLSStats = snapshot.NewTLSScopes(s.env.Stats, "listener."+x.StatName+".", "server_ssl_socket_factory")
+		}
 		if h := c.HTTP; h != nil {
 			h.Scope = s.env.Stats.Scope("http."+clean(h.StatPrefix)+".", stats.HCMDef)
 			h.ListenerScope = s.env.Stats.Scope("listener."+x.StatName+".http."+clean(h.StatPrefix)+".", stats.HCMListenerDef)

@@ -11,6 +11,8 @@ import (
 	"errors"
 	"slices"
 	"strings"
+
+	transport "sidecar/dataplane/transport/tls"
 )
 
 type rsaKey = *rsa.PublicKey
@@ -58,10 +60,10 @@ type choice struct {
 // choose finds the certificate for a ClientHello as Envoy does: by server name (exact, then wildcard), among those an ECDSA one that the client
 // can verify, else an RSA one; a certificate whose OCSP policy fails is passed over. Without a name, or with full_scan_certs_on_sni_mismatch when
 // nothing has the name, all are looked at; else the first counts.
-func (st *serverState) choose(hello *tls.ClientHelloInfo, now Clock) (choice, error) {
+func (st *serverState) choose(hello *tls.ClientHelloInfo, now Clock) (out choice, staple transport.Staple, err error) {
 	c := chooser{st: st, hello: *hello, now: now, best: -1, capable: slices.Contains(hello.Extensions, extensionStatusRequest)}
 	c.hello.ServerName = "" // SupportsCertificate shall not look at names
-	out := choice{alpn: overlap(st.spec.ALPN, hello.SupportedProtos)}
+	out = choice{alpn: overlap(st.spec.ALPN, hello.SupportedProtos)}
 	sni := strings.ToLower(hello.ServerName)
 	named := false
 	if sni != "" {
@@ -75,7 +77,7 @@ func (st *serverState) choose(hello *tls.ClientHelloInfo, now Clock) (choice, er
 		named = c.best >= 0
 	}
 	if st.spec.RequireSNI && !named {
-		return out, errNoServerName
+		return out, staple, errNoServerName
 	}
 	if c.best < 0 && (sni == "" || st.spec.FullScan) {
 		c.scan(c.all())
@@ -85,10 +87,20 @@ func (st *serverState) choose(hello *tls.ClientHelloInfo, now Clock) (choice, er
 	}
 	var ok bool
 	out.cert = c.best
-	if out.staple, ok = c.stapled(c.best); !ok {
-		return out, errNoStaple
+	out.staple, ok = c.stapled(c.best)
+	switch {
+	case !c.capable:
+	case !ok:
+		staple = transport.StapleFailed
+	case out.staple:
+		staple = transport.StapleSent
+	default:
+		staple = transport.StapleOmitted
 	}
-	return out, nil
+	if !ok {
+		err = errNoStaple
+	}
+	return out, staple, err
 }
 
 // overlap tells whether a protocol is in both lists.

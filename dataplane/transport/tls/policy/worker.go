@@ -26,6 +26,8 @@ type Handshakes struct {
 	// Peer and Local attach what was found to the handshake that is running; nil = nobody asks.
 	Peer  func(c *identity.Certificate, validated bool)
 	Local func(c *identity.Certificate)
+	// Staple tells what became of a client's wish for an OCSP response; nil = nobody asks.
+	Staple func(transport.Staple)
 	// Sign wraps keys whose signatures are slow, so that they are made elsewhere while the handshake waits; nil = sign at once.
 	Sign func(crypto.Signer) crypto.Signer
 }
@@ -41,6 +43,11 @@ func On(e *transport.Engine, now Clock) Handshakes {
 		Local: func(c *identity.Certificate) {
 			if s := e.Current(); s != nil {
 				s.SetLocal(c)
+			}
+		},
+		Staple: func(x transport.Staple) {
+			if s := e.Current(); s != nil {
+				s.SetStaple(x)
 			}
 		}}
 }
@@ -167,7 +174,10 @@ func (w *Worker) signer(c *Certificate) crypto.Signer {
 // answer is GetConfigForClient: it settles certificate, stapling and ALPN. When client and server have no protocol in common the handshake goes on
 // without ALPN, as in BoringSSL; crypto/tls alone would end it.
 func (u *serverUse) answer(hello *tls.ClientHelloInfo) (*tls.Config, error) {
-	c, err := u.st.choose(hello, u.w.h.Now)
+	c, staple, err := u.st.choose(hello, u.w.h.Now)
+	if u.w.h.Staple != nil {
+		u.w.h.Staple(staple)
+	}
 	if err != nil {
 		return nil, err
 	}
