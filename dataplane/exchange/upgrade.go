@@ -42,6 +42,9 @@ func (x *Exchange) allowUpgrade(e *route.Entry) bool {
 		kind = req.Get(httpmsg.IDUpgrade)
 	}
 	if e == nil {
+		if ok, _ := x.upgradeEnabled(nil, kind, connect); ok {
+			x.ch.hcm.Inc(stats.HCMDownstreamCxUpgradesTotal) // Envoy has begun one
+		}
 		x.ch.hcm.Inc(stats.HCMNoRoute)
 		x.replyKind(fault.RouteNotFound)
 		x.local.close = true
