@@ -64,6 +64,9 @@ type Rest struct {
 	kick   chan struct{} // something to do before the next poll; capacity 1
 	wg     sync.WaitGroup
 
+	// Poller
+	answered []string // the names of the last request that brought news
+
 	// Shared, under mu
 	mu      sync.Mutex
 	last    ads.Send // what is asked for
@@ -206,6 +209,9 @@ func (r *Rest) take(due bool) (ads.Send, bool) {
 func (r *Rest) fetch(m ads.Send, serial int) error {
 	ctx, cancel := context.WithTimeout(r.ctx, r.cfg.RequestTimeout)
 	defer cancel()
+	if !slices.Equal(m.Names, r.answered) {
+		m.Version = "" // it says nothing of names that were not in the last answer, and servers compare only versions
+	}
 	m.Nack, m.Nonce, m.Node = false, "", true // a poll answers nothing, and no server remembers who asked
 	body, err := protojson.MarshalOptions{UseProtoNames: true}.Marshal(sotwRequest(m, r.cfg.Node))
 	if err != nil {
@@ -246,6 +252,7 @@ func (r *Rest) fetch(m ads.Send, serial int) error {
 		return fmt.Errorf("%s: type_url is %q, expected %q", req.URL.Path, ev.TypeURL, r.cfg.Type.URL())
 	}
 	ev.Nonce, ev.Now = "rest-"+strconv.Itoa(serial), r.cfg.Clock()
+	r.answered = m.Names
 	r.mu.Lock()
 	r.permit = false
 	r.mu.Unlock()

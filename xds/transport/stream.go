@@ -54,6 +54,7 @@ var methods = map[resource.Type][2]string{
 	resource.Endpoints:          {"/envoy.service.endpoint.v3.EndpointDiscoveryService/StreamEndpoints", "/envoy.service.endpoint.v3.EndpointDiscoveryService/DeltaEndpoints"},
 	resource.Secret:             {"/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets", "/envoy.service.secret.v3.SecretDiscoveryService/DeltaSecrets"},
 	resource.Runtime:            {"/envoy.service.runtime.v3.RuntimeDiscoveryService/StreamRuntime", "/envoy.service.runtime.v3.RuntimeDiscoveryService/DeltaRuntime"},
+	resource.ScopedRoute:        {"/envoy.service.route.v3.ScopedRoutesDiscoveryService/StreamScopedRoutes", "/envoy.service.route.v3.ScopedRoutesDiscoveryService/DeltaScopedRoutes"},
 	resource.ExtensionConfig:    {"/envoy.service.extension.v3.ExtensionConfigDiscoveryService/StreamExtensionConfigs", "/envoy.service.extension.v3.ExtensionConfigDiscoveryService/DeltaExtensionConfigs"},
 }
 
@@ -179,7 +180,7 @@ func (s *Stream) attempt(t *Target) {
 
 // serve reports whether any response came, and why the stream ended (never nil).
 func (s *Stream) serve(ctx context.Context, cancel context.CancelFunc, t *Target) (bool, error) {
-	cc, err := connect(t)
+	cc, err := t.Connect()
 	if err != nil {
 		return false, err
 	}
@@ -213,7 +214,8 @@ func (s *Stream) serve(ctx context.Context, cancel context.CancelFunc, t *Target
 	return got, fmt.Errorf("control plane %q: %w", t.Name, err)
 }
 
-func connect(t *Target) (*grpc.ClientConn, error) {
+// Connect makes a connection to a target, dialled on first use and again whenever it breaks. The caller closes it.
+func (t *Target) Connect() (*grpc.ClientConn, error) {
 	creds := insecure.NewCredentials()
 	if t.security != nil {
 		creds = tlsCredentials{t.security}
