@@ -42,6 +42,7 @@ type Worker struct {
 	offload   Offloader // nil = signatures are made here
 	logs      accesslog.Writer
 	flush     flusher
+	quick     flusher // of sinks with an interval of their own
 	trim      trimmer
 	stopping  bool
 
@@ -91,7 +92,8 @@ func New(c Config) (*Worker, error) {
 	w.http = exchange.NewEnv(l, w.up, c.Index+1, empty)
 	w.http.Logs, w.http.LocalIP = w, c.LocalIP
 	w.tcp = &tunnel.Env{L: l, Up: w.up, Shard: c.Index + 1, Logs: w, Snap: empty, Splice: true}
-	w.flush.init(w)
+	w.flush.init(w, w.logs.Flush)
+	w.quick.init(w, w.logs.FlushQuick)
 	w.trim.init(w)
 	return w, nil
 }
@@ -137,26 +139,30 @@ func (w *Worker) swap(old, p *Plan) {
 func (w *Worker) Log(loggers []*accesslog.Logger, r *accesslog.Record) {
 	w.logs.Log(loggers, r, w.Loop.Rand())
 	if w.logs.Dirty() {
-		w.flush.arm()
+		w.flush.arm(w.flushIn)
+		if n := w.logs.Soonest(); n > 0 {
+			w.quick.arm(sys.Nanos(n))
+		}
 	}
 }
 
 // flusher hands buffered log lines over after the flush interval.
 type flusher struct {
 	w     *Worker
+	flush func()
 	task  loop.Task
 	timer loop.Timer
 }
 
-func (f *flusher) init(w *Worker) {
-	f.w = w
+func (f *flusher) init(w *Worker, flush func()) {
+	f.w, f.flush = w, flush
 	f.task.Init(f)
 	f.timer.Init(&f.task)
 }
 
-func (f *flusher) arm() {
+func (f *flusher) arm(in sys.Nanos) {
 	if !f.timer.Armed() {
-		f.w.Loop.Arm(&f.timer, f.w.Loop.Now()+f.w.flushIn)
+		f.w.Loop.Arm(&f.timer, f.w.Loop.Now()+in)
 	}
 }
 
@@ -164,7 +170,7 @@ func (f *flusher) arm() {
 func (f *flusher) Advance(sys.Nanos) loop.Step {
 	if f.timer.Fired() {
 		f.w.Loop.Disarm(&f.timer)
-		f.w.logs.Flush()
+		f.flush()
 	}
 	return loop.Idle
 }

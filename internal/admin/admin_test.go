@@ -265,7 +265,7 @@ func TestServe_WhenUnixSocket_ThenStaleOneIsReplacedAndLogIsWritten(t *testing.T
 	if err != nil {
 		t.Fatal(err)
 	}
-	sink, queue := accesslog.NewSink("x", 1, reg.Scope("filesystem.", stats.FilesystemDef), 0)
+	sink, queue := accesslog.NewSink("x", 1, reg.Scope("filesystem.", stats.FilesystemDef), accesslog.FileCounters, 0)
 	s := New(Config{Sources: src, AccessLogs: []*accesslog.Logger{{Format: f, Sink: sink}}})
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(ln) }()

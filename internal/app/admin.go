@@ -44,7 +44,7 @@ func (a *App) planAdmin() error {
 	tags, cfg, err := statsconfig.Compile(&registry.Ctx{Path: "stats_config", Report: rep}, a.boot.Proto.GetStatsConfig(), fixed)
 	errs.add(err)
 	a.plan.view = stats.NewView(a.reg, tags, cfg)
-	logs := &accesslogcompile.Compiler{Sinks: a.files}
+	logs := &accesslogcompile.Compiler{Sinks: a.files, Services: logServices{a}}
 	for i, al := range a.boot.Admin.AccessLog {
 		if p := a.boot.Admin.AccessLogPath; p != "" && al.GetTypedConfig() == nil {
 			al = fileLog(p)

@@ -15,6 +15,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"sidecar/dataplane/fleet"
 	"sidecar/dataplane/loop"
 	"sidecar/dataplane/snapshot"
@@ -38,6 +40,7 @@ type App struct {
 	boot     *bootstrap.Config
 	reg      *stats.Registry
 	files    *export.Files
+	services *export.Services
 	steerer  *ebpf.Steerer
 	shared   *worker.Shared
 	fleet    *fleet.Fleet
@@ -166,6 +169,11 @@ func build(opt *Options, boot *bootstrap.Config, stderr io.Writer) (*App, error)
 	a.resolver = resolve.New(resolve.Config{})
 	a.files = export.NewFiles(export.Config{Workers: opt.Concurrency, Stats: a.reg, FlushInterval: opt.FileFlush, FlushSize: opt.FileFlushMin << 10,
 		DryRun: opt.Mode == Validate})
+	node, err := proto.Marshal(boot.Node)
+	if err != nil {
+		return a, err
+	}
+	a.services = export.NewServices(opt.Concurrency, a.reg, node, opt.Mode == Validate)
 	a.server = a.reg.Scope("server.", stats.ServerDef).Control()
 	a.shared.MaxConns.Store(boot.MaxDownstreamConnections)
 	var plane controller.Plane = dryPlane{}

@@ -271,6 +271,9 @@ func (a *App) close() {
 	if a.files != nil {
 		a.files.Close()
 	}
+	if a.services != nil {
+		a.services.Close()
+	}
 	if a.steerer != nil {
 		a.steerer.Close()
 	}

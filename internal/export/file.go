@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package export carries telemetry out of the process: access-log files and the standard streams. Each destination has one goroutine; workers
+// Package export carries telemetry out of the process: access-log files, the standard streams and gRPC access log services. Each destination has one goroutine; workers
 // only ever touch the rings of accesslog.Sink.
 package export
 
@@ -85,7 +85,7 @@ func (f *Files) Open(path string) (*accesslog.Sink, error) {
 			return s, nil
 		}
 	}
-	s, q := accesslog.NewSink(path, f.cfg.Workers, f.scope, f.cfg.FlushSize)
+	s, q := accesslog.NewSink(path, f.cfg.Workers, f.scope, accesslog.FileCounters, f.cfg.FlushSize)
 	x := &file{path: path, owner: f, sink: weak.Make(s), q: q, stop: make(chan struct{}), reopen: make(chan struct{}, 1),
 		block: f.scope.Control()}
 	if !f.cfg.DryRun {

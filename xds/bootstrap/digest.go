@@ -191,6 +191,18 @@ func (d *digester) rest(a *corev3.ApiConfigSource, at registry.Path, out *API) {
 	out.Services = []GRPCService{s}
 }
 
+// GRPC digests a GrpcService found anywhere in the configuration; at is its path, for errors.
+func (c *Config) GRPC(g *corev3.GrpcService, at registry.Path) (GRPCService, error) {
+	d := digester{c: c}
+	for _, f := range schema.Walk(g, at, registry.UnknownWarn) {
+		if f.Class == registry.ClassRefused {
+			d.errs = append(d.errs, f.Err())
+		}
+	}
+	out := d.grpcService(g, at)
+	return out, errors.Join(d.errs...)
+}
+
 func (d *digester) grpcService(g *corev3.GrpcService, at registry.Path) GRPCService {
 	var out GRPCService
 	switch t := g.GetTargetSpecifier().(type) {

@@ -17,6 +17,7 @@ const DefaultHTTP = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?
 type Format struct {
 	ops  []op
 	json *node // nil for text formats
+	wire *Wire // nil but for the gRPC access log
 	omit bool  // omit_empty_values
 }
 
@@ -116,6 +117,9 @@ func (f *Format) Literal() (text string, ok bool) {
 // Append appends what the format makes of r: for text formats exactly the text (with no newline of its own), for JSON one object and '\n'.
 // It allocates only when b has to grow. r.Conn and every part of r may be nil; it is only read.
 func (f *Format) Append(b []byte, r *Record) []byte {
+	if f.wire != nil {
+		return f.wire.append(b, r)
+	}
 	if f.json != nil {
 		b, _ = f.json.append(b, r, f.omit)
 		return append(b, '\n')
@@ -142,6 +146,9 @@ func (f *Format) AppendHeader(b []byte, r *Record) []byte {
 
 // Uses tells whether any operator of the format is the one named, so that callers can skip work that nobody prints.
 func (f *Format) Uses(operator string) bool {
+	if f.wire != nil {
+		return true // entries have everything
+	}
 	c, err := compileOps("%"+operator+"%", Options{})
 	if err != nil || len(c) != 1 {
 		return false

@@ -33,8 +33,10 @@ const (
 type Sink struct {
 	// Immutable
 	Path string
-	bufs []Buffer // index worker+1; 0 belongs to the control side
-	q    *Queue
+	// FlushEvery, when not 0, is how long lines wait at most in a worker, in nanoseconds, instead of the workers' common flush interval. Set before use.
+	FlushEvery int64
+	bufs       []Buffer // index worker+1; 0 belongs to the control side
+	q          *Queue
 }
 
 // Queue is the consumer's half of a sink (internal/export): it takes the chunks that all buffers have handed over.
@@ -42,7 +44,8 @@ type Queue struct {
 	// Immutable
 	wake chan struct{}
 	bufs []Buffer // those of the sink
-	min  int64    // handed-over bytes above which the consumer is woken
+	ids  Counters
+	min  int64 // handed-over bytes above which the consumer is woken
 
 	// Control
 	mu sync.Mutex // bufs[0]
@@ -51,17 +54,26 @@ type Queue struct {
 	waiting atomic.Int64 // bytes handed over and not yet drained
 }
 
-// NewSink makes a sink for the given number of workers; fs is a scope of stats.FilesystemDef that counts its lines. The consumer is woken when
+// Counters are the ids of a sink's statistics.
+type Counters struct {
+	Lines, Dropped int // of a line that was written, or for which there was no room
+	Bytes          int // of its bytes, until the consumer has written them; -1 = not counted
+}
+
+// FileCounters are those of stats.FilesystemDef.
+var FileCounters = Counters{Lines: stats.FilesystemWriteBuffered, Dropped: stats.FilesystemWriteDropped, Bytes: stats.FilesystemWriteTotalBuffered}
+
+// NewSink makes a sink for the given number of workers; fs counts its lines by ids. The consumer is woken when
 // more than flushSize bytes wait (--file-flush-min-size-kb; a worker keeps at most 16 KiB of them for itself), when a worker's flush interval is over,
 // and for a worker's first line.
-func NewSink(path string, workers int, fs *stats.Scope, flushSize int) (*Sink, *Queue) {
+func NewSink(path string, workers int, fs *stats.Scope, ids Counters, flushSize int) (*Sink, *Queue) {
 	flushSize = min(max(flushSize, 0), maxFlush)
 	chunks := minChunks
 	for chunks*chunkSize < 2*flushSize {
 		chunks *= 2
 	}
 	bufs := make([]Buffer, workers+1)
-	q := &Queue{wake: make(chan struct{}, 1), bufs: bufs, min: int64(flushSize)}
+	q := &Queue{wake: make(chan struct{}, 1), bufs: bufs, ids: ids, min: int64(flushSize)}
 	for i := range bufs {
 		bufs[i].q, bufs[i].stat, bufs[i].shard, bufs[i].chunks = q, fs, i, uint32(chunks)
 	}
@@ -155,7 +167,7 @@ func (b *Buffer) begin() []byte {
 		b.full.slots, b.free.slots = make([][]byte, b.chunks), make([][]byte, b.chunks)
 	}
 	if b.made.Load() >= b.chunks {
-		b.block.Inc(stats.FilesystemWriteDropped)
+		b.block.Inc(b.q.ids.Dropped)
 		return nil
 	}
 	b.made.Add(1)
@@ -165,8 +177,10 @@ func (b *Buffer) begin() []byte {
 
 func (b *Buffer) end(c []byte, before int) {
 	b.cur = c
-	b.block.Inc(stats.FilesystemWriteBuffered)
-	b.block.Add(stats.FilesystemWriteTotalBuffered, int64(len(c)-before))
+	b.block.Inc(b.q.ids.Lines)
+	if id := b.q.ids.Bytes; id >= 0 {
+		b.block.Add(id, int64(len(c)-before))
+	}
 	if len(c) >= b.limit {
 		b.filled()
 	}
@@ -266,11 +280,32 @@ func (w *Writer) mark(s *Sink) {
 // Dirty tells whether a flush tick is needed.
 func (w *Writer) Dirty() bool { return len(w.dirty) > 0 }
 
-// Flush hands over everything buffered.
-func (w *Writer) Flush() {
-	for i, s := range w.dirty {
-		s.Buffer(w.Worker).Flush()
-		w.dirty[i] = nil
+// Soonest is the shortest interval of sinks with one of their own that hold lines, in nanoseconds; 0 when none does.
+func (w *Writer) Soonest() int64 {
+	var n int64
+	for _, s := range w.dirty {
+		if s.FlushEvery > 0 && (n == 0 || s.FlushEvery < n) {
+			n = s.FlushEvery
+		}
 	}
-	w.dirty = w.dirty[:0]
+	return n
+}
+
+// FlushQuick hands over what sinks with an interval of their own hold.
+func (w *Writer) FlushQuick() { w.flush(func(s *Sink) bool { return s.FlushEvery > 0 }) }
+
+// Flush hands over everything buffered.
+func (w *Writer) Flush() { w.flush(func(*Sink) bool { return true }) }
+
+func (w *Writer) flush(which func(*Sink) bool) {
+	keep := w.dirty[:0]
+	for _, s := range w.dirty {
+		if which(s) {
+			s.Buffer(w.Worker).Flush()
+		} else {
+			keep = append(keep, s)
+		}
+	}
+	clear(w.dirty[len(keep):])
+	w.dirty = keep
 }

@@ -18,7 +18,7 @@ import (
 func TestBuffer_WhenConsumerIsSlow_ThenLinesAreDroppedWholeAndCounted(t *testing.T) {
 	reg := stats.NewRegistry(1)
 	fs := reg.Scope("filesystem.", stats.FilesystemDef)
-	s, q := NewSink("x", 1, fs, 64<<10)
+	s, q := NewSink("x", 1, fs, FileCounters, 64<<10)
 	l := &Logger{Format: must(Compile("%RESPONSE_CODE_DETAILS%\n")), Sink: s}
 	w := Writer{Worker: 0}
 	const lines = 4000
@@ -52,7 +52,7 @@ func TestSink_WhenWorkersAndConsumerRunTogether_ThenEveryLineArrivesOnceInOrder(
 	const workers, lines = 4, 5000
 	reg := stats.NewRegistry(workers)
 	fs := reg.Scope("filesystem.", stats.FilesystemDef)
-	s, q := NewSink("x", workers, fs, 64<<10)
+	s, q := NewSink("x", workers, fs, FileCounters, 64<<10)
 	l := &Logger{Format: must(Compile("%RESPONSE_CODE_DETAILS%\n")), Sink: s}
 	var wg, done sync.WaitGroup
 	for w := range workers {
@@ -104,7 +104,7 @@ func TestSink_WhenWorkersAndConsumerRunTogether_ThenEveryLineArrivesOnceInOrder(
 
 func TestWriter_WhenWarm_ThenLoggingDoesNotAllocate(t *testing.T) {
 	fs := stats.NewRegistry(1).Scope("filesystem.", stats.FilesystemDef)
-	s, q := NewSink("x", 1, fs, 64<<10)
+	s, q := NewSink("x", 1, fs, FileCounters, 64<<10)
 	l := []*Logger{{Filter: And{&StatusCode{Comparison{Op: GE, Value: 200}}, Or{&ResponseFlag{}, &Duration{Comparison{Op: GE}}}}, Format: Default(), Sink: s}}
 	w := Writer{}
 	r := goldenRecord(t)

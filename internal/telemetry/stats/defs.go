@@ -44,6 +44,7 @@ func Defs() []*Def {
 		RuntimeDef,
 		ControlPlaneDef,
 		FilesystemDef,
+		GRPCAccessLogDef,
 		ThreadLocalClusterDef,
 		DNSDef,
 	}

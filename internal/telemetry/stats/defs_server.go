@@ -311,3 +311,19 @@ var DNSDef = &Def{Name: "dns", Stats: []Stat{
 	{Name: "timeouts", Kind: Counter},
 	{Name: "pending_resolutions", Kind: Gauge},
 }}
+
+// The ids of GRPCAccessLogDef.
+const (
+	GRPCAccessLogEntriesFlushFailed = iota
+	GRPCAccessLogEntriesFlushed
+	GRPCAccessLogDropped
+	GRPCAccessLogWritten
+)
+
+// GRPCAccessLogDef is under "access_logs.grpc_access_log.".
+var GRPCAccessLogDef = &Def{Name: "grpc access log", Stats: []Stat{
+	{Name: "grpc_entries_flush_failed", Kind: Counter},
+	{Name: "grpc_entries_flushed", Kind: Counter},
+	{Name: "logs_dropped", Kind: Counter},
+	{Name: "logs_written", Kind: Counter},
+}}

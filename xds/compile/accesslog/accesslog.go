@@ -8,10 +8,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	filev3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/file/v3"
+	grpcv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/grpc/v3"
 	streamv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/stream/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
@@ -25,15 +27,32 @@ type Sinks interface {
 	Open(path string) (*accesslog.Sink, error)
 }
 
+// Service is a gRPC access log service. Equal services share a sink.
+type Service struct {
+	LogName string
+	GRPC    *corev3.GrpcService
+	TCP     bool // entries are of TCP connections
+	// FlushEvery is buffer_flush_interval, 1 s by default; FlushSize is buffer_size_bytes, 16 KiB by default.
+	FlushEvery time.Duration
+	FlushSize  int
+}
+
+// Services opens gRPC access log services; at is the path of GRPC, for errors. Open returns the same sink for equal services.
+type Services interface {
+	Open(s Service, at registry.Path) (*accesslog.Sink, error)
+}
+
 // Compiler compiles access logs. Immutable; safe for concurrent use as far as its Sinks are.
 type Compiler struct {
-	Sinks Sinks
+	Sinks    Sinks
+	Services Services
 }
 
 // target is what an access logger extension compiles to.
 type target struct {
-	format *accesslog.Format
-	path   string
+	format  *accesslog.Format
+	path    string
+	service *Service // instead of path
 }
 
 const (
@@ -53,9 +72,14 @@ var Rows = registry.MustTable("access loggers", []registry.Row[target]{
 		Trust: registry.TrustRobustDownstream, Compile: func(c *registry.Ctx, m proto.Message) (target, error) {
 			return compileStream(c, stderr, m.(*streamv3.StderrAccessLog).GetLogFormat())
 		}},
+	{Name: "envoy.access_loggers.http_grpc", Message: (*grpcv3.HttpGrpcAccessLogConfig)(nil), Status: registry.StatusStable,
+		Trust: registry.TrustRobustDownstream, Notes: "entries are dropped and counted, never waited for", Compile: compileHTTPService},
+	{Name: "envoy.access_loggers.tcp_grpc", Message: (*grpcv3.TcpGrpcAccessLogConfig)(nil), Status: registry.StatusStable,
+		Trust: registry.TrustRobustDownstream, Notes: "entries are dropped and counted, never waited for",
+		Compile: func(c *registry.Ctx, m proto.Message) (target, error) {
+			return compileService(c, m.(*grpcv3.TcpGrpcAccessLogConfig).GetCommonConfig(), &accesslog.Wire{TCP: true})
+		}},
 }, map[string]string{
-	"type.googleapis.com/envoy.extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig":                "gRPC access log service",
-	"type.googleapis.com/envoy.extensions.access_loggers.grpc.v3.TcpGrpcAccessLogConfig":                 "gRPC access log service",
 	"type.googleapis.com/envoy.extensions.access_loggers.open_telemetry.v3.OpenTelemetryAccessLogConfig": "OpenTelemetry access log",
 })
 
@@ -85,6 +109,14 @@ var Messages = registry.Messages{
 		"json_format": registry.Whole, "typed_json_format": registry.Whole, "log_format": registry.Supported},
 	"envoy.extensions.access_loggers.stream.v3.StdoutAccessLog": {"log_format": registry.Supported},
 	"envoy.extensions.access_loggers.stream.v3.StderrAccessLog": {"log_format": registry.Supported},
+	"envoy.extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig": {"common_config": registry.Supported,
+		"additional_request_headers_to_log": registry.Supported, "additional_response_headers_to_log": registry.Supported,
+		"additional_response_trailers_to_log": registry.Supported},
+	"envoy.extensions.access_loggers.grpc.v3.TcpGrpcAccessLogConfig": {"common_config": registry.Supported},
+	"envoy.extensions.access_loggers.grpc.v3.CommonGrpcAccessLogConfig": {"log_name": registry.Supported, "grpc_service": registry.Whole,
+		"transport_api_version": registry.Only("V3"), "buffer_flush_interval": registry.Supported, "buffer_size_bytes": registry.Supported,
+		"filter_state_objects_to_log": registry.Refuse("filter state is text, not messages"),
+		"grpc_stream_retry_policy":    registry.Warn("streams are opened again with a pause"), "custom_tags": registry.Later("custom tags in access logs")},
 	"envoy.config.core.v3.SubstitutionFormatString": {"text_format": registry.Supported, "json_format": registry.Whole,
 		"text_format_source": registry.Supported, "omit_empty_values": registry.Supported, "content_type": registry.Supported,
 		"formatters": registry.Whole, "json_format_options": registry.Supported},
@@ -122,6 +154,10 @@ func (k *Compiler) Compile(c *registry.Ctx, in *accesslogv3.AccessLog) (*accessl
 		return nil, err
 	}
 	l.Format = t.format
+	if t.service != nil {
+		l.Sink, err = k.Services.Open(*t.service, c.Path.Field("typed_config.common_config.grpc_service"))
+		return l, err
+	}
 	if l.Sink, err = k.Sinks.Open(t.path); err != nil {
 		return nil, c.Errorf("typed_config", "%w", err)
 	}

@@ -29,7 +29,7 @@ func (s *sinks) Open(path string) (*accesslog.Sink, error) {
 		return nil, errors.New("unable to open file '" + path + "': no such file or directory")
 	}
 	s.opened = append(s.opened, path)
-	sink, _ := accesslog.NewSink(path, 1, stats.NewRegistry(1).Scope("filesystem.", stats.FilesystemDef), 0)
+	sink, _ := accesslog.NewSink(path, 1, stats.NewRegistry(1).Scope("filesystem.", stats.FilesystemDef), accesslog.FileCounters, 0)
 	return sink, nil
 }
 
@@ -118,8 +118,8 @@ func TestCompile_WhenConfigIsWrong_ThenErrorNamesThePath(t *testing.T) {
 
 func TestCompile_WhenLoggerIsNotSupported_ThenRefusedByName(t *testing.T) {
 	_, err := (&Compiler{Sinks: &sinks{}}).Compile(ctx(), &accesslogv3.AccessLog{Name: "g", ConfigType: &accesslogv3.AccessLog_TypedConfig{
-		TypedConfig: &anypb.Any{TypeUrl: "type.googleapis.com/envoy.extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig"}}})
-	if !errors.Is(err, registry.ErrUnknownType) || !strings.Contains(err.Error(), "gRPC access log service") {
+		TypedConfig: &anypb.Any{TypeUrl: "type.googleapis.com/envoy.extensions.access_loggers.open_telemetry.v3.OpenTelemetryAccessLogConfig"}}})
+	if !errors.Is(err, registry.ErrUnknownType) || !strings.Contains(err.Error(), "OpenTelemetry access log") {
 		t.Errorf("%v", err)
 	}
 }
