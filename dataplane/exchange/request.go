@@ -182,7 +182,7 @@ func (x *Exchange) addresses() bool {
 		req.Set(keyXFPort, info.Local.AppendPort(t[:0]))
 	}
 	x.setScheme()
-	internal := single && remote.IsValid() && x.isInternal(remote) || single && h.UseRemoteAddr && h.InternalUnix && info.Remote.IsUnix()
+	internal := single && remote.IsValid() && x.isInternal(remote) || single && h.UseRemoteAddr && h.InternalUnix && info.Remote.IsPipe()
 	x.q.Secure = x.q.TLS || isHTTPS(req.Get(httpmsg.IDForwardedProto))
 	if remote.IsValid() && remote != info.Remote.IP.Addr() {
 		x.info.View(info, sys.AddrOf(netip.AddrPortFrom(remote, 0)))

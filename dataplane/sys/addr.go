@@ -48,6 +48,9 @@ func (a Addr) Internal() (listener, endpoint string, ok bool) {
 	return listener, endpoint, ok
 }
 
+// IsPipe tells whether a is a Unix socket address.
+func (a Addr) IsPipe() bool { return a.Path != "" && !strings.HasPrefix(a.Path, internalPrefix) }
+
 // IsUnix tells whether a is a Unix socket address or an internal one: it has no IP.
 func (a Addr) IsUnix() bool { return a.Path != "" }
 
