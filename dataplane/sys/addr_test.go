@@ -152,3 +152,18 @@ func TestErrno_WhenNamed_ThenInEnvoysWords(t *testing.T) {
 		t.Error("texts")
 	}
 }
+
+func TestAddr_WhenInternal_ThenNameAndEndpointComeBack(t *testing.T) {
+	a := InternalAddr("there", "10.0.0.1:80/x")
+	name, id, ok := a.Internal()
+	if !ok || name != "there" || id != "10.0.0.1:80/x" || a.String() != "envoy://there/10.0.0.1:80/x" {
+		t.Errorf("%s: %q %q %v", a, name, id, ok)
+	}
+	if !a.IsUnix() || a.IsPipe() || a.IsZero() {
+		t.Error("it has no IP and is no pipe")
+	}
+	u := Addr{Path: "/run/x"}
+	if _, _, ok := u.Internal(); ok || !u.IsUnix() || !u.IsPipe() {
+		t.Error("a Unix socket is a pipe and not internal")
+	}
+}
