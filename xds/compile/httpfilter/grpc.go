@@ -9,6 +9,7 @@ import (
 
 	"sidecar/dataplane/filter"
 	"sidecar/dataplane/filters/http/grpcstats"
+	"sidecar/dataplane/filters/http/grpcweb"
 	"sidecar/xds/registry"
 )
 
@@ -18,8 +19,14 @@ var Messages = registry.Messages{
 		"emit_filter_state":                 registry.Only("false").Note("nothing reads that filter state"),
 		"individual_method_stats_allowlist": registry.Supported, "stats_for_all_methods": registry.Supported,
 		"enable_upstream_stats": registry.Supported, "replace_dots_in_grpc_service_name": registry.Supported},
-	"envoy.config.core.v3.GrpcMethodList":         {"services": registry.Supported},
-	"envoy.config.core.v3.GrpcMethodList.Service": {"name": registry.Supported, "method_names": registry.Supported},
+	"envoy.extensions.filters.http.grpc_web.v3.GrpcWeb": {},
+	"envoy.config.core.v3.GrpcMethodList":               {"services": registry.Supported},
+	"envoy.config.core.v3.GrpcMethodList.Service":       {"name": registry.Supported, "method_names": registry.Supported},
+}
+
+// GrpcWeb compiles envoy.filters.http.grpc_web.
+func GrpcWeb(_ *registry.Ctx, _ proto.Message, workers int) (filter.Factory, error) {
+	return grpcweb.New(workers), nil
 }
 
 // GrpcStats compiles envoy.filters.http.grpc_stats.

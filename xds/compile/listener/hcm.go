@@ -8,6 +8,7 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	grpcstatsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/grpc_stats/v3"
+	grpcwebv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/grpc_web/v3"
 	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	pcv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/http/header_formatters/preserve_case/v3"
@@ -39,6 +40,8 @@ type HTTPFilter struct {
 var HTTPFilters = registry.MustTable("http filters", []registry.Row[HTTPFilter]{
 	{Name: "envoy.filters.http.grpc_stats", Message: &grpcstatsv3.FilterConfig{}, Status: registry.StatusPartial, Trust: registry.TrustRobustBoth,
 		Compile: plain(httpfilter.GrpcStats)},
+	{Name: "envoy.filters.http.grpc_web", Message: &grpcwebv3.GrpcWeb{}, Status: registry.StatusStable, Trust: registry.TrustRobustBoth,
+		Compile: plain(httpfilter.GrpcWeb)},
 	{Name: "envoy.filters.http.router", Message: &routerv3.Router{}, Status: registry.StatusStable, Compile: compileRouter},
 }, map[string]string{
 	"type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault":                    "policies",
@@ -48,7 +51,6 @@ var HTTPFilters = registry.MustTable("http filters", []registry.Row[HTTPFilter]{
 	"type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz":                 "policies",
 	"type.googleapis.com/envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit":     "policies",
 	"type.googleapis.com/envoy.extensions.filters.http.ratelimit.v3.RateLimit":                "policies",
-	"type.googleapis.com/envoy.extensions.filters.http.grpc_web.v3.GrpcWeb":                   "HTTP/2 and gRPC",
 	"type.googleapis.com/envoy.extensions.filters.http.compressor.v3.Compressor":              "Istio's filters",
 	"type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua":                            "policies",
 	"type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm":                          "policies",

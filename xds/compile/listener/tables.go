@@ -143,6 +143,7 @@ var Messages = registry.Messages{
 		"upstream_http_filters":                    registry.Later("upstream HTTP filters"),
 	},
 	"envoy.extensions.filters.http.grpc_stats.v3.FilterConfig": httpfilter.Messages["envoy.extensions.filters.http.grpc_stats.v3.FilterConfig"],
+	"envoy.extensions.filters.http.grpc_web.v3.GrpcWeb":        httpfilter.Messages["envoy.extensions.filters.http.grpc_web.v3.GrpcWeb"],
 	"envoy.config.core.v3.GrpcMethodList":                      httpfilter.Messages["envoy.config.core.v3.GrpcMethodList"],
 	"envoy.config.core.v3.GrpcMethodList.Service":              httpfilter.Messages["envoy.config.core.v3.GrpcMethodList.Service"],
 	"envoy.extensions.http.original_ip_detection.custom_header.v3.CustomHeaderConfig": {
