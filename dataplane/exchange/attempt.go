@@ -124,11 +124,6 @@ func (x *Exchange) chooseCluster(now sys.Nanos, f *route.Forward) bool {
 	if f.HighPriority {
 		x.prio = 1
 	}
-	if x.has(xUpgrade) && !x.has(xTerminate) && x.cl.HTTP2(false) {
-		x.local = localReply{status: 503, body: http2Body, details: "http2_upgrade_not_supported", flags: fault.FlagUF}
-		x.to(stReply)
-		return false
-	}
 	if x.refused(snap) {
 		return false
 	}
@@ -161,8 +156,6 @@ func (x *Exchange) chooseCluster(now sys.Nanos, f *route.Forward) bool {
 	}
 	return true
 }
-
-var http2Body = []byte("upgrades over upstream HTTP/2 are not supported yet")
 
 // expected is what x-envoy-expected-rq-timeout-ms says: the per-try timeout, or what is left of the route timeout.
 func (x *Exchange) expected() sys.Nanos {
@@ -411,6 +404,7 @@ func (x *Exchange) attach(m *pool.Member, now sys.Nanos) {
 		x.respIn = source{s: st}
 	} else {
 		r.UpstreamProtocol = "HTTP/1.1"
+		x.webSocketKey()
 		m.Dec.BeginResponse(x.req.Method, x.has(xUpgrade))
 		x.respIn = source{c: m.C, dec: &m.Dec}
 	}

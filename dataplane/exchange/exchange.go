@@ -117,6 +117,7 @@ type Exchange struct {
 	hasHash   bool
 	retries   uint32 // retries used
 	budget    bool   // a place under max_retries is held
+	ownKey    bool   // sec-websocket-key is ours: an HTTP/2 client has sent none
 	redirects uint32
 
 	start      sys.Nanos // first byte of the request
@@ -198,7 +199,7 @@ func (x *Exchange) begin(o *origin, start, now sys.Nanos, headBytes int) {
 	x.q.TLS, x.q.Secure, x.q.NoEnvoyHeaders = x.side.TLS != nil, false, x.ch.h.Router.SuppressEnvoyHeaders
 	x.m, x.prio = nil, 0
 	x.attempts, x.connTries, x.retries, x.redirects, x.budget = 0, 0, 0, 0, false
-	x.limits, x.hasHash = route.Timeouts{}, false
+	x.limits, x.hasHash, x.ownKey = route.Timeouts{}, false, false
 	x.start, x.lastActive, x.reqDone, x.tryStart, x.retryAt = start, now, 0, 0, 0
 	x.routeAt, x.perTryAt, x.upstreamMaxAt, x.wakeAt = 0, 0, 0, 0
 	x.logAt = 0

@@ -6,6 +6,7 @@ import (
 	"sidecar/dataplane/conn"
 	"sidecar/dataplane/fault"
 	"sidecar/dataplane/http2"
+	"sidecar/dataplane/httpmsg"
 	"sidecar/dataplane/loop"
 	"sidecar/dataplane/mux"
 	"sidecar/dataplane/snapshot"
@@ -203,7 +204,7 @@ func (s *h2Server) request(ev *http2.Event, now sys.Nanos) {
 		x.timer.Init(&x.own)
 	}
 	st := s.k.Open(ev.Stream, x, ev.End)
-	x.h2 = h2Client{s: s, x: x, st: st}
+	x.h2 = h2Client{s: s, x: x, st: st, connect: x.req.Method == httpmsg.MethodConnect}
 	_, shaken := s.k.C.HandshakeTimes()
 	x.begin(&origin{c: &x.h2, side: s.Place.Info, task: &x.own, ch: ch, in: source{s: st}, shaken: shaken}, now, now, 1)
 	ev.Stream.Trailers = &x.reqTr
@@ -395,9 +396,10 @@ func (s *h2Server) onTimer(now sys.Nanos) {
 
 // h2Client is the client of an exchange on an HTTP/2 stream.
 type h2Client struct {
-	s  *h2Server
-	x  *Exchange
-	st *mux.Stream
+	s       *h2Server
+	x       *Exchange
+	st      *mux.Stream
+	connect bool // the request is CONNECT
 }
 
 // run implements client.
@@ -468,6 +470,12 @@ func (c *h2Client) over(e ending, now sys.Nanos) {
 		st.Finish()
 	case departed:
 		st.Abort(http2.CodeCancel)
+	case cut, hungUp:
+		if c.connect { // RFC 9113 section 8.5
+			st.Abort(http2.CodeConnect)
+			break
+		}
+		fallthrough
 	default:
 		st.Abort(http2.CodeInternal)
 	}

@@ -291,7 +291,7 @@ func (x *Exchange) responseHead(now sys.Nanos, out *sender) bool {
 		x.rec.UpHeadIn += receivedBytes(&x.resp)
 	}
 	x.lastActive = now
-	if x.resp.Status < 200 && !x.respIn.tunnel() {
+	if x.resp.Status < 200 && !x.agreed() {
 		x.informational(out)
 		x.resp.Reset(&x.respA)
 		x.respA.Reset(arenaKeep) // there is no limit to the number of these

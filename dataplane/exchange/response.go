@@ -3,6 +3,7 @@
 package exchange
 
 import (
+	"sidecar/dataplane/fault"
 	"sidecar/dataplane/http1"
 	"sidecar/dataplane/httpmsg"
 	"sidecar/dataplane/snapshot"
@@ -28,11 +29,19 @@ func (x *Exchange) informational(out *sender) {
 
 // onResponseHead handles the final head of a try: retry, router headers, filters, and out it goes.
 func (x *Exchange) onResponseHead(now sys.Nanos, out *sender) {
-	if x.has(xUpgrade) && x.respIn.tunnel() {
+	if x.has(xUpgrade) && x.agreed() {
+		if k := x.acceptUpgrade(); k != fault.None {
+			x.upstreamFault(now, k)
+			return
+		}
 		x.startTunnel(now, out)
 		return
 	}
 	if x.has(xUpgrade) {
+		if x.misleading() {
+			x.upstreamFault(now, fault.UpstreamProtocol)
+			return
+		}
 		// Refused: the answer is an ordinary one, and as the client may already speak the other protocol the connection ends with it. Envoy
 		// drops the body of such an answer; it is passed on here.
 		x.c.closeAfter()

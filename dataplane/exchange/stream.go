@@ -162,8 +162,13 @@ func (s *source) hasBody() bool {
 	return s.dec.HasBody()
 }
 
-// tunnel tells whether the response head made a tunnel of the stream.
-func (s *source) tunnel() bool { return s.dec != nil && s.dec.Tunnel() }
+// tunnel tells whether the response head h made a tunnel of the stream; connect tells that the request was CONNECT.
+func (s *source) tunnel(h *httpmsg.Head, connect bool) bool {
+	if s.s != nil {
+		return h.Status == 101 || connect && h.Status/100 == 2
+	}
+	return s.dec.Tunnel()
+}
 
 // eof tells what the end of input means: the end of a message that runs until close, or a fault; neither means that no message was under way.
 func (s *source) eof() (end bool, k fault.Kind) { return s.dec.EOF() }

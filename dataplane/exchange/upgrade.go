@@ -3,7 +3,6 @@
 package exchange
 
 import (
-	"sidecar/dataplane/conn"
 	"sidecar/dataplane/fault"
 	"sidecar/dataplane/httpmsg"
 	"sidecar/dataplane/route"
@@ -52,8 +51,7 @@ func (x *Exchange) allowUpgrade(e *route.Entry) bool {
 		return false
 	}
 	ok, terminate := x.upgradeEnabled(e, kind, connect)
-	if !ok || x.reqIn.s != nil { // tunnels over HTTP/2 are not supported yet: allow_connect is refused
-
+	if !ok {
 		x.ch.hcm.Inc(stats.HCMDownstreamRqWsOnNonWsRoute)
 		x.nameCluster(e)
 		x.replyKind(fault.UpgradeFailed)
@@ -116,94 +114,6 @@ func equalFold(b []byte, lower string) bool {
 	return true
 }
 
-// startTunnel: the upstream has agreed. Its head goes out and both connections become byte streams.
-func (x *Exchange) startTunnel(now sys.Nanos, out *sender) {
-	x.chargeCode(x.resp.Status, true)
-	if x.retries > 0 {
-		x.cl.Block.Inc(stats.ClusterUpstreamRqRetrySuccess)
-	}
-	if x.has(xTerminate) {
-		x.entry.FinalizeResponse(&x.choice, &x.resp, &x.q)
-	} else {
-		x.routerHeaders(now)
-	}
-	x.rec.Details = "via_upstream"
-	x.managerHeaders()
-	x.resp.Body = httpmsg.BodyNone
-	out.responseHead(&x.resp, httpmsg.HTTP11, &x.ch.h.H1, false)
-	x.rec.Code, x.rec.Resp = x.resp.Status, &x.resp
-	x.fl |= xRespStarted | xReqEnd
-	if x.reqDone == 0 {
-		x.reqDone = now
-	}
-	x.rec.FirstDownTx = x.since(now)
-	x.c.closeAfter()
-	x.to(stTunnel)
-}
-
-// tunnel relays bytes both ways. The end of one side is passed on as FIN; when both have ended, or one connection breaks, it is over.
-func (x *Exchange) tunnel(now sys.Nanos) outcome {
-	down, up := x.reqIn.c, x.upConn()
-	o1, end1 := x.copyBytes(now, down, up, &x.rec.BytesIn)
-	o2, end2 := x.copyBytes(now, up, down, &x.rec.BytesOut)
-	if end1 && !x.has(xUpFirst) {
-		x.fl |= xPeerFirst
-	}
-	if end2 && !x.has(xPeerFirst) {
-		x.fl |= xUpFirst
-	}
-	broken := down.Broken() || up.Broken()
-	// A WebSocket whose server has closed is over; only a CONNECT tunnel may live on in one direction from there.
-	over := end1 && end2 || end2 && x.req.Method != httpmsg.MethodConnect
-	if broken || over && down.Queued() == 0 && up.Queued() == 0 {
-		x.endTunnel(now)
-		return ended
-	}
-	if o1 == again || o2 == again {
-		return again
-	}
-	return waits
-}
-
-// copyBytes moves bytes from one side to the other; end tells that from has ended and FIN was passed on.
-func (x *Exchange) copyBytes(now sys.Nanos, from, to *conn.Conn, count *uint64) (o outcome, end bool) {
-	for moved := 0; ; {
-		if to.Room() <= 0 {
-			return waits, false
-		}
-		if moved > maxMove {
-			return again, false
-		}
-		if p := from.In(); len(p) > 0 {
-			to.Send(p, nil)
-			*count += uint64(len(p))
-			moved += len(p)
-			from.Discard(len(p))
-			x.lastActive = now
-			continue
-		}
-		switch from.Fill() {
-		case conn.Blocked:
-			return waits, false
-		case conn.More:
-		case conn.EOF:
-			to.CloseWrite()
-			return waits, true
-		default:
-			to.CloseWrite()
-			return waits, true
-		}
-	}
-}
-
-// upConn is the upstream end of a tunnel.
-func (x *Exchange) upConn() *conn.Conn {
-	if x.m != nil {
-		return x.m.C
-	}
-	return x.tcp.C
-}
-
 // connectRaw starts the raw connection of a CONNECT that ends here (connect_config).
 func (x *Exchange) connectRaw(now sys.Nanos) {
 	x.tcp.Init(x.task)
@@ -250,25 +160,4 @@ func (x *Exchange) releaseRaw() {
 		x.rec.UpBytesIn, x.rec.UpBytesOut = c.BytesIn, c.BytesOut
 		x.tcp.End(x.has(xUpFirst), true)
 	}
-}
-
-// endTunnel logs with the flag of the side that ended first, as Envoy does.
-func (x *Exchange) endTunnel(now sys.Nanos) {
-	end := cut
-	if x.has(xUpFirst) || x.upConn().Broken() && !x.has(xPeerFirst) {
-		x.rec.Flags |= fault.FlagUC
-		x.rec.Details = startedDetails(fault.ConnectionTerminate)
-	} else {
-		x.rec.Flags |= fault.FlagDC
-		x.rec.Details = fault.DownstreamGone.Row().Details
-		end = hungUp
-	}
-	x.early() // Envoy never regards the request as complete
-	if end == cut {
-		x.ch.hcm.Inc(stats.HCMDownstreamRqTxReset)
-	}
-	x.chargeTime(now)
-	x.release(false)
-	x.to(stDone)
-	x.over(now, end)
 }

@@ -165,10 +165,10 @@ var (
 	methodConnect = []byte("CONNECT")
 )
 
-// OpenStream opens a stream with a request (client role); end says that there is no content. It returns nil when Slots is 0, and for an Upgrade when the peer does
-// not take extended CONNECT. h must live as long as the stream; the owner sets Head and Trailers of the stream for the answer.
+// OpenStream opens a stream with a request (client role); end says that there is no content. It returns nil when Slots is 0, and for an Upgrade when the
+// peer's SETTINGS do not take extended CONNECT; before they have come it is sent as Envoy does, hoping for the best. h must live as long as the stream; the owner sets Head and Trailers of the stream for the answer.
 func (c *Conn) OpenStream(h *httpmsg.Head, end bool, now sys.Nanos) *Stream {
-	if c.Slots() == 0 || h.Upgrade && !c.ExtendedConnect() {
+	if c.Slots() == 0 || h.Upgrade && !c.ExtendedConnect() && c.fl&cFirst == 0 {
 		return nil
 	}
 	c.now = now

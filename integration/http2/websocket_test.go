@@ -13,7 +13,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -30,17 +29,10 @@ type tunnel interface {
 	io.ReadWriteCloser
 }
 
-// waiting are the pairs that the sidecar does not carry yet: extended CONNECT is refused on both sides.
-var waiting = []string{"h1/h2", "h2/h1", "h2/h2"}
-
 func TestWebSocket_WhenOverEveryPairOfCodecs_ThenEchoedAndClosedFromEitherSide(t *testing.T) {
 	for _, down := range []string{"h1", "h2"} {
 		for _, up := range []string{"h1", "h2"} {
 			pair := down + "/" + up
-			if !envoy && slices.Contains(waiting, pair) {
-				t.Logf("not yet: %s", pair)
-				continue
-			}
 			t.Run(pair, func(t *testing.T) {
 				accepted := make(chan tunnel, 1)
 				var c config

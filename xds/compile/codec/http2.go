@@ -20,7 +20,7 @@ import (
 var HTTP2Messages = registry.Messages{
 	"envoy.config.core.v3.Http2ProtocolOptions": {
 		"hpack_table_size": registry.Supported, "max_concurrent_streams": registry.Supported, "initial_stream_window_size": registry.Supported,
-		"initial_connection_window_size": registry.Supported, "allow_connect": registry.Only("false").Note("tunnels over HTTP/2 wait for a later change"),
+		"initial_connection_window_size": registry.Supported, "allow_connect": registry.Supported,
 		"allow_metadata":      registry.Only("false").Note("METADATA frames are an extension of Envoy's own"),
 		"max_outbound_frames": registry.Supported, "max_outbound_control_frames": registry.Supported,
 		"max_consecutive_inbound_frames_with_empty_payload":    registry.Supported,

@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package exchange
+
+import (
+	"sidecar/dataplane/conn"
+	"sidecar/dataplane/fault"
+	"sidecar/dataplane/httpmsg"
+	"sidecar/dataplane/mux"
+	"sidecar/dataplane/sys"
+	"sidecar/internal/telemetry/stats"
+)
+
+// tunnelEnd is one end of a tunnel: a connection, or an HTTP/2 stream, where END_STREAM is FIN and RST_STREAM is RST (RFC 9113 section 8.5, RFC 8441
+// section 5).
+type tunnelEnd struct {
+	c *conn.Conn
+	s *mux.Stream
+}
+
+// downEnd is the client's end.
+func (x *Exchange) downEnd() tunnelEnd { return tunnelEnd{c: x.reqIn.c, s: x.reqIn.s} }
+
+// upEnd is the upstream end.
+func (x *Exchange) upEnd() tunnelEnd {
+	if x.m == nil {
+		return tunnelEnd{c: x.tcp.C}
+	}
+	return tunnelEnd{c: x.m.C, s: x.respIn.s}
+}
+
+// room is how much it takes now; 0 means that it will wake us.
+func (e *tunnelEnd) room() int {
+	if e.s != nil {
+		return e.s.Room()
+	}
+	if e.c.Room() <= 0 {
+		return 0
+	}
+	return unbounded
+}
+
+func (e *tunnelEnd) broken() bool {
+	if e.s != nil {
+		return e.s.Reset != fault.None
+	}
+	return e.c.Broken()
+}
+
+// waiting tells whether bytes have not left yet.
+func (e *tunnelEnd) waiting() bool {
+	if e.s != nil {
+		return e.s.Waiting()
+	}
+	return e.c.Queued() > 0
+}
+
+// next brings at most limit bytes that were received, until discard.
+func (e *tunnelEnd) next(limit int) (p []byte, g got) {
+	if e.s != nil {
+		p, end := e.s.In(limit)
+		switch {
+		case len(p) > 0:
+			return p, gotBytes
+		case e.s.Reset != fault.None:
+			return nil, gotBroken
+		case end:
+			return nil, gotEOF
+		}
+		return nil, gotNothing
+	}
+	if len(e.c.In()) == 0 {
+		switch e.c.FillUpTo(max(limit, mux.Slack)) {
+		case conn.Blocked:
+			return nil, gotNothing
+		case conn.More:
+		case conn.EOF:
+			return nil, gotEOF
+		default:
+			return nil, gotBroken
+		}
+	}
+	p = e.c.In()
+	return p[:min(len(p), limit)], gotBytes
+}
+
+func (e *tunnelEnd) discard(n int) {
+	if e.s != nil {
+		e.s.Discard(n)
+		return
+	}
+	e.c.Discard(n)
+}
+
+func (e *tunnelEnd) send(p []byte) {
+	if e.s != nil {
+		e.s.Data(p, false)
+		return
+	}
+	e.c.Send(p, nil)
+}
+
+func (e *tunnelEnd) closeWrite() {
+	if e.s != nil {
+		e.s.End(nil)
+		return
+	}
+	e.c.CloseWrite()
+}
+
+// startTunnel: the upstream has agreed. Its head goes out and both connections become byte streams.
+func (x *Exchange) startTunnel(now sys.Nanos, out *sender) {
+	x.chargeCode(x.resp.Status, true)
+	if x.retries > 0 {
+		x.cl.Block.Inc(stats.ClusterUpstreamRqRetrySuccess)
+	}
+	if x.has(xTerminate) {
+		x.entry.FinalizeResponse(&x.choice, &x.resp, &x.q)
+	} else {
+		x.routerHeaders(now)
+	}
+	x.rec.Details = "via_upstream"
+	x.managerHeaders()
+	x.resp.Body = httpmsg.BodyNone
+	out.responseHead(&x.resp, httpmsg.HTTP11, &x.ch.h.H1, false)
+	x.rec.Code, x.rec.Resp = x.resp.Status, &x.resp
+	x.fl |= xRespStarted | xReqEnd
+	if x.reqDone == 0 {
+		x.reqDone = now
+	}
+	x.rec.FirstDownTx = x.since(now)
+	x.c.closeAfter()
+	x.to(stTunnel)
+}
+
+// tunnel relays bytes both ways. The end of one side is passed on; when both have ended, or one side breaks, it is over.
+func (x *Exchange) tunnel(now sys.Nanos) outcome {
+	down, up := x.downEnd(), x.upEnd()
+	o1, end1 := x.copyBytes(now, &down, &up, &x.rec.BytesIn)
+	o2, end2 := x.copyBytes(now, &up, &down, &x.rec.BytesOut)
+	if end1 && !x.has(xUpFirst) {
+		x.fl |= xPeerFirst
+	}
+	if end2 && !x.has(xPeerFirst) {
+		x.fl |= xUpFirst
+	}
+	broken := down.broken() || up.broken()
+	// A WebSocket whose server has closed is over; only a CONNECT tunnel may live on in one direction from there.
+	over := end1 && end2 || end2 && x.req.Method != httpmsg.MethodConnect
+	if broken || over && !down.waiting() && !up.waiting() {
+		x.endTunnel(now, over && !broken)
+		return ended
+	}
+	if o1 == again || o2 == again {
+		return again
+	}
+	return waits
+}
+
+// copyBytes moves bytes from one side to the other; end tells that from has ended and that this was passed on.
+func (x *Exchange) copyBytes(now sys.Nanos, from, to *tunnelEnd, count *uint64) (o outcome, end bool) {
+	for moved := 0; ; {
+		room := to.room()
+		if room <= 0 {
+			return waits, false
+		}
+		if moved > maxMove {
+			return again, false
+		}
+		p, g := from.next(room)
+		switch g {
+		case gotNothing:
+			return waits, false
+		case gotEOF:
+			to.closeWrite()
+			return waits, true
+		case gotBroken:
+			if to.s == nil { // a stream is reset instead
+				to.closeWrite()
+			}
+			return waits, true
+		}
+		to.send(p)
+		*count += uint64(len(p))
+		moved += len(p)
+		from.discard(len(p))
+		x.lastActive = now
+	}
+}
+
+// endTunnel ends a tunnel; complete tells that no side broke.
+func (x *Exchange) endTunnel(now sys.Nanos, complete bool) {
+	up, down := x.upEnd(), x.downEnd()
+	switch {
+	case up.s != nil && up.s.Reset != fault.None:
+		x.resetStarted(now, streamKind(up.s))
+	case complete && down.s != nil && (up.s != nil || x.has(xTerminate)), complete && up.s != nil && !x.has(xPeerFirst):
+		x.completeTunnel(now, down.s == nil)
+	default:
+		x.cutTunnel(now, complete)
+	}
+}
+
+// completeTunnel: the upstream has ended like any answer; short says that the client's half is cut off there.
+func (x *Exchange) completeTunnel(now sys.Nanos, short bool) {
+	if short {
+		x.early()
+	}
+	x.chargeTime(now)
+	x.release(false)
+	x.to(stDone)
+	x.over(now, answered)
+}
+
+// cutTunnel logs with the flag of the side that ended first, as Envoy does; the end of a client's stream is no such end.
+func (x *Exchange) cutTunnel(now sys.Nanos, complete bool) {
+	up, s, end := x.upEnd(), x.reqIn.s, cut
+	if s != nil || x.has(xUpFirst) || up.broken() && !x.has(xPeerFirst) {
+		x.rec.Flags |= fault.FlagUC
+		x.rec.Details = startedDetails(fault.ConnectionTerminate)
+	} else {
+		x.rec.Flags |= fault.FlagDC
+		x.rec.Details = fault.DownstreamGone.Row().Details
+		end = hungUp
+	}
+	if s == nil || !s.S.RemoteEnded() {
+		x.early() // Envoy does not regard the request as complete
+	}
+	if end == cut {
+		x.ch.hcm.Inc(stats.HCMDownstreamRqTxReset)
+	}
+	if complete && s != nil {
+		end = answered // the stream has ended, whatever is logged
+	}
+	x.chargeTime(now)
+	x.release(false)
+	x.to(stDone)
+	x.over(now, end)
+}
