@@ -52,6 +52,13 @@ func service(f func(context.Context, testgrpc.TestServiceClient, ...grpc.CallOpt
 	return func(ctx context.Context, _ *grpc.ClientConn, c testgrpc.TestServiceClient) { f(ctx, c) }
 }
 
+// racy is a case whose deadline of 1 ms runs at the client and at the server. When the client is late to notice its own, the proxy's answer to the
+// server's reset comes first: with Envoy in 9 of 100 runs on a busy machine, with ours in 7. It must pass in one of racyTries.
+const (
+	racy      = "timeout_on_sleeping_server"
+	racyTries = 8
+)
+
 // soakCalls is how many calls the two soak cases make.
 const soakCalls = 100
 
@@ -81,34 +88,44 @@ func TestGRPC_WhenTheInteropCasesRunThroughTheProxy_ThenAllPass(t *testing.T) {
 			defer closeAll()
 			for _, cs := range interopCases {
 				t.Run(cs.name, func(t *testing.T) {
-					attempt(t, func(ctx context.Context) { cs.run(ctx, cc, testgrpc.NewTestServiceClient(cc)) })
+					once := func() any {
+						return attempt(func(ctx context.Context) { cs.run(ctx, cc, testgrpc.NewTestServiceClient(cc)) })
+					}
+					failed := once()
+					for n := 1; failed != nil && cs.name == racy && n < racyTries; n++ {
+						failed = once()
+					}
+					if failed != nil {
+						t.Error(failed)
+					}
 				})
 			}
 			soak := interop.SoakTestConfig{RequestSize: 271828, ResponseSize: 314159, PerIterationMaxAcceptableLatency: patience, OverallTimeout: patience,
 				ServerAddr: addr, NumWorkers: 4, Iterations: soakCalls}
 			t.Run("rpc_soak", func(t *testing.T) {
 				soak.ChannelForTest = func() (*grpc.ClientConn, func()) { return cc, func() {} }
-				attempt(t, func(ctx context.Context) { interop.DoSoakTest(ctx, soak) })
+				if failed := attempt(func(ctx context.Context) { interop.DoSoakTest(ctx, soak) }); failed != nil {
+					t.Error(failed)
+				}
 			})
 			t.Run("channel_soak", func(t *testing.T) {
 				soak.ChannelForTest = dial
-				attempt(t, func(ctx context.Context) { interop.DoSoakTest(ctx, soak) })
+				if failed := attempt(func(ctx context.Context) { interop.DoSoakTest(ctx, soak) }); failed != nil {
+					t.Error(failed)
+				}
 			})
 		})
 	}
 	p.alive(t)
 }
 
-// attempt runs a case; its failures come as panics of fatal.
-func attempt(t *testing.T, f func(context.Context)) {
+// attempt runs a case and returns its failure, which comes as a panic of fatal.
+func attempt(f func(context.Context)) (failure any) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	defer func() {
-		if r := recover(); r != nil {
-			t.Error(r)
-		}
-	}()
+	defer func() { failure = recover() }()
 	f(ctx)
+	return nil
 }
 
 // fatal is a logger whose last words are a panic: the cases report failures by logging them and ending the process.
