@@ -16,6 +16,7 @@ import (
 	"sidecar/dataplane/route"
 	"sidecar/dataplane/snapshot"
 	"sidecar/dataplane/sys"
+	"sidecar/dataplane/upstream"
 	"sidecar/internal/telemetry/accesslog"
 	"sidecar/internal/telemetry/stats"
 )
@@ -514,11 +515,16 @@ func (x *Exchange) release(reuse bool) {
 func (x *Exchange) releaseStream(m *pool.Member, st *mux.Stream) {
 	x.upstreamLog()
 	x.m, x.respIn = nil, source{}
+	endStream(x.cl, m, st)
+}
+
+// endStream counts how a stream to cl ended and gives it back.
+func endStream(cl *upstream.Cluster, m *pool.Member, st *mux.Stream) {
 	switch {
 	case st.Reset != fault.None && st.Remote:
-		x.cl.Block.Inc(stats.ClusterUpstreamRqRxReset)
+		cl.Block.Inc(stats.ClusterUpstreamRqRxReset)
 	case !st.S.Closed():
-		x.cl.Block.Inc(stats.ClusterUpstreamRqTxReset)
+		cl.Block.Inc(stats.ClusterUpstreamRqTxReset)
 	}
 	st.Abort(http2.CodeCancel)
 	m.ReleaseStream(true)

@@ -59,7 +59,7 @@ func (x *Exchange) startMirrors(now sys.Nanos) {
 		if cl == nil {
 			continue
 		}
-		if x.env.shadows.Live() >= maxShadows || cl.HTTP2(false) { // mirrors speak HTTP/1 only
+		if x.env.shadows.Live() >= maxShadows {
 			cl.Block.Inc(stats.ClusterRetryOrShadowAbandoned)
 			continue
 		}
@@ -137,7 +137,7 @@ func (h *shadow) pick(x *Exchange, now sys.Nanos) {
 		h.end(false)
 		return
 	}
-	switch h.cl.Pool(host, 0, false).Get(&h.w) {
+	switch h.cl.Pool(host, 0, h.cl.HTTP2(x.reqIn.s != nil)).Get(&h.w) {
 	case pool.Ready:
 		h.env.L.Ready(&h.task) // not here: whoever copies its request may be using the encode scratch
 	case pool.Failed:
@@ -146,13 +146,41 @@ func (h *shadow) pick(x *Exchange, now sys.Nanos) {
 	}
 }
 
-func (h *shadow) send(m *pool.Member) {
+// send sends the request; false means that the connection took none.
+func (h *shadow) send(m *pool.Member) bool {
+	if m.HTTP2() {
+		return h.sendStream(m)
+	}
 	h.m, h.in = m, source{c: m.C, dec: &m.Dec}
 	m.Dec.BeginResponse(h.req.Method, false)
 	b := http1.AppendRequestHead(h.env.L.Enc(), &h.req, &h.cl.Cfg.H1)
 	m.C.Send(b, h.body)
 	m.CountBytes() // the answer may never come
 	h.env.L.SetEnc(b)
+	return true
+}
+
+// sendStream is send over HTTP/2: what the peer's window does not cover of the body waits in the stream.
+func (h *shadow) sendStream(m *pool.Member) bool {
+	empty := h.req.Body == httpmsg.BodyNone
+	st := m.Open(&h.req, empty, h)
+	if st == nil { // the peer has said GOAWAY meanwhile
+		m.ReleaseStream(false)
+		return false
+	}
+	st.S.Head = &h.resp
+	h.m, h.in = m, source{s: st}
+	if !empty {
+		st.Data(h.body, true)
+	}
+	return true
+}
+
+// Run implements mux.User.
+func (h *shadow) Run(sys.Nanos) {
+	if h.read() == loop.Again {
+		h.env.L.Ready(&h.task)
+	}
 }
 
 // Advance reads the answer to its end.
@@ -168,7 +196,11 @@ func (h *shadow) Advance(now sys.Nanos) loop.Step {
 		m, k, _ := h.w.Take()
 		switch {
 		case m != nil:
-			h.send(m)
+			if !h.send(m) {
+				h.count(503)
+				h.end(false)
+				return loop.Done
+			}
 		case k != fault.None:
 			h.count(503)
 			h.end(false)
@@ -189,9 +221,10 @@ func (h *shadow) read() loop.Step {
 			if !h.head {
 				h.count(503)
 			}
-			m := h.m
-			h.m, h.in = nil, source{}
-			m.ReleaseBroken()
+			if m := h.m; !m.HTTP2() {
+				h.m, h.in = nil, source{}
+				m.ReleaseBroken()
+			}
 			h.end(false)
 			return loop.Done
 		}
@@ -239,10 +272,13 @@ func (h *shadow) Poison(any) {
 func (h *shadow) end(reuse bool) {
 	e := h.env
 	h.w.Cancel()
-	if h.m != nil {
-		m := h.m
+	if m, st := h.m, h.in.s; m != nil {
 		h.m, h.in = nil, source{}
-		m.Release(reuse)
+		if st != nil {
+			endStream(h.cl, m, st)
+		} else {
+			m.Release(reuse)
+		}
 	}
 	e.giveBuf(h.body)
 	h.body = nil
