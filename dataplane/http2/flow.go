@@ -57,6 +57,9 @@ func (c *Conn) forget(s *Stream) {
 	s.prevWants, s.nextWants = nil, nil
 }
 
+// Writable tells whether NextWritable would look at a stream.
+func (c *Conn) Writable() bool { return c.wantsHead != nil && c.connCredit() > 0 }
+
 // NextWritable returns a stream that was refused credit and has some now, in the order of refusal, each once; nil when there is none.
 func (c *Conn) NextWritable() *Stream {
 	for c.wantsHead != nil && c.connCredit() > 0 {

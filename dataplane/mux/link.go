@@ -123,6 +123,9 @@ func (k *Link) Flush(now sys.Nanos) {
 		}
 	}
 	k.busy = false
+	if k.H2.Writable() {
+		k.Wake() // the write made room, and nothing else may come to tell
+	}
 }
 
 // Wake has the owner's task run, to flush what was queued outside of it.
