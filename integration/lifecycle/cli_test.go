@@ -334,7 +334,7 @@ func TestIstioBootstrap_WhenLoaded_ThenItStartsAndTellsWhatWaits(t *testing.T) {
 		t.Errorf("/ready %q", got)
 	}
 	for path, wants := range map[string][]string{
-		"/xds":            {"0.0.0.0_28492", "compressor", "static_resources.listeners[0]", "bootstrap_extensions[0]"},
+		"/xds":            {"0.0.0.0_28492", "compressor", "static_resources.listeners[0]"},
 		"/config_dump":    {"sidecar~"},
 		"/stats?usedonly": {"cluster_manager.", "server.live"},
 		"/runtime":        {"re2.max_program_size.error_level"},
