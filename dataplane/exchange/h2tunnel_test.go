@@ -319,8 +319,7 @@ func TestTunnel_WhenTheFarSideDoesNotRead_ThenTheNearOneGetsNoWindow(t *testing.
 				}
 			}
 			if x.up {
-				u = nil // it holds its own window, 65535 bytes
-				return
+				return // the upstream's window stays closed
 			}
 			for heard := 0; heard < total; {
 				got, _ := u.heard()
