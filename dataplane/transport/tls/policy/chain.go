@@ -5,7 +5,6 @@ package policy
 import (
 	"bytes"
 	"crypto/x509"
-	"errors"
 	"math"
 )
 
@@ -142,31 +141,4 @@ func timeless(c *x509.Certificate) *x509.Certificate {
 	t.NotAfter = c.NotBefore.AddDate(9000-c.NotBefore.Year(), 0, 0)
 	t.NotBefore = c.NotBefore.AddDate(1-c.NotBefore.Year(), 0, 0)
 	return &t
-}
-
-// Check tests a certificate of our own against a validation context: a new certificate that today's bundle does not verify is taken (rotation of
-// the authority needs that) but worth a warning. It returns why peers with this bundle would refuse it, nil when they would not.
-func Check(now Clock, c *Certificate, v *Validation) error {
-	if v == nil || v.CA == nil && v.SPIFFE == nil {
-		return nil
-	}
-	opts := x509.VerifyOptions{CurrentTime: now(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}, Intermediates: x509.NewCertPool()}
-	for _, der := range c.Chain[1:] {
-		if x, err := x509.ParseCertificate(der); err == nil {
-			opts.Intermediates.AddCert(x)
-		}
-	}
-	if v.SPIFFE == nil {
-		opts.Roots = v.CA.pool
-		_, err := c.Leaf.Verify(opts)
-		return err
-	}
-	for _, u := range c.Leaf.URIs {
-		if b := v.SPIFFE[u.Host]; b != nil {
-			opts.Roots = b.pool
-			_, err := c.Leaf.Verify(opts)
-			return err
-		}
-	}
-	return errors.New("the certificate's trust domain is not in the validation context")
 }
