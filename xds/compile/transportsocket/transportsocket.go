@@ -125,7 +125,12 @@ var UpstreamRows = registry.MustTable("upstream transport sockets", []registry.R
 	"type.googleapis.com/envoy.extensions.transport_sockets.s2a.v3.S2AConfiguration":                          "S2A",
 })
 
-func compileDownstream(c *registry.Ctx, k *secret.Compiler, ts *corev3.TransportSocket, scope string) (Server, error) {
+// Downstream compiles the transport socket of a filter chain at c.Path; nil is plain text. scope names listener and filter chain: it keeps the
+// sessions of contexts apart. k may be nil in tests without TLS. All errors come back at once, each with its path.
+func Downstream(c *registry.Ctx, k *secret.Compiler, ts *corev3.TransportSocket, scope string) (Server, error) {
+	if ts == nil {
+		return Server{}, nil
+	}
 	s := begin(c, k, scope)
 	row, err := DownstreamRows.Compile(s.c, "typed_config", ts.GetName(), ts.GetTypedConfig())
 	if err != nil {
@@ -139,7 +144,12 @@ func compileDownstream(c *registry.Ctx, k *secret.Compiler, ts *corev3.Transport
 	return Server{out, s.secrets}, nil
 }
 
-func compileUpstream(c *registry.Ctx, k *secret.Compiler, ts *corev3.TransportSocket, scope string) (Client, error) {
+// Upstream compiles the transport socket of a cluster at c.Path; nil is plain text. scope names cluster and transport socket match. Otherwise as
+// Downstream.
+func Upstream(c *registry.Ctx, k *secret.Compiler, ts *corev3.TransportSocket, scope string) (Client, error) {
+	if ts == nil {
+		return Client{}, nil
+	}
 	var client Client
 	s := begin(c, k, scope)
 	s.client = &client

@@ -82,14 +82,14 @@ func parse(t *testing.T, kind, body string) *corev3.TransportSocket {
 func down(t *testing.T, body string) (Server, *registry.Report, error) {
 	t.Helper()
 	rep := &registry.Report{}
-	out, err := compileDownstream(&registry.Ctx{Schema: Schema(), Report: rep}, &secret.Compiler{}, parse(t, downstreamType, body), "scope")
+	out, err := Downstream(&registry.Ctx{Schema: Schema(), Report: rep}, &secret.Compiler{}, parse(t, downstreamType, body), "scope")
 	return out, rep, err
 }
 
 func up(t *testing.T, body string) (Client, *registry.Report, error) {
 	t.Helper()
 	rep := &registry.Report{}
-	out, err := compileUpstream(&registry.Ctx{Schema: Schema(), Report: rep}, &secret.Compiler{}, parse(t, upstreamType, body), "scope")
+	out, err := Upstream(&registry.Ctx{Schema: Schema(), Report: rep}, &secret.Compiler{}, parse(t, upstreamType, body), "scope")
 	return out, rep, err
 }
 
