@@ -108,7 +108,7 @@ const (
 var longFuncs = map[string]string{
 	"integration/parity/cmd/parity/main.go run":     "command line of a tool",
 	"internal/telemetry/accesslog/ops.go buildDefs": "a table",
-	"xds/controller/listeners.go addListener":       "one line over",
+	"xds/controller/listeners.go addListener":       "one order: compile, bind, then warm or activate; each step undoes the ones before",
 }
 
 // longWhy are the words by which a doc comment tells why its function is long.
