@@ -18,6 +18,9 @@ var (
 	portsFlag = flag.String("ports", "22000-22999", "range of listening ports")
 )
 
+// maxUnsteady is how many of the cases may need to run alone: a stalled machine turns around a few events, a fault of ours many.
+const maxUnsteady = 5
+
 // oursBinary returns the binary under test, building it when none is given.
 func oursBinary(t *testing.T) string {
 	if *oursFlag != "" {
@@ -56,14 +59,19 @@ func TestParity_WhenSameTraffic_ThenSameAnswersAsEnvoy(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	suite := &Suite{Groups: groups, Parallel: 3, Select: func(n string) bool { return Match(*caseFlag, n) }}
+	suite := &Suite{Groups: groups, Parallel: 3, Again: 2, Select: func(n string) bool { return Match(*caseFlag, n) }}
 	verdicts, err := suite.Compare(ours, ref)
 	if err != nil {
 		t.Fatal(err)
 	}
+	unsteady := 0
 	for _, v := range verdicts {
 		t.Run(v.Name, func(t *testing.T) {
 			reason := known[v.Name]
+			if v.Unsteady != "" {
+				unsteady++
+				t.Logf("as Envoy 1.40.0 when run alone; with the others:\n%s", v.Unsteady)
+			}
 			switch {
 			case v.Diff == "" && reason != "":
 				t.Errorf("passes, but known_failing.txt lists it (%s): remove the line", reason)
@@ -73,6 +81,9 @@ func TestParity_WhenSameTraffic_ThenSameAnswersAsEnvoy(t *testing.T) {
 				t.Errorf("differs from Envoy 1.40.0:\n%s", v.Diff)
 			}
 		})
+	}
+	if unsteady > maxUnsteady {
+		t.Errorf("%d cases differed when run with the others, at most %d are put down to the machine", unsteady, maxUnsteady)
 	}
 }
 
