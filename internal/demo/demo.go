@@ -207,6 +207,10 @@ func newBackend(name string) (*backend, error) {
 	}
 	b := &backend{name: name, port: l.Addr().(*net.TCPAddr).Port}
 	b.srv = &http.Server{ReadHeaderTimeout: 10 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/ws" {
+			echo(w, r)
+			return
+		}
 		w.Header().Set("x-demo-backend", name)
 		n, _ := io.Copy(io.Discard, r.Body)
 		fmt.Fprintf(w, "%s answers %s %s (%d bytes received)\n", name, r.Method, r.URL.Path, n)

@@ -16,6 +16,7 @@ import (
 type generator struct {
 	base   string
 	client *http.Client
+	conns  *connections
 	done   chan struct{}
 	wg     sync.WaitGroup
 	total  atomic.Int64
@@ -38,7 +39,8 @@ func newHTTP2Generator(base string, clients int) *generator {
 }
 
 func startGenerator(base string, clients int, t *http.Transport) *generator {
-	g := &generator{base: base, done: make(chan struct{}), lastAt: time.Now(), client: &http.Client{Timeout: 10 * time.Second, Transport: t}}
+	g := &generator{base: base, done: make(chan struct{}), lastAt: time.Now(), conns: &connections{}, client: &http.Client{Timeout: 10 * time.Second, Transport: t}}
+	t.DialContext = g.conns.dial
 	for i := range clients {
 		g.wg.Add(1)
 		go g.run(i)

@@ -198,8 +198,9 @@ func holds(admin int, serial string) error {
 	return err
 }
 
-func (m *mesh) base() string    { return fmt.Sprintf("http://127.0.0.1:%d", m.ports.outbound) }
-func (m *mesh) inbound() string { return fmt.Sprintf("127.0.0.1:%d", m.ports.inbound) }
+func (m *mesh) base() string     { return "http://" + m.outbound() }
+func (m *mesh) outbound() string { return fmt.Sprintf("127.0.0.1:%d", m.ports.outbound) }
+func (m *mesh) inbound() string  { return fmt.Sprintf("127.0.0.1:%d", m.ports.inbound) }
 
 // identities makes one request and checks who spoke to whom, and how.
 func (m *mesh) identities() (text string, err error) {
@@ -231,7 +232,10 @@ func (m *mesh) await(check func() error) error {
 	}
 }
 
-// once is the self-check: certificates and roots rotate under load, one rotation is broken, and no request may fail.
+// socketsEach is how many WebSockets the self-check holds over each version of HTTP.
+const socketsEach = 4
+
+// once is the self-check: certificates and roots rotate under load, one rotation is broken, and no request may fail and no connection end.
 func (m *mesh) once(rotations int) int {
 	began := time.Now()
 	peers, err := m.identities()
@@ -239,8 +243,12 @@ func (m *mesh) once(rotations int) int {
 		return m.fail(err)
 	}
 	fmt.Fprintln(m.out, "peers              ", peers)
+	ws, err := openSockets(m.outbound(), socketsEach)
+	if err != nil {
+		return m.fail(err)
+	}
 	g, g2 := newGenerator(m.base(), 6), newHTTP2Generator(m.base(), 6)
-	stop := sync.OnceFunc(func() { g.stop(); g2.stop() })
+	stop := sync.OnceFunc(func() { g.stop(); g2.stop(); ws.stop() })
 	defer stop()
 	var slowest time.Duration
 	for i := range rotations {
@@ -266,11 +274,18 @@ func (m *mesh) once(rotations int) int {
 	stop()
 	total, failed, first := g.counts()
 	total2, failed2, first2 := g2.counts()
-	fmt.Fprintf(m.out, "rotations          %d (roots joined %d, left %d), slowest effect %s; 1 broken one refused by both sidecars\nrequests           HTTP/1.1 %d, failed %d; HTTP/2 %d, failed %d\nlatency            p50 %s, p99 %s\nelapsed            %s\n",
-		rotations, (rotations+3)/4, (rotations+1)/4, slowest.Round(time.Millisecond), total, failed, total2, failed2, g.quantile(0.5), g.quantile(0.99),
-		time.Since(began).Round(time.Millisecond))
-	if failed+failed2 > 0 || total == 0 || total2 == 0 {
-		fmt.Fprintf(m.out, "FAIL %s %s\n", first, first2)
+	open, echoed, wsCut, wsFirst := ws.counts()
+	opened, cut := g.conns.opened.Load()+g2.conns.opened.Load(), g.conns.cut.Load()+g2.conns.cut.Load()
+	fmt.Fprintf(m.out, `rotations          %d (roots joined %d, left %d), slowest effect %s; 1 broken one refused by both sidecars
+requests           HTTP/1.1 %d, failed %d; HTTP/2 %d, failed %d
+connections        %d opened, cut %d
+WebSockets         %d held all along, half of them over HTTP/2, %d messages echoed, cut %d
+latency            p50 %s, p99 %s
+elapsed            %s
+`, rotations, (rotations+3)/4, (rotations+1)/4, slowest.Round(time.Millisecond), total, failed, total2, failed2, opened, cut, open, echoed, wsCut,
+		g.quantile(0.5), g.quantile(0.99), time.Since(began).Round(time.Millisecond))
+	if failed+failed2+cut+wsCut > 0 || total == 0 || total2 == 0 || echoed == 0 {
+		fmt.Fprintf(m.out, "FAIL %s %s %s\n", first, first2, wsFirst)
 		return 1
 	}
 	fmt.Fprintln(m.out, "OK")

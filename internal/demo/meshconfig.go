@@ -51,7 +51,7 @@ func (m *mesh) clientResources() testctl.Resources {
 	c.TypedExtensionProtocolOptions = map[string]*anypb.Any{"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": mustAny(&httpv3.HttpProtocolOptions{
 		CommonHttpProtocolOptions: &corev3.HttpProtocolOptions{MaxRequestsPerConnection: wrapperspb.UInt32(requestsPerConnection)},
 		UpstreamProtocolOptions: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_{ExplicitHttpConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig{
-			ProtocolConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{Http2ProtocolOptions: &corev3.Http2ProtocolOptions{}}}},
+			ProtocolConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{Http2ProtocolOptions: withConnect()}}},
 	})}
 	l := meshListener("outbound", m.ports.outbound, routeTo("server", header("x-demo-server", "%UPSTREAM_PEER_URI_SAN%")))
 	return testctl.Resources{Listeners: []types.Resource{l}, Clusters: []types.Resource{c},
@@ -99,8 +99,14 @@ func routeTo(cluster string, headers ...*corev3.HeaderValueOption) *routev3.Rout
 		Routes: []*routev3.Route{{Match: prefix("/"), Action: &routev3.Route_Route{Route: to}}}}}}
 }
 
+// withConnect allows WebSockets as streams (RFC 8441).
+func withConnect() *corev3.Http2ProtocolOptions {
+	return &corev3.Http2ProtocolOptions{AllowConnect: true}
+}
+
 func meshListener(name string, port int, routes *routev3.RouteConfiguration) *listenerv3.Listener {
 	h := &hcmv3.HttpConnectionManager{StatPrefix: name, RouteSpecifier: &hcmv3.HttpConnectionManager_RouteConfig{RouteConfig: routes},
+		Http2ProtocolOptions: withConnect(), UpgradeConfigs: []*hcmv3.HttpConnectionManager_UpgradeConfig{{UpgradeType: "websocket"}},
 		HttpFilters: []*hcmv3.HttpFilter{{Name: "envoy.filters.http.router",
 			ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: mustAny(&routerv3.Router{})}}}}
 	return &listenerv3.Listener{Name: name, Address: address(port), FilterChains: []*listenerv3.FilterChain{{
