@@ -14,7 +14,7 @@ type Frames struct {
 	left uint32 // bytes of the message to come; n == HeaderSize
 }
 
-// Count takes a piece and returns how many frames began in it: those whose head is complete with it. A frame counts before its message is here.
+// Count takes a piece and returns how many frames began in it. A frame counts with its first byte, as in Envoy.
 func (f *Frames) Count(p []byte) (n uint64) {
 	for len(p) > 0 {
 		_, rest, began := f.Next(p)
@@ -26,17 +26,17 @@ func (f *Frames) Count(p []byte) (n uint64) {
 	return n
 }
 
-// Next cuts p at the end of the frame that it begins in: part is of one frame. began tells that the frame's head is complete with part.
+// Next cuts p, which is not empty, at the end of the frame that it begins in: part is of one frame. began tells that the frame begins with part.
 func (f *Frames) Next(p []byte) (part, rest []byte, began bool) {
 	i := 0
+	began = f.n == 0
 	if f.n < HeaderSize {
 		i = copy(f.head[f.n:], p)
 		f.n += uint8(i)
 		if f.n < HeaderSize {
-			return p, nil, false
+			return p, nil, began
 		}
 		f.left = binary.BigEndian.Uint32(f.head[1:])
-		began = true
 	}
 	m := min(int(f.left), len(p)-i)
 	f.left -= uint32(m)

@@ -32,6 +32,13 @@ func TestFrames_WhenTheBodyIsCutAnywhere_ThenTheSameFrames(t *testing.T) {
 	}
 }
 
+func TestFrames_WhenOnlyTheFirstByteIsHere_ThenTheFrameCounts(t *testing.T) {
+	var f Frames
+	if a, b, c := f.Count([]byte{0}), f.Count([]byte("\x00\x00\x00\x01x")), f.Count([]byte{0, 0}); a != 1 || b != 0 || c != 1 {
+		t.Errorf("%d, %d, %d frames", a, b, c)
+	}
+}
+
 func TestFrames_WhenTheLengthIsHuge_ThenNothingIsKept(t *testing.T) {
 	var f Frames
 	if n := f.Count([]byte("\x00\xff\xff\xff\xffabc")); n != 1 || f.Between() {

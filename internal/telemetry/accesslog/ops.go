@@ -61,6 +61,7 @@ const (
 	opMeta
 	opFilterState
 	opUpFilterState
+	opGrpcMessages
 	opGrpc
 	opLogType
 	opFilterChain
@@ -407,6 +408,9 @@ func stateOp(code opcode) func(command) (op, error) {
 		o := op{code: code, max: c.max, text: p[0]}
 		if p[0] == "" {
 			return o, fmt.Errorf("invalid filter state configuration, key cannot be empty")
+		}
+		if code == opFilterState && p[0] == GrpcStatsState {
+			o.code = opGrpcMessages
 		}
 		if len(p) == 1 {
 			return o, nil

@@ -158,6 +158,7 @@ type Record struct {
 	Attempts                                                 uint32
 	RouteMeta, ClusterMeta, HostMeta, VHostMeta, DynamicMeta map[string]any // filter_metadata by namespace, nested plain values
 	FilterState                                              map[string]string
+	GrpcMessages                                             GrpcMessages
 	RequestID                                                []byte
 	StreamID                                                 string
 	OriginalPath                                             []byte // path before rewrites, for %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% the header is used
@@ -177,6 +178,12 @@ type Record struct {
 	HealthCheck           bool           // the request is a health check (not_health_check_filter)
 	Runtime               *match.Runtime // generation in force for this exchange; nil is empty
 }
+
+// GrpcStatsState is the filter state object of envoy.filters.http.grpc_stats.
+const GrpcStatsState = "envoy.filters.http.grpc_stats"
+
+// GrpcMessages is what that object holds: the messages so far. It is there once one has been counted.
+type GrpcMessages struct{ Requests, Responses uint64 }
 
 // TraceReason values: the trace bits of x-request-id that traceable_filter reads.
 const (

@@ -16,7 +16,7 @@ import (
 // Messages are the field tables of the filters' configurations.
 var Messages = registry.Messages{
 	"envoy.extensions.filters.http.grpc_stats.v3.FilterConfig": {
-		"emit_filter_state":                 registry.Only("false").Note("nothing reads that filter state"),
+		"emit_filter_state":                 registry.Supported,
 		"individual_method_stats_allowlist": registry.Supported, "stats_for_all_methods": registry.Supported,
 		"enable_upstream_stats": registry.Supported, "replace_dots_in_grpc_service_name": registry.Supported},
 	"envoy.extensions.filters.http.grpc_web.v3.GrpcWeb": {},
@@ -33,7 +33,7 @@ func GrpcWeb(_ *registry.Ctx, _ proto.Message, workers int) (filter.Factory, err
 func GrpcStats(_ *registry.Ctx, m proto.Message, workers int) (filter.Factory, error) {
 	x := m.(*statsv3.FilterConfig)
 	cfg := grpcstats.Config{AllMethods: x.GetStatsForAllMethods().GetValue(), UpstreamTime: x.GetEnableUpstreamStats(),
-		ReplaceDots: x.GetReplaceDotsInGrpcServiceName()}
+		ReplaceDots: x.GetReplaceDotsInGrpcServiceName(), FilterState: x.GetEmitFilterState()}
 	for _, s := range x.GetIndividualMethodStatsAllowlist().GetServices() {
 		for _, name := range s.GetMethodNames() {
 			if cfg.Methods == nil {

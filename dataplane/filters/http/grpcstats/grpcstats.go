@@ -19,6 +19,7 @@ type Config struct {
 	Methods      map[string]struct{} // individual_method_stats_allowlist, "service/method"
 	UpstreamTime bool                // enable_upstream_stats
 	ReplaceDots  bool                // replace_dots_in_grpc_service_name
+	FilterState  bool                // emit_filter_state
 }
 
 // Factory makes the filter's instances. Immutable but for its pool.
@@ -103,22 +104,35 @@ func (s *stream) wanted(service, method []byte) bool {
 // OnData implements filter.HTTP.
 func (s *stream) OnData(c *filter.Ctx, d filter.Dir, b *filter.Data, end bool) filter.Verdict {
 	switch {
-	case s.block == nil:
 	case d == filter.Request:
-		if n := s.req.Count(b.Bytes); n > 0 {
-			s.block.Add(stats.GrpcRequestMessageCount, int64(n))
+		if s.request {
+			s.count(&s.req, b.Bytes, &c.Rec.GrpcMessages.Requests, stats.GrpcRequestMessageCount)
 		}
-	default:
-		if s.response {
-			if n := s.resp.Count(b.Bytes); n > 0 {
-				s.block.Add(stats.GrpcResponseMessageCount, int64(n))
-			}
-		}
-		if end {
-			s.time(c)
-		}
+		return filter.Continue
+	case s.response:
+		s.count(&s.resp, b.Bytes, &c.Rec.GrpcMessages.Responses, stats.GrpcResponseMessageCount)
+	}
+	if end && s.block != nil {
+		s.time(c)
 	}
 	return filter.Continue
+}
+
+// count counts the messages that begin in p.
+func (s *stream) count(f *grpc.Frames, p []byte, state *uint64, counter int) {
+	if s.block == nil && !s.f.cfg.FilterState {
+		return
+	}
+	n := f.Count(p)
+	if n == 0 {
+		return
+	}
+	if s.f.cfg.FilterState {
+		*state += n
+	}
+	if s.block != nil {
+		s.block.Add(counter, int64(n))
+	}
 }
 
 // OnTrailers implements filter.HTTP.
