@@ -4,6 +4,7 @@ package parity
 
 import (
 	"bytes"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -26,24 +27,30 @@ type backend struct {
 	isTCP  bool
 	served int
 	conns  []*backendConn
+	h2     H2Options // of the case
+	tls    *TLSEnd   // of the group
 }
 
 type backendConn struct {
 	b    *backend
-	c    net.Conn
+	c    net.Conn // tcp, or the TLS connection over it
+	tcp  *net.TCPConn
+	tls  *tls.Conn
 	mu   sync.Mutex
+	cond *sync.Cond
+	h2   *h2End // set when the proxy has sent the preface of HTTP/2
 	got  []byte
 	end  string // "", "fin", "rst"
 	self bool   // the backend ended it
 	wake chan struct{}
 }
 
-func newBackend(name string, port int) (*backend, error) {
+func newBackend(name string, port int, end *TLSEnd) (*backend, error) {
 	ln, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(port))
 	if err != nil {
 		return nil, err
 	}
-	b := &backend{name: name, ln: ln}
+	b := &backend{name: name, ln: ln, tls: end}
 	go b.accept()
 	return b, nil
 }
@@ -55,18 +62,46 @@ func (b *backend) accept() {
 			return
 		}
 		b.mu.Lock()
-		bc := &backendConn{b: b, c: c, wake: make(chan struct{}, 1)}
+		bc := &backendConn{b: b, c: c, tcp: c.(*net.TCPConn), wake: make(chan struct{}, 1)}
+		bc.cond = sync.NewCond(&bc.mu)
 		nth := len(b.conns)
 		b.conns = append(b.conns, bc)
 		tcp, isTCP := b.tcp, b.isTCP
 		b.mu.Unlock()
-		go bc.readAll()
-		if isTCP {
-			go bc.converse(pick(tcp, nth))
-		} else {
-			go bc.serve()
-		}
+		go func() {
+			if b.tls != nil && !bc.handshake() {
+				return
+			}
+			go bc.readAll()
+			if isTCP {
+				bc.converse(pick(tcp, nth))
+			} else {
+				bc.serve()
+			}
+		}()
 	}
+}
+
+// handshake puts TLS on the connection; a handshake that fails shows as the end of the connection.
+func (c *backendConn) handshake() bool {
+	cfg, err := c.b.tls.config(true)
+	if err != nil {
+		c.end = err.Error()
+		return false
+	}
+	t := tls.Server(c.tcp, cfg)
+	c.tcp.SetDeadline(time.Now().Add(handshakeWait))
+	err = t.Handshake()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.tls, c.c = t, t
+	if err != nil {
+		c.end = endOf(err)
+		c.tcp.Close()
+		return false
+	}
+	c.tcp.SetDeadline(time.Time{})
+	return true
 }
 
 func pick[T any](list []*T, n int) *T {
@@ -77,10 +112,10 @@ func pick[T any](list []*T, n int) *T {
 }
 
 // begin installs the script of a case.
-func (b *backend) begin(http []*Reply, tcp []*Conversation, isTCP bool) {
+func (b *backend) begin(http []*Reply, tcp []*Conversation, isTCP bool, h2 H2Options) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.http, b.tcp, b.isTCP, b.served, b.conns = http, tcp, isTCP, 0, nil
+	b.http, b.tcp, b.isTCP, b.served, b.conns, b.h2 = http, tcp, isTCP, 0, nil, h2
 }
 
 // closeConns ends every connection of the case.
@@ -88,7 +123,10 @@ func (b *backend) closeConns() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, c := range b.conns {
-		c.c.Close()
+		c.mu.Lock()
+		conn := c.c
+		c.mu.Unlock()
+		conn.Close()
 	}
 }
 
@@ -103,10 +141,20 @@ func (c *backendConn) readAll() {
 		n, err := c.c.Read(buf)
 		c.mu.Lock()
 		c.got = append(c.got, buf[:n]...)
+		var answer []byte
+		if c.h2 != nil {
+			answer = c.h2.feed(buf[:n])
+		}
 		if err != nil && c.end == "" && !c.self {
 			c.end = endOf(err)
 		}
+		c.cond.Broadcast()
 		c.mu.Unlock()
+		if len(answer) > 0 {
+			c.h2.wmu.Lock()
+			c.h2.write(answer)
+			c.h2.wmu.Unlock()
+		}
 		select {
 		case c.wake <- struct{}{}:
 		default:
@@ -153,20 +201,28 @@ func (c *backendConn) shut(how string) bool {
 	case "":
 		return false
 	case "fin":
-		c.c.(*net.TCPConn).CloseWrite()
+		c.c.(interface{ CloseWrite() error }).CloseWrite()
 		return false
 	case "rst":
-		c.c.(*net.TCPConn).SetLinger(0)
+		c.tcp.SetLinger(0)
 	}
 	c.mu.Lock()
 	c.self = true
 	c.mu.Unlock()
+	if how == "rst" {
+		c.tcp.Close()
+		return true
+	}
 	c.c.Close()
 	return true
 }
 
 // serve answers requests in order until the connection ends.
 func (c *backendConn) serve() {
+	if c.speaksH2() {
+		c.serveH2()
+		return
+	}
 	offset := 0
 	for {
 		headEnd := 0
@@ -253,7 +309,7 @@ func (c *backendConn) echo(offset int) {
 			return
 		}
 	}
-	c.c.(*net.TCPConn).CloseWrite()
+	c.c.(interface{ CloseWrite() error }).CloseWrite()
 }
 
 // converse plays a raw connection.
@@ -303,7 +359,10 @@ func (b *backend) render(summary bool) string {
 			end = "own"
 		}
 		c.mu.Unlock()
-		fmt.Fprintf(&w, "connection %d\n", i+1)
+		fmt.Fprintf(&w, "connection %d\n%s", i+1, c.renderHead(&requests))
+		if c.usesH2() {
+			got = nil
+		}
 		if isTCP {
 			fmt.Fprintf(&w, "raw %s\n", quoteBody(got))
 			got = nil

@@ -49,6 +49,10 @@ type Group struct {
 	Args []string `json:"args"`
 	// Backends lists extra backend names that only Raw or Clusters mention; b1 to b4 always exist.
 	Backends []string `json:"backends"`
+	// BackendTLS makes backends speak TLS.
+	BackendTLS map[string]*TLSEnd `json:"backend_tls"`
+	// Files are written into ${dir} before the proxy starts.
+	Files map[string]string `json:"files"`
 	// Normalise is a list of extra [regexp, replacement] pairs for text that differs from run to run.
 	Normalise [][2]string `json:"normalise"`
 	// IgnoreStats is a list of name prefixes (after normalisation) left out for every case, with the reason in a comment of the file.
@@ -69,11 +73,13 @@ type Listener struct {
 	VirtualHosts []any `json:"virtual_hosts"`
 	// RouteConfig is merged over the route configuration.
 	RouteConfig map[string]any `json:"route_config"`
+	// TLS makes the listener's one filter chain terminate TLS: the short form of a DownstreamTlsContext, see tlsContext.
+	TLS map[string]any `json:"tls"`
 	// Filters are HTTP filters put before the router.
 	Filters []any `json:"http_filters"`
 	// TCPProxy makes the listener a tcp_proxy: merged over its defaults.
 	TCPProxy map[string]any `json:"tcp_proxy"`
-	// Chains replaces the filter chains.
+	// Chains replaces the filter chains. A chain may have `tls`, as TLS, and `http` or `tcp_proxy`, the short forms of its network filter.
 	Chains []any `json:"filter_chains"`
 	// Log is the access-log format of the listener's file; empty means DefaultLog, "none" no log.
 	Log string `json:"log"`
@@ -97,6 +103,8 @@ type Case struct {
 	Conns map[string]ConnOptions `json:"conns"`
 	// Backend scripts replies per backend; the last entry repeats. Unscripted backends answer 200 with their own name as body.
 	Backend map[string][]*Reply `json:"backend"`
+	// BackendH2 says how backends that are spoken to in HTTP/2 behave below their replies.
+	BackendH2 map[string]H2Options `json:"backend_h2"`
 	// TCP scripts raw connections per backend; the last entry repeats. An empty list echoes.
 	TCP map[string][]*Conversation `json:"tcp"`
 	// Summary counts equal responses and requests per backend in place of listing them, for traffic whose order is random.
@@ -126,9 +134,14 @@ type ConnOptions struct {
 	From string `json:"from"`
 	// FromPort is the placeholder name of a fixed source port, 0 for ephemeral.
 	FromPort int `json:"from_port"`
+	// TLS opens the connection with a handshake.
+	TLS *TLSEnd `json:"tls"`
+	// H2 makes the connection speak HTTP/2 from the first byte.
+	H2 bool `json:"h2"`
+	H2Options
 }
 
-// Step is one action of a case. Exactly one of Req, Send, Hello, Wait, Close, Admin, ExpectClose, Await or Recv alone is set.
+// Step is one action of a case. Exactly one of Req, Send, Frames, Hello, Wait, Close, Admin, Write, Seen, ExpectClose, Await or Recv alone is set.
 type Step struct {
 	// Conn names the client connection (default "c"); it is opened by its first step.
 	Conn string `json:"conn"`
@@ -136,6 +149,18 @@ type Step struct {
 	Req     string   `json:"req"`
 	Headers []string `json:"headers"`
 	Body    string   `json:"body"`
+	// Trailers end the request on HTTP/2; Open leaves the stream open behind Req, Stream gives it a number (default: the next).
+	Trailers []string `json:"trailers"`
+	Open     bool     `json:"open"`
+	Stream   uint32   `json:"stream"`
+	// Frames are sent as they are on HTTP/2.
+	Frames []*Frame `json:"frames"`
+	// Until awaits that text in what the connection shows.
+	Until string `json:"until"`
+	// Seen is "BACKEND TEXT": it awaits that text in what the backend shows.
+	Seen string `json:"seen"`
+	// Write moves files with these contents over those in ${dir}.
+	Write map[string]string `json:"write"`
 	// Send is raw bytes.
 	Send string `json:"send"`
 	// Repeat sends Req or Send that many times, each with its own response awaited.
@@ -197,6 +222,12 @@ type Reply struct {
 	Close string `json:"close"`
 	// Tunnel echoes raw bytes after the answer.
 	Tunnel bool `json:"tunnel"`
+	// The rest is for HTTP/2. Trailers end the stream; Frames (on the request's stream where they name none) follow; Reset ends it with that code;
+	// Open leaves it open.
+	Trailers []string `json:"trailers"`
+	Frames   []*Frame `json:"frames"`
+	Reset    string   `json:"reset"`
+	Open     bool     `json:"open"`
 }
 
 // Conversation scripts one raw connection of a backend.

@@ -15,7 +15,11 @@ import (
 // clientConn is one client connection of a case; a goroutine collects everything that arrives.
 type clientConn struct {
 	name string
-	c    *net.TCPConn
+	c    net.Conn // tcp, or the TLS connection over it
+	tcp  *net.TCPConn
+	tls  *tls.Conn
+	h2   *h2End // nil for a connection without HTTP/2
+	next uint32 // the stream of the next request
 
 	mu      sync.Mutex
 	cond    *sync.Cond
@@ -27,7 +31,7 @@ type clientConn struct {
 	raw     bool
 }
 
-func dialClient(name string, o ConnOptions, v *vars) (*clientConn, error) {
+func dialClient(name string, o ConnOptions, v *vars, sessions map[string]tls.ClientSessionCache) (*clientConn, error) {
 	to, ip := o.To, o.IP
 	if to == "" {
 		to = "main"
@@ -50,9 +54,64 @@ func dialClient(name string, o ConnOptions, v *vars) (*clientConn, error) {
 		c.end = "refused"
 		return c, nil
 	}
-	c.c = conn.(*net.TCPConn)
+	c.tcp = conn.(*net.TCPConn)
+	c.c = c.tcp
+	if o.TLS != nil {
+		if err := c.handshake(o.TLS, sessions); err != nil {
+			return nil, err
+		}
+	}
+	if o.H2 {
+		c.h2, c.next = newH2End(&c.mu, c.cond, deadlineWriter{c.c}, false, o.H2Options), 1
+	}
+	if c.end != "" {
+		return c, nil
+	}
+	if o.H2 && !o.NoPreface {
+		b, err := c.h2.preface()
+		if err != nil {
+			return nil, err
+		}
+		c.write(b)
+	}
 	go c.readAll()
 	return c, nil
+}
+
+// handshake puts TLS on the connection; a handshake that fails shows as the end of the connection.
+func (c *clientConn) handshake(o *TLSEnd, sessions map[string]tls.ClientSessionCache) error {
+	cfg, err := o.config(false)
+	if err != nil {
+		return err
+	}
+	if o.Session != "" {
+		if sessions[o.Session] == nil {
+			sessions[o.Session] = tls.NewLRUClientSessionCache(4)
+		}
+		cfg.ClientSessionCache = sessions[o.Session]
+	}
+	c.tls = tls.Client(c.tcp, cfg)
+	c.c = c.tls
+	c.tcp.SetDeadline(time.Now().Add(handshakeWait))
+	if err := c.tls.Handshake(); err != nil {
+		c.end = endOf(err)
+		c.tcp.Close()
+	}
+	c.tcp.SetDeadline(time.Time{})
+	return nil
+}
+
+const (
+	handshakeWait = 3 * time.Second
+	writeWait     = 3 * time.Second
+)
+
+// deadlineWriter bounds each write, so that a peer that does not read cannot hold a case up.
+type deadlineWriter struct{ net.Conn }
+
+func (w deadlineWriter) Write(b []byte) (int, error) {
+	w.SetWriteDeadline(time.Now().Add(writeWait))
+	return w.Conn.Write(b)
 }
 
 func (c *clientConn) readAll() {
@@ -61,11 +120,20 @@ func (c *clientConn) readAll() {
 		n, err := c.c.Read(buf)
 		c.mu.Lock()
 		c.got = append(c.got, buf[:n]...)
+		var answer []byte
+		if c.h2 != nil {
+			answer = c.h2.feed(buf[:n])
+		}
 		if err != nil && c.end == "" {
 			c.end = endOf(err)
 		}
 		c.cond.Broadcast()
 		c.mu.Unlock()
+		if len(answer) > 0 {
+			c.h2.wmu.Lock()
+			c.h2.write(answer)
+			c.h2.wmu.Unlock()
+		}
 		if err != nil {
 			return
 		}
@@ -86,6 +154,10 @@ func (c *clientConn) await(timeout time.Duration, ok func() bool) {
 
 func (c *clientConn) awaitResponses(n int, timeout time.Duration) {
 	c.awaited += n
+	if c.h2 != nil {
+		c.await(timeout, func() bool { return c.h2.finished() >= c.awaited })
+		return
+	}
 	c.await(timeout, func() bool { return countResponses(c.got, c.methods, c.end != "") >= c.awaited })
 }
 
@@ -96,8 +168,7 @@ func (c *clientConn) awaitBytes(n int, timeout time.Duration) {
 
 func (c *clientConn) write(b []byte) {
 	if c.c != nil {
-		c.c.SetWriteDeadline(time.Now().Add(3 * time.Second))
-		c.c.Write(b) // A failed write shows in the transcript as the end of the connection.
+		deadlineWriter{c.c}.Write(b) // A failed write shows in the transcript as the end of the connection.
 	}
 }
 
@@ -107,16 +178,23 @@ func (c *clientConn) shut(how string) {
 	}
 	switch how {
 	case "fin":
-		c.c.CloseWrite()
+		c.c.(interface{ CloseWrite() error }).CloseWrite()
+		return
+	case "truncate": // a FIN without TLS's close_notify
+		c.tcp.CloseWrite()
 		return
 	case "rst":
-		c.c.SetLinger(0)
+		c.tcp.SetLinger(0)
 	}
 	c.mu.Lock()
 	if c.end == "" {
 		c.end = "own"
 	}
 	c.mu.Unlock()
+	if how == "rst" {
+		c.tcp.Close()
+		return
+	}
 	c.c.Close()
 }
 
@@ -124,15 +202,28 @@ func (c *clientConn) shut(how string) {
 func (c *clientConn) render() (string, []string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.renderLocked()
+}
+
+// renderLocked is render for a caller that holds mu.
+func (c *clientConn) renderLocked() (string, []string) {
 	end := c.end
 	if end == "" {
 		end = "open"
 	}
+	head := ""
+	if c.tls != nil {
+		head = renderTLS(c.tls, false)
+	}
+	if c.h2 != nil {
+		text, units := c.h2.render()
+		return head + text + "end " + end + "\n", units
+	}
 	if c.raw {
-		return fmt.Sprintf("raw %s\nend %s\n", quoteBody(c.got), end), nil
+		return head + fmt.Sprintf("raw %s\nend %s\n", quoteBody(c.got), end), nil
 	}
 	text, units := renderResponses(c.got, c.methods, c.end != "")
-	return text + "end " + end + "\n", units
+	return head + text + "end " + end + "\n", units
 }
 
 // methodsOf guesses the request methods in raw bytes: the first token of each head.

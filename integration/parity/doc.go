@@ -17,7 +17,19 @@
 // A group names listeners and clusters in a short form that Bootstrap expands (or gives a complete `raw` bootstrap), and lists cases. Text
 // that goes on the wire (send, body, backend replies) uses backslash escapes (\r \n \t \\ \0 \xHH), so every byte can be written.
 // Placeholders, valid anywhere in the bootstrap and in wire text: ${port:NAME} is the port of listener or backend NAME, ${addr:NAME} is
-// 127.0.0.1:port, ${admin} is the admin port, ${dir} is the scratch directory of the run.
+// 127.0.0.1:port, ${admin} is the admin port, ${dir} is the scratch directory of the run; ${pem:NAME}, ${key:NAME} and ${crl:NAME} are files
+// that hold a certificate of the harness (pkiSpecs) with its chain, its key, and an authority's revocation list; ${sha256:NAME} and ${spki:NAME}
+// are its hashes.
+//
+// # HTTP/2 and TLS
+//
+// A client connection with `h2: true` speaks HTTP/2: `req` opens a stream, `frames` sends any frame, well-formed or not. A backend speaks HTTP/2
+// to whoever begins with its preface. Both ends show a connection as its streams by number: fields, content joined, END_STREAM or RST_STREAM with
+// its code, and then GOAWAY. SETTINGS, PING and WINDOW_UPDATE are left out unless `show` names them. How an end compresses heads and when it
+// returns windows is its own business: statistics that count bytes of such a connection are compared without their numbers ("moved").
+//
+// `tls` on a client connection, `backend_tls` on the group and `tls` on listeners and clusters put TLS on either side, with certificates that the
+// harness makes.
 //
 // # Isolation
 //

@@ -60,7 +60,7 @@ func TestCutMessage_WhenFramingVaries_ThenBodiesAreCutExactly(t *testing.T) {
 func TestMoved_WhenCountersChange_ThenOnlyDataPlaneMovesAreShown(t *testing.T) {
 	before := statSnapshot{"cluster.b.total": 1, "gone": 2, "same": 3, "http.admin.rq": 1}
 	after := statSnapshot{"cluster.b.total": 4, "same": 3, "http.admin.rq": 9, "new": 1, "x.rx_bytes_buffered": 7, "skip.me": 1}
-	if got, want := after.moved(before, []string{"skip."}), "cluster.b.total +3\ngone -2\nnew +1\n"; got != want {
+	if got, want := after.moved(before, []string{"skip."}, []string{"new"}), "cluster.b.total +3\ngone -2\nnew moved\n"; got != want {
 		t.Errorf("moved = %q, want %q", got, want)
 	}
 }

@@ -3,6 +3,7 @@
 package parity
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"os"
@@ -41,8 +42,9 @@ type groupRun struct {
 	backends map[string]*backend
 	hole     *blackhole
 	p        *proxy
-	logs     map[string]int64 // bytes of each log file already read
-	base     statSnapshot     // gauges of the proxy at rest
+	logs     map[string]int64                  // bytes of each log file already read
+	base     statSnapshot                      // gauges of the proxy at rest
+	sessions map[string]tls.ClientSessionCache // of the case
 }
 
 const (
@@ -134,7 +136,7 @@ func (r *Runner) open(g *Group) (*groupRun, error) {
 		}
 	}
 	for _, n := range append(append([]string{}, defaultBackends...), g.Backends...) {
-		if run.backends[n], err = newBackend(n, run.v.ports[n]); err != nil {
+		if run.backends[n], err = newBackend(n, run.v.ports[n], g.BackendTLS[n]); err != nil {
 			return nil, err
 		}
 	}
@@ -153,6 +155,9 @@ func (run *groupRun) start() error {
 	run.logs, run.base = map[string]int64{}, nil
 	for _, f := range run.logFiles() {
 		os.Remove(f)
+	}
+	if err := run.writeFiles(run.g.Files); err != nil {
+		return err
 	}
 	run.p, err = startProxy(run.r.Bin, run.v.dir, text, run.v.ports["admin"], run.g.Args)
 	return err
@@ -194,13 +199,14 @@ func (run *groupRun) runCase(c *Case, want *Result) (*Result, error) {
 	res := &Result{Case: c.Name}
 	for name, b := range run.backends {
 		_, tcp := c.TCP[name]
-		b.begin(expandReplies(run.v, c.Backend[name]), c.TCP[name], tcp)
+		b.begin(expandReplies(run.v, c.Backend[name]), c.TCP[name], tcp, c.BackendH2[name])
 	}
 	before, err := readStats(run.v.ports["admin"], run.norm)
 	if err != nil {
 		return res, err
 	}
 	run.readLogs(true)
+	run.sessions = map[string]tls.ClientSessionCache{}
 	conns, order, stepErr := map[string]*clientConn{}, []string(nil), error(nil)
 	for i, s := range c.Steps {
 		if s.Admin != "" {
@@ -242,7 +248,7 @@ func (run *groupRun) runCase(c *Case, want *Result) (*Result, error) {
 			run.backends[name].closeConns()
 		}
 	}
-	err = run.late(c, res, before.plus(run.clockDigits(c, conns)), want)
+	err = run.late(c, res, before.plus(run.clockDigits(c, conns)), want, conns)
 	for _, b := range run.backends {
 		b.closeConns()
 	}
@@ -304,12 +310,13 @@ func expandReplies(v *vars, in []*Reply) []*Reply {
 }
 
 // late adds the log and stats sections, which the proxy completes some time after the client saw the answer.
-func (run *groupRun) late(c *Case, res *Result, before statSnapshot, want *Result) error {
+func (run *groupRun) late(c *Case, res *Result, before statSnapshot, want *Result, conns map[string]*clientConn) error {
 	patience := matchWait
 	if want != nil && Diff(want.early(), res.early(), c.Ignore, c.Ours) != "" {
 		patience = defaultSettle // The case has failed already.
 	}
 	ignore := append(append([]string{}, run.g.IgnoreStats...), c.IgnoreStats...)
+	wire := run.wireBytes(conns)
 	n := len(res.Sections)
 	changed, last := time.Now(), ""
 	for {
@@ -323,7 +330,7 @@ func (run *groupRun) late(c *Case, res *Result, before statSnapshot, want *Resul
 		}
 		logs := res.Sections[n:]
 		sort.Slice(logs, func(i, j int) bool { return logs[i].Name < logs[j].Name })
-		res.add("stats", after.moved(before, ignore))
+		res.add("stats", after.moved(before, ignore, wire))
 		if want != nil {
 			probe := &Result{Sections: res.Sections[n:]}
 			late := &Result{}
@@ -414,6 +421,12 @@ func (run *groupRun) step(c *Case, s *Step, conns map[string]*clientConn, order 
 		time.Sleep(time.Duration(s.Wait))
 		return nil
 	}
+	if s.Write != nil {
+		return run.writeFiles(s.Write)
+	}
+	if s.Seen != "" {
+		return run.awaitSeen(s)
+	}
 	name := s.Conn
 	if name == "" {
 		name = "c"
@@ -421,7 +434,7 @@ func (run *groupRun) step(c *Case, s *Step, conns map[string]*clientConn, order 
 	cc := conns[name]
 	if cc == nil {
 		var err error
-		if cc, err = dialClient(name, c.Conns[name], run.v); err != nil {
+		if cc, err = dialClient(name, c.Conns[name], run.v, run.sessions); err != nil {
 			return err
 		}
 		if l := run.g.Listeners[c.listenerOf(name)]; l != nil && l.TCPProxy != nil {
@@ -436,7 +449,11 @@ func (run *groupRun) step(c *Case, s *Step, conns map[string]*clientConn, order 
 		timeout = defaultTimeout
 	}
 	for i := 0; i < max(1, s.Repeat); i++ {
-		if err := run.send(cc, s); err != nil {
+		send := run.send
+		if cc.h2 != nil && s.Send == "" {
+			send = run.sendH2
+		}
+		if err := send(cc, s); err != nil {
 			return err
 		}
 		run.awaitStep(cc, s, timeout)
@@ -499,11 +516,14 @@ func (run *groupRun) send(cc *clientConn, s *Step) error {
 
 func (run *groupRun) awaitStep(cc *clientConn, s *Step, timeout time.Duration) {
 	switch {
+	case s.Until != "":
+		text := ""
+		cc.await(timeout, func() bool { text, _ = cc.renderLocked(); return strings.Contains(text, s.Until) })
 	case s.Read > 0:
 		cc.awaitBytes(s.Read, timeout)
 	case s.Recv != nil && *s.Recv > 0:
 		cc.awaitResponses(*s.Recv, timeout)
-	case s.Recv == nil && (s.Req != "" || s.Send != "") && !cc.raw:
+	case s.Recv == nil && (s.Req != "" && !s.Open || s.Send != "" && cc.h2 == nil) && !cc.raw:
 		cc.awaitResponses(1, timeout)
 	}
 }

@@ -44,6 +44,12 @@ var ignoredSuffixes = []struct{ suffix, why string }{
 	{"_bytes_buffered", "the fill of a buffer at one moment: how a proxy reads, not what it serves"},
 }
 
+// ignoredInfixes are parts of names left out of every comparison.
+var ignoredInfixes = []struct{ infix, why string }{
+	{".ssl.sigalgs.", "crypto/tls does not tell the algorithm (docs/differences.md)"},
+	{".ssl.certificate.", "expiries are in /certs (docs/differences.md)"},
+}
+
 // statSnapshot maps a normalised name to its value.
 type statSnapshot map[string]int64
 
@@ -88,11 +94,18 @@ func readStats(port int, n *normaliser) (statSnapshot, error) {
 }
 
 // moved renders the difference of two snapshots, one "name +n" or "name -n" a line.
-func (after statSnapshot) moved(before statSnapshot, ignore []string) string {
+// Names with one of the suffixes in wire are shown without a number.
+func (after statSnapshot) moved(before statSnapshot, ignore, wire []string) string {
 	var lines []string
 	add := func(name string, d int64) {
 		if d == 0 || ignoredStat(name, ignore) {
 			return
+		}
+		for _, w := range wire {
+			if strings.HasSuffix(name, w) {
+				lines = append(lines, name+" moved\n")
+				return
+			}
 		}
 		lines = append(lines, fmt.Sprintf("%s %+d\n", name, d))
 	}
@@ -119,6 +132,11 @@ func ignoredStat(name string, extra []string) bool {
 			return true
 		}
 	}
+	for _, i := range ignoredInfixes {
+		if strings.Contains(name, i.infix) {
+			return true
+		}
+	}
 	for _, p := range extra {
 		if strings.HasPrefix(name, p) {
 			return true
@@ -134,7 +152,7 @@ func (s statSnapshot) busy(base statSnapshot) string {
 		if v <= base[name] || ignoredStat(name, nil) {
 			continue
 		}
-		for _, suffix := range []string{"_cx_active", "_rq_active", "_cx_http1_active"} {
+		for _, suffix := range []string{"_cx_active", "_rq_active", "_cx_http1_active", "_cx_http2_active", "_cx_ssl_active", "streams_active"} {
 			if strings.HasSuffix(name, suffix) {
 				lines = append(lines, fmt.Sprintf("%s %d\n", name, v))
 			}
