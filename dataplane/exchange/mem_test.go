@@ -17,9 +17,9 @@ import (
 type memory struct {
 	*sys.Linux
 	next   sys.FD
-	in     [16][]byte
-	tokens [16]uint64
-	out    [16]int
+	in     [256][]byte
+	tokens [256]uint64
+	out    [256]int
 	ready  []sys.Event
 }
 
@@ -115,6 +115,64 @@ func BenchmarkUserSpace(b *testing.B) {
 		k.deliver(9, resp)
 		l.Turn(false)
 	}
+	if n := r.row.Limits.Requests[0].Load(); n != 0 {
+		b.Fatal(n)
+	}
+}
+
+// BenchmarkUserSpaceMany is BenchmarkUserSpace with 64 requests in flight: each turn finds all of them ready, as under saturation.
+func BenchmarkUserSpaceMany(b *testing.B) {
+	const conns = 64
+	r := newRig(b, 1)
+	k := &memory{Linux: sys.NewLinux(), next: 99}
+	l, err := loop.New(loop.Config{Kernel: k, Seed: 1}, func(loop.Msg) {})
+	must(b, err)
+	r.l = l
+	env := NewEnv(l, upstream.NewManager(l, 1), 1, nil)
+	env.Logs = &logOnly{}
+	r.env = env
+	r.hcm.UseRemoteAddr = true
+	r.hcm.AccessLogs[0] = &accesslog.Logger{Format: accesslog.Default()}
+	r.publish()
+	req, resp := []byte(typicalGet), []byte(typicalOK)
+	for i := range conns {
+		c, e := conn.Adopt(l, sys.FD(10+i), 1<<20, nil)
+		if e != 0 {
+			b.Fatal(e)
+		}
+		s := NewServer(env, c, r.lis, r.fc, r.connInfo(), nil)
+		r.left.Join(&s.Place)
+	}
+	for i := range conns {
+		k.deliver(sys.FD(10+i), req)
+	}
+	l.Turn(false)
+	k.ready = k.ready[:0]
+	for i := range conns {
+		k.ready = append(k.ready, sys.Event{Events: sys.EventOut, Token: k.tokens[100+i]})
+	}
+	l.Turn(false)
+	for i := range conns {
+		k.deliver(sys.FD(100+i), resp)
+	}
+	l.Turn(false)
+	for i := range conns {
+		if k.out[10+i] == 0 || k.out[100+i] == 0 {
+			b.Fatal("no answer", i)
+		}
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		for i := range conns {
+			k.deliver(sys.FD(10+i), req)
+		}
+		l.Turn(false)
+		for i := range conns {
+			k.deliver(sys.FD(100+i), resp)
+		}
+		l.Turn(false)
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*conns), "ns/request")
 	if n := r.row.Limits.Requests[0].Load(); n != 0 {
 		b.Fatal(n)
 	}

@@ -4,6 +4,7 @@ package exchange
 
 import (
 	"bytes"
+	"encoding/binary"
 	"net/netip"
 
 	"sidecar/dataplane/fault"
@@ -400,8 +401,6 @@ func appendJoined(h *httpmsg.Head, k httpmsg.Key, value, sep string) {
 	h.List[at].Value = h.A.Take(append(b, value...))
 }
 
-const hexDigits = "0123456789abcdef"
-
 // traceChar is the position in a uuid where Envoy keeps the trace decision.
 const traceChar = 14
 
@@ -430,17 +429,17 @@ func (x *Exchange) requestID() {
 
 func (x *Exchange) newRequestID(at int) {
 	var t [36]byte
-	r := [2]uint64{x.env.L.Rand(), x.env.L.Rand()}
-	j := 0
-	for i := range t {
-		switch i {
-		case 8, 13, 18, 23:
-			t[i] = '-'
-			continue
-		}
-		t[i] = hexDigits[r[j>>4]>>(4*(j&15))&15]
-		j++
-	}
+	hi, lo := x.env.L.Rand(), x.env.L.Rand()
+	d := hex8(uint32(hi))
+	binary.LittleEndian.PutUint64(t[0:], d)
+	d = hex8(uint32(hi >> 32))
+	binary.LittleEndian.PutUint32(t[9:], uint32(d))
+	binary.LittleEndian.PutUint32(t[14:], uint32(d>>32))
+	d = hex8(uint32(lo))
+	binary.LittleEndian.PutUint32(t[19:], uint32(d))
+	binary.LittleEndian.PutUint32(t[24:], uint32(d>>32))
+	binary.LittleEndian.PutUint64(t[28:], hex8(uint32(lo>>32)))
+	t[8], t[13], t[18], t[23] = '-', '-', '-', '-'
 	t[traceChar] = '4'
 	t[19] = "89ab"[t[19]&3]
 	if at >= 0 {
@@ -448,6 +447,17 @@ func (x *Exchange) newRequestID(at int) {
 		return
 	}
 	x.req.Add(keyRequestID, t[:])
+}
+
+// hex8 returns the eight hexadecimal digits of v, as bytes of a word: each half byte is moved into a byte of its own, then all eight become
+// letters or figures at once. The order of the digits is of no use for a random number.
+func hex8(v uint32) uint64 {
+	w := uint64(v)
+	w = (w | w<<16) & 0x0000ffff0000ffff
+	w = (w | w<<8) & 0x00ff00ff00ff00ff
+	w = (w | w<<4) & 0x0f0f0f0f0f0f0f0f
+	letters := (w + 0x0606060606060606) >> 4 & 0x0101010101010101
+	return w + 0x3030303030303030 + letters*('a'-'0'-10)
 }
 
 func isUUID(v []byte) bool {

@@ -16,9 +16,17 @@ const DefaultHTTP = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?
 // Format is a compiled format (envoy.config.core.v3.SubstitutionFormatString). Immutable and safe for concurrent use.
 type Format struct {
 	ops  []op
-	json *node // nil for text formats
-	wire *Wire // nil but for the gRPC access log
-	omit bool  // omit_empty_values
+	text []step // of ops: what text formats print
+	tail string // the literal behind the last step
+	json *node  // nil for text formats
+	wire *Wire  // nil but for the gRPC access log
+	omit bool   // omit_empty_values
+}
+
+// step is one operator of a text format with the literal before it.
+type step struct {
+	lead string
+	op   *op
 }
 
 // Default returns the format used when none is configured, for HTTP and TCP alike.
@@ -55,7 +63,16 @@ func CompileOptions(text string, o Options) (*Format, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Format{ops: ops, omit: o.OmitEmpty}, nil
+	f := &Format{ops: ops, omit: o.OmitEmpty}
+	for i := range ops {
+		if ops[i].code == opLiteral {
+			f.tail = ops[i].text
+			continue
+		}
+		f.text = append(f.text, step{f.tail, &ops[i]})
+		f.tail = ""
+	}
+	return f, nil
 }
 
 // CompileHeader compiles the value of a header mutation: it also takes the older spellings UPSTREAM_METADATA(["a", "b"]),
@@ -124,13 +141,15 @@ func (f *Format) Append(b []byte, r *Record) []byte {
 		b, _ = f.json.append(b, r, f.omit)
 		return append(b, '\n')
 	}
-	for i := range f.ops {
+	for i := range f.text {
+		st := &f.text[i]
+		b = append(b, st.lead...)
 		var k kind
-		if b, k = f.ops[i].append(b, r, false); k == absent && !f.omit {
+		if b, k = st.op.append(b, r, false); k == absent && !f.omit {
 			b = append(b, '-')
 		}
 	}
-	return b
+	return append(b, f.tail...)
 }
 
 // AppendHeader is Append for header mutations, where an absent value is empty.

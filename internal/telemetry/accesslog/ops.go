@@ -95,7 +95,7 @@ type op struct {
 	sub2 uint8
 	max  int // truncation of text, -1 = none
 	text string
-	a, b httpmsg.Key
+	a, b headerName
 	path []string
 	time *timeFormat
 	ops  []op // opCoalesce
@@ -311,8 +311,50 @@ func headerOp(code opcode) func(command) (op, error) {
 		if !headerNameOK(main) || !headerNameOK(alt) {
 			return op{}, errHeaderChars
 		}
-		return op{code: code, max: c.max, a: key(main), b: key(alt)}, nil
+		return op{code: code, max: c.max, a: nameOf(code, main), b: nameOf(code, alt)}, nil
 	}
+}
+
+// headerName is a header or pseudo-header to print; the zero value is none.
+type headerName struct {
+	key    httpmsg.Key
+	pseudo pseudo
+}
+
+// pseudo is where the value of a pseudo-header lies.
+type pseudo uint8
+
+const (
+	ordinary pseudo = iota
+	pseudoMethod
+	pseudoPath
+	pseudoAuthority
+	pseudoScheme
+	pseudoStatus
+	pseudoNone // a pseudo-header that this head does not have
+)
+
+// nameOf resolves a header name for the head that code prints.
+func nameOf(code opcode, name string) headerName {
+	n := headerName{key: key(name)}
+	if n.key.Name == "" || n.key.Name[0] != ':' || code == opTrailer {
+		return n
+	}
+	n.pseudo = pseudoNone
+	switch {
+	case code == opResp && n.key.Name == ":status":
+		n.pseudo = pseudoStatus
+	case code == opResp:
+	case n.key.Name == ":method":
+		n.pseudo = pseudoMethod
+	case n.key.Name == ":path":
+		n.pseudo = pseudoPath
+	case n.key.Name == ":authority":
+		n.pseudo = pseudoAuthority
+	case n.key.Name == ":scheme":
+		n.pseudo = pseudoScheme
+	}
+	return n
 }
 
 func key(name string) httpmsg.Key {

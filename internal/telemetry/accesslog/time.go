@@ -146,16 +146,24 @@ func appendDefaultTime(b []byte, ns int64) []byte {
 		year, month = year+1, march-9
 	}
 	hour, minute, second := clock/3600, clock/60%60, clock%60
-	t := [...]byte{
-		digit(year / 1000), digit(year / 100), digit(year / 10), digit(year), '-', digit(month / 10), digit(month), '-', digit(day / 10), digit(day),
-		'T', digit(hour / 10), digit(hour), ':', digit(minute / 10), digit(minute), ':', digit(second / 10), digit(second),
-		'.', digit(milli / 100), digit(milli / 10), digit(milli), 'Z',
-	}
+	var t [len("2006-01-02T15:04:05.000Z")]byte
+	pair(t[0:2], year/100)
+	pair(t[2:4], year%100)
+	pair(t[5:7], month)
+	pair(t[8:10], day)
+	pair(t[11:13], hour)
+	pair(t[14:16], minute)
+	pair(t[17:19], second)
+	pair(t[20:22], milli/10)
+	t[4], t[7], t[10], t[13], t[16], t[19], t[22], t[23] = '-', '-', 'T', ':', ':', '.', byte('0'+milli%10), 'Z'
 	return append(b, t[:]...)
 }
 
-// digit is the last decimal digit of v.
-func digit(v uint64) byte { return byte('0' + v%10) }
+// pair writes v, 0 to 99, as two digits into d.
+func pair(d []byte, v uint64) {
+	tens := v * 103 >> 10 // v/10 in this range
+	d[0], d[1] = byte('0'+tens), byte('0'+v-tens*10)
+}
 
 func (p *timePart) append(b []byte, t time.Time) []byte {
 	switch p.verb {

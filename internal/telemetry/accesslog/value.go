@@ -209,9 +209,9 @@ func (o *op) header(r *Record) ([]byte, bool) {
 	if f == nil || f.A == nil {
 		return nil, false
 	}
-	v, ok := field(o.code, h, f, o.a)
-	if !ok && o.b.Name != "" {
-		v, ok = field(o.code, h, f, o.b)
+	v, ok := field(h, f, &o.a)
+	if !ok && o.b.key.Name != "" {
+		v, ok = field(h, f, &o.b)
 	}
 	if o.sub == 1 { // REQ_WITHOUT_QUERY
 		if q := bytes.IndexByte(v, '?'); q >= 0 {
@@ -221,29 +221,27 @@ func (o *op) header(r *Record) ([]byte, bool) {
 	return v, ok
 }
 
-// field looks up a header or pseudo-header.
-func field(code opcode, h *httpmsg.Head, f *httpmsg.Fields, k httpmsg.Key) ([]byte, bool) {
-	if k.Name == "" {
-		return nil, false
-	}
-	if k.Name[0] != ':' || h == nil {
-		return f.GetKey(k)
-	}
+// field looks up a header or pseudo-header; h is nil for trailers.
+func field(h *httpmsg.Head, f *httpmsg.Fields, n *headerName) ([]byte, bool) {
 	var s httpmsg.Span
-	switch {
-	case code == opResp:
-		if k.Name == ":status" && h.Status >= 100 && h.Status <= 999 {
+	switch n.pseudo {
+	case ordinary:
+		if n.key.Name == "" {
+			return nil, false
+		}
+		return f.GetKey(n.key)
+	case pseudoMethod:
+		s = h.MethodName
+	case pseudoPath:
+		s = h.Target
+	case pseudoAuthority:
+		s = h.Authority
+	case pseudoScheme:
+		s = h.Scheme
+	case pseudoStatus:
+		if h.Status >= 100 && h.Status <= 999 {
 			return statusText(h.Status), true
 		}
-		return nil, false
-	case k.Name == ":method":
-		s = h.MethodName
-	case k.Name == ":path":
-		s = h.Target
-	case k.Name == ":authority":
-		s = h.Authority
-	case k.Name == ":scheme":
-		s = h.Scheme
 	}
 	if s.Len == 0 {
 		return nil, false
