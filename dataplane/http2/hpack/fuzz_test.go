@@ -27,6 +27,18 @@ func join(blocks ...[]byte) (data []byte) {
 	return data
 }
 
+// leadingUpdates counts the size updates that a block begins with.
+func leadingUpdates(block []byte) (n int) {
+	for len(block) > 0 && block[0]>>5 == 1 {
+		long := block[0]&31 == 31
+		for block = block[1:]; long && len(block) > 0; block = block[1:] {
+			long = block[0]&0x80 != 0
+		}
+		n++
+	}
+	return n
+}
+
 // FuzzDecoder decodes blocks side by side with the oracle. This package may refuse what the oracle takes only for rules that the oracle does not have.
 func FuzzDecoder(f *testing.F) {
 	f.Add(uint16(4096), join(unhex(f, "828684418cf1e3c2e5f23a6ba0ab90f4ff"), unhex(f, "828684be5886a8eb10649cbf"), unhex(f, "828785bf408825a849e95ba97d7f8925a849e95bb8e8b4bf")))
@@ -46,6 +58,8 @@ func FuzzDecoder(f *testing.F) {
 				t.Fatalf("%x: %v\nwant %v", block, got, want)
 			}
 			switch {
+			case e == None && err != nil && leadingUpdates(block) == 2:
+				return // the oracle takes a second update only while its table is empty; RFC 7541 section 4.2 allows two
 			case e == None && err != nil:
 				t.Fatalf("%x: taken, oracle: %v", block, err)
 			case e != None && err == nil && e != IntegerTooLong && e != UpdateMisplaced:
