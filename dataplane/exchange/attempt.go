@@ -242,7 +242,7 @@ func (x *Exchange) pick(now sys.Nanos) {
 		x.connectRaw(now)
 		return
 	}
-	p := x.cl.Pool(h, x.prio, x.cl.HTTP2(x.reqIn.s != nil))
+	p := x.cl.Pool(h, x.prio, x.cl.Codec(x.reqIn.s != nil))
 	switch p.Get(&x.w) {
 	case pool.Ready:
 		m, _, _ := x.w.Take()

@@ -137,7 +137,7 @@ func (h *shadow) pick(x *Exchange, now sys.Nanos) {
 		h.end(false)
 		return
 	}
-	switch h.cl.Pool(host, 0, h.cl.HTTP2(x.reqIn.s != nil)).Get(&h.w) {
+	switch h.cl.Pool(host, 0, h.cl.Codec(x.reqIn.s != nil)).Get(&h.w) {
 	case pool.Ready:
 		h.env.L.Ready(&h.task) // not here: whoever copies its request may be using the encode scratch
 	case pool.Failed:

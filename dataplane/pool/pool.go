@@ -98,12 +98,22 @@ type Config struct {
 	Slab    *loop.Slab[Member]
 	NextID  *uint64 // worker-wide connection numbers
 	Mux     *mux.Shared
-	HTTP2   bool // streams of HTTP/2 connections
+	Codec   Codec
 	Shard   int
 	TLS     *conn.TLS
 	// Internal is for hosts behind internal listeners.
 	Internal *conn.Internal
 }
+
+// Codec is what the connections of a pool speak.
+type Codec uint8
+
+// The codecs.
+const (
+	HTTP1 Codec = iota
+	HTTP2       // lent by the stream
+	Auto        // what each connection's ALPN agrees on, HTTP/1.1 without (auto_config)
+)
 
 // list is an intrusive list of members, newest first.
 type list struct {
@@ -126,10 +136,11 @@ type Pool struct {
 	target   policy.Target
 	prio     int
 	shared   *mux.Shared
-	http2    bool
+	codec    Codec
 	shard    int
 
 	// Worker
+	http2      bool // what new connections are expected to speak: with Auto what the last one did, HTTP/2 before the first
 	idle       list
 	connecting list
 	busy       list
@@ -141,16 +152,12 @@ type Pool struct {
 
 // New makes an empty pool.
 func New(c Config) *Pool {
-	speaks := speaksHTTP1
-	if c.HTTP2 {
-		speaks = speaksHTTP2
-	}
-	return &Pool{l: c.Loop, shared: c.Mux, http2: c.HTTP2, shard: c.Shard, host: c.Host, cfg: c.Cluster, block: c.Block, slab: c.Slab, nextID: c.NextID, prio: c.Prio, tls: c.TLS, internal: c.Internal,
-		secure: c.Cluster.Transport(c.Host.Metadata), target: policy.Target{Endpoint: c.Host.Key, Hostname: c.Host.Hostname, Fallback: speaks}}
+	return &Pool{l: c.Loop, shared: c.Mux, codec: c.Codec, http2: c.Codec != HTTP1, shard: c.Shard, host: c.Host, cfg: c.Cluster, block: c.Block, slab: c.Slab, nextID: c.NextID, prio: c.Prio, tls: c.TLS, internal: c.Internal,
+		secure: c.Cluster.Transport(c.Host.Metadata), target: policy.Target{Endpoint: c.Host.Key, Hostname: c.Host.Hostname, Fallback: offers[c.Codec]}}
 }
 
-// What a TLS handshake offers when the context names no protocol.
-var speaksHTTP1, speaksHTTP2 = []string{"http/1.1"}, []string{"h2"}
+// offers is what a TLS handshake offers when the context names no protocol.
+var offers = [...][]string{HTTP1: {"http/1.1"}, HTTP2: {"h2"}, Auto: {"h2", "http/1.1"}}
 
 // Host is the pool's host.
 func (p *Pool) Host() *hostset.Host { return p.host }
@@ -168,7 +175,7 @@ func (p *Pool) Counts() (idle, connecting, busy, waiting int) {
 
 // Get finds a connection for w: an idle one at once, else w waits for one that is connecting or becomes free.
 func (p *Pool) Get(w *Waiter) Outcome {
-	if p.http2 {
+	if p.codec != HTTP1 {
 		if m := p.ready(); m != nil {
 			if !p.admit() {
 				return w.fail(fault.Overflow, 0, p)
@@ -176,8 +183,11 @@ func (p *Pool) Get(w *Waiter) Outcome {
 			p.lendStream(m, w)
 			return Ready
 		}
-	} else if o, ok := p.getIdle(w); ok {
-		return o
+	}
+	if p.codec != HTTP2 {
+		if o, ok := p.getIdle(w); ok {
+			return o
+		}
 	}
 	b := &p.cfg.Breakers[p.prio]
 	if p.cfg.Limits.Pending[p.prio].Add(1) > int64(b.MaxPending) {
@@ -206,10 +216,12 @@ func (p *Pool) short() bool {
 	return n < p.waiting
 }
 
-// getIdle lends an idle connection.
+// getIdle lends an idle HTTP/1 connection.
 func (p *Pool) getIdle(w *Waiter) (o Outcome, ok bool) {
-	for m := p.idle.head; m != nil; m = p.idle.head {
-		if m.dead() {
+	var next *Member
+	for m := p.idle.head; m != nil; m = next {
+		next = m.next
+		if m.k != nil || m.dead() {
 			continue
 		}
 		if !p.admit() {
@@ -436,12 +448,18 @@ func (p *Pool) dialOpts(a sys.Addr) *sys.DialOpts {
 
 func (p *Pool) countConnect() {
 	p.block.Inc(stats.ClusterUpstreamCxTotal)
+	if p.codec != Auto {
+		p.countCodec()
+	}
+	p.host.CxTotal.Add(1)
+}
+
+func (p *Pool) countCodec() {
 	if p.http2 {
 		p.block.Inc(stats.ClusterUpstreamCxHTTP2Total)
 	} else {
 		p.block.Inc(stats.ClusterUpstreamCxHTTP1Total)
 	}
-	p.host.CxTotal.Add(1)
 }
 
 // established turns a connecting member into a usable one.
@@ -453,11 +471,24 @@ func (p *Pool) established(m *Member, now sys.Nanos) {
 		m.usable = now + d
 	}
 	p.block.Record(stats.ClusterUpstreamCxConnectMs, uint64((now-m.created)/sys.Millisecond))
+	if p.codec == Auto {
+		p.agree(m)
+	}
 	if p.http2 {
 		p.startHTTP2(m, now)
 		return
 	}
 	p.makeIdle(m)
+	if p.codec == Auto {
+		p.refill() // the others that wait were to be streams of this connection
+	}
+}
+
+// agree learns what a new connection speaks.
+func (p *Pool) agree(m *Member) {
+	s := m.C.Session()
+	p.http2 = s != nil && s.ALPN == "h2"
+	p.countCodec()
 }
 
 // connectFailed ends a connection attempt. As in Envoy every request that waits in this pool learns of it, because an upstream that refuses one
@@ -493,8 +524,8 @@ func (p *Pool) Drain() {
 	for p.idle.head != nil {
 		p.idle.head.close(byUs)
 	}
-	for m := p.busy.head; m != nil && p.http2; m = m.next {
-		m.draining = true // closed when its streams are over
+	for m := p.busy.head; m != nil; m = m.next {
+		m.draining = m.draining || m.k != nil // closed when its streams are over
 	}
 	if p.waiting == 0 {
 		for p.connecting.head != nil {

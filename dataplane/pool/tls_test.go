@@ -23,8 +23,8 @@ import (
 	"sidecar/internal/telemetry/stats"
 )
 
-// upstream speaks TLS with a self-signed certificate for test.local.
-func upstream(t *testing.T) (a sys.Addr, ca []byte) {
+// upstream speaks TLS with a self-signed certificate for test.local; it knows protocols for ALPN.
+func upstream(t *testing.T, protocols ...string) (a sys.Addr, ca []byte) {
 	t.Helper()
 	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	check(t, err)
@@ -33,7 +33,7 @@ func upstream(t *testing.T) (a sys.Addr, ca []byte) {
 	der, err := x509.CreateCertificate(rand.Reader, x, x, k.Public(), k)
 	check(t, err)
 	ln, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: k}},
-		NextProtos: []string{"http/1.1"}})
+		NextProtos: protocols})
 	check(t, err)
 	t.Cleanup(func() { ln.Close() })
 	go func() {
@@ -49,8 +49,8 @@ func upstream(t *testing.T) (a sys.Addr, ca []byte) {
 }
 
 func TestPool_WhenTheClusterSpeaksTLS_ThenReadyAfterTheHandshakeOrAFaultThatSaysWhy(t *testing.T) {
-	a, ca := upstream(t)
-	_, other := upstream(t)
+	a, ca := upstream(t, "http/1.1")
+	_, other := upstream(t, "http/1.1")
 	for _, x := range []struct {
 		name   string
 		ca     []byte

@@ -88,7 +88,7 @@ type UpstreamProtocol uint8
 const (
 	UpstreamHTTP1 UpstreamProtocol = iota
 	UpstreamHTTP2
-	UpstreamAuto
+	UpstreamAuto         // auto_config: what ALPN agrees on
 	UpstreamAsDownstream // use_downstream_protocol_config: what the downstream connection speaks
 )
 

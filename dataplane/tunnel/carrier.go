@@ -42,12 +42,12 @@ func (t *Tunnel) open(h *hostset.Host) (*pool.Member, fault.Kind, sys.Errno) {
 		k, e := t.cl.ConnectTCP(&t.up, h, &t.task)
 		return nil, k, e
 	}
-	h2 := t.cl.HTTP2(false)
-	if t.cfg.Tunneling.PostPath != "" && !h2 {
+	codec := t.cl.Codec(false)
+	if t.cfg.Tunneling.PostPath != "" && codec == pool.HTTP1 {
 		t.rec.UpstreamFailure = needsHTTP2
 		return nil, fault.ConnectFailed, 0
 	}
-	if t.cl.Pool(h, 0, h2).Get(&t.wait) == pool.Queued {
+	if t.cl.Pool(h, 0, codec).Get(&t.wait) == pool.Queued {
 		return nil, fault.None, 0
 	}
 	return t.wait.Take()
@@ -92,6 +92,10 @@ func (t *Tunnel) attach(m *pool.Member) {
 	}
 	if m.HTTP2() {
 		t.attachStream(m, h)
+		return
+	}
+	if t.cfg.Tunneling.PostPath != "" {
+		t.refused(needsHTTP2)
 		return
 	}
 	m.Dec.BeginResponse(httpmsg.MethodConnect, true)

@@ -175,8 +175,8 @@ type Cluster struct {
 	// Worker
 	row      *snapshot.Cluster
 	lb       lb.Policy
-	byHost   [4]map[*hostset.Host]*pool.Pool // by priority; with HTTP/2 two further on
-	lastHost *hostset.Host                   // one-entry cache in front of byHost[0]
+	byHost   [codecs * priorities]map[*hostset.Host]*pool.Pool // see poolAt
+	lastHost *hostset.Host                                     // one-entry cache in front of byHost[0]
 	lastPool *pool.Pool
 	lastAt   int
 	onDemand map[sys.Addr]*demandHost // ORIGINAL_DST
@@ -281,24 +281,39 @@ func (c *Cluster) inUse(h *hostset.Host) bool {
 	return false
 }
 
-// HTTP2 tells whether a request goes to the cluster as HTTP/2; down says whether it came as that.
-func (c *Cluster) HTTP2(down bool) bool {
-	return c.cfg.Protocol == snapshot.UpstreamHTTP2 || c.cfg.Protocol == snapshot.UpstreamAsDownstream && down
+// Codec is what a request to the cluster goes as; http2 says whether it came as HTTP/2.
+func (c *Cluster) Codec(http2 bool) pool.Codec {
+	switch c.cfg.Protocol {
+	case snapshot.UpstreamHTTP2:
+		return pool.HTTP2
+	case snapshot.UpstreamAuto:
+		return pool.Auto
+	case snapshot.UpstreamAsDownstream:
+		if http2 {
+			return pool.HTTP2
+		}
+	}
+	return pool.HTTP1
 }
 
+// Pools of a host are kept apart by these.
+const (
+	codecs     = 3
+	priorities = 2
+)
+
+func poolAt(prio int, codec pool.Codec) int { return prio + priorities*int(codec) }
+
 // Pool returns the pool of h at a priority (0 default, 1 high), making it on first use.
-func (c *Cluster) Pool(h *hostset.Host, prio int, http2 bool) *pool.Pool {
-	at := prio
-	if http2 {
-		at += 2
-	}
+func (c *Cluster) Pool(h *hostset.Host, prio int, codec pool.Codec) *pool.Pool {
+	at := poolAt(prio, codec)
 	if h == c.lastHost && at == c.lastAt {
 		return c.lastPool
 	}
 	p := c.byHost[at][h]
 	if p == nil {
 		p = pool.New(pool.Config{Loop: c.m.l, Host: h, Cluster: c.cfg, Block: c.Block, Prio: prio, Slab: &c.m.members, NextID: &c.m.nextID, TLS: c.m.TLS, Internal: c.m.Internal,
-			Mux: c.m.Mux, HTTP2: http2, Shard: c.m.shard})
+			Mux: c.m.Mux, Codec: codec, Shard: c.m.shard})
 		if c.byHost[at] == nil {
 			c.byHost[at] = map[*hostset.Host]*pool.Pool{}
 		}

@@ -25,14 +25,27 @@ func (c *config) listener(name, cluster, socket, hcm string) {
 
 // cluster adds a static cluster with one endpoint; http2 are Http2ProtocolOptions, or "" for HTTP/1.
 func (c *config) cluster(name, addr, socket, http2 string) {
-	proto := ""
 	if http2 != "" {
-		proto = fmt.Sprintf(`typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {"@type": %supstreams.http.v3.HttpProtocolOptions,
-      explicit_http_config: {http2_protocol_options: %s}}},`, types, http2)
+		http2 = protocol("explicit_http_config: {http2_protocol_options: " + http2 + "}")
 	}
-	host, port, _ := net.SplitHostPort(addr)
-	c.clusters = append(c.clusters, fmt.Sprintf(`{name: %s, type: STATIC, connect_timeout: 2s, %s %s load_assignment: {cluster_name: %s, endpoints: [{lb_endpoints: [
-    {endpoint: {address: {socket_address: {address: %s, port_value: %s}}}}]}]}}`, name, proto, socket, name, host, port))
+	c.clusterWith(name, socket+http2, addr)
+}
+
+// clusterWith adds a static cluster with further fields, each followed by a comma, and an endpoint for each address.
+func (c *config) clusterWith(name, fields string, addrs ...string) {
+	var endpoints []string
+	for _, a := range addrs {
+		host, port, _ := net.SplitHostPort(a)
+		endpoints = append(endpoints, fmt.Sprintf("{endpoint: {address: {socket_address: {address: %s, port_value: %s}}}}", host, port))
+	}
+	c.clusters = append(c.clusters, fmt.Sprintf(`{name: %s, type: STATIC, connect_timeout: 2s, %s load_assignment: {cluster_name: %s, endpoints: [{lb_endpoints: [
+    %s]}]}}`, name, fields, name, strings.Join(endpoints, ", ")))
+}
+
+// protocol are HttpProtocolOptions of a cluster.
+func protocol(fields string) string {
+	return fmt.Sprintf(`typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {"@type": %supstreams.http.v3.HttpProtocolOptions,
+      %s}},`, types, fields)
 }
 
 func (c *config) String() string {

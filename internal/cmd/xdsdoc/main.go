@@ -68,6 +68,7 @@ func document() registry.Document {
 		kind(accesslog.Rows.Info(), logs),
 		{Title: "Routes (RDS)", Message: "envoy.config.route.v3.RouteConfiguration", Schema: registry.MustSchema(routeconfig.Messages)},
 		{Title: "Clusters (CDS)", Message: "envoy.config.cluster.v3.Cluster", Schema: cluster.Schema()},
+		{Title: "HTTP protocol options of clusters", Message: "envoy.extensions.upstreams.http.v3.HttpProtocolOptions", Schema: cluster.Schema()},
 		kind(lbpolicy.Rows.Info(), registry.MustSchema(lbpolicy.Messages, lbpolicy.Shared)),
 		kind(transportsocket.DownstreamRows.Info(), transportsocket.Schema()),
 		kind(transportsocket.UpstreamRows.Info(), transportsocket.Schema()),

@@ -113,7 +113,7 @@ func Compile(c *registry.Ctx, cl *clusterv3.Cluster, hash uint64) (*Result, erro
 		if len(s.res.TLS) > 0 {
 			s.out.TLSStats = snapshot.NewTLSScopes(s.env.Stats, "cluster."+s.out.StatName+".", "client_ssl_socket_factory")
 		}
-		if s.out.Protocol == snapshot.UpstreamHTTP2 || s.out.Protocol == snapshot.UpstreamAsDownstream {
+		if s.out.Protocol != snapshot.UpstreamHTTP1 {
 			s.out.H2Scope = s.env.Stats.Scope("cluster."+s.out.StatName+".http2.", stats.HTTP2Def)
 		}
 		if s.internal {

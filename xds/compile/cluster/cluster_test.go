@@ -165,6 +165,9 @@ func TestCompile_WhenTheTypeIsAnExtension_ThenItIsTheSame(t *testing.T) {
 	}
 }
 
+// tlsSocket is a transport socket with a bare TLS context.
+const tlsSocket = `"transport_socket":{"name":"t","typed_config":{"@type":"type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"}}`
+
 const lbURL = `"@type":"type.googleapis.com/envoy.extensions.load_balancing_policies.`
 
 func TestCompile_WhenPoliciesAreGiven_ThenBothFormsMeanTheSame(t *testing.T) {
@@ -257,7 +260,13 @@ func TestCompile_WhenAFieldIsWrong_ThenTheErrorNamesItsPath(t *testing.T) {
 		{"per host", `"circuit_breakers":{"per_host_thresholds":[{"max_requests":1}]}`, "circuit_breakers.per_host_thresholds[0]: only max_connections"},
 		{"http options key", `"typed_extension_protocol_options":{"foo":{"@type":"type.googleapis.com/envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer"}}`, `typed_extension_protocol_options["foo"]: unknown protocol options`},
 		{"http options empty", httpURL + `"common_http_protocol_options":{}}}`, "value is required"},
-		{"auto", httpURL + `"auto_config":{}}}`, httpAt + "auto_config: waits for a later issue (ALPN of upstreams)"},
+		{"auto without TLS", httpURL + `"auto_config":{}}}`, httpAt + "auto_config: ALPN configured for cluster c which has a non-ALPN transport socket"},
+		{"auto with plain text for some", tlsSocket + `,"transport_socket_matches":[{"name":"m","match":{},"transport_socket":{"name":"r","typed_config":{"@type":
+		  "type.googleapis.com/envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer"}}}],` + httpURL + `"auto_config":{}}}`,
+			httpAt + "auto_config: ALPN configured for cluster c which has a non-ALPN transport socket matcher: m"},
+		{"auto with HTTP/3", tlsSocket + `,` + httpURL + `"auto_config":{"http3_protocol_options":{}}}}`, httpAt + "auto_config.http3_protocol_options: HTTP/3 is not supported"},
+		{"alternate protocols", tlsSocket + `,` + httpURL + `"auto_config":{"alternate_protocols_cache_options":{"name":"x"}}}}`,
+			httpAt + "auto_config.alternate_protocols_cache_options: HTTP/3 is not supported"},
 		{"http/3", httpURL + `"explicit_http_config":{"http3_protocol_options":{}}}}`, "http3_protocol_options: HTTP/3 is not supported"},
 		{"upstream filter", httpURL + `"explicit_http_config":{"http_protocol_options":{}},"http_filters":[{"name":"lua"}]}}`, httpAt + `http_filters[0]: filter "lua" is not supported`},
 		{"per downstream pools", `"connection_pool_per_downstream_connection":true`, "connection_pool_per_downstream_connection: value true is not supported"},
@@ -319,6 +328,15 @@ func TestCompile_WhenHTTP2IsAsked_ThenTheProtocolSaysSo(t *testing.T) {
 		if p := mustCompile(t, `{"name":"c",`+text+`}`).Config.Protocol; p != snapshot.UpstreamHTTP2 {
 			t.Errorf("%s: protocol %d", text, p)
 		}
+	}
+}
+
+func TestCompile_WhenALPNDecides_ThenBothProtocolsHaveTheirOptions(t *testing.T) {
+	c := mustCompile(t, `{"name":"c",`+tlsSocket+`,"typed_extension_protocol_options":{"envoy.extensions.upstreams.http.v3.HttpProtocolOptions":{
+	  "@type":"type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+	  "auto_config":{"http_protocol_options":{"enable_trailers":true},"http2_protocol_options":{"max_concurrent_streams":5}}}}}`).Config
+	if c.Protocol != snapshot.UpstreamAuto || !c.H1.EnableTrailers || c.H2.MaxConcurrentStreams != 5 || c.H2Scope == nil {
+		t.Errorf("protocol %d, trailers %v, streams %d, stats %v", c.Protocol, c.H1.EnableTrailers, c.H2.MaxConcurrentStreams, c.H2Scope != nil)
 	}
 }
 

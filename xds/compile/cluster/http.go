@@ -89,11 +89,27 @@ func (s *state) typed(m *httpv3.HttpProtocolOptions, at registry.Path) {
 		s.out.Protocol = snapshot.UpstreamAsDownstream
 		s.http1(p.UseDownstreamProtocolConfig.GetHttpProtocolOptions(), at.Field("use_downstream_protocol_config").Field("http_protocol_options"))
 		s.http2(p.UseDownstreamProtocolConfig.GetHttp2ProtocolOptions(), at.Field("use_downstream_protocol_config").Field("http2_protocol_options"))
-	case *httpv3.HttpProtocolOptions_AutoConfig: // refused by the field table
+	case *httpv3.HttpProtocolOptions_AutoConfig:
+		s.out.Protocol = snapshot.UpstreamAuto
+		s.http1(p.AutoConfig.GetHttpProtocolOptions(), at.Field("auto_config").Field("http_protocol_options"))
+		s.http2(p.AutoConfig.GetHttp2ProtocolOptions(), at.Field("auto_config").Field("http2_protocol_options"))
+		s.needsTLS(at.Field("auto_config"))
 	}
 	for i, f := range m.GetHttpFilters() {
 		if url, _, err := registry.Unwrap(f.GetTypedConfig()); err != nil || url != codecFilterURL {
 			s.failf(at.Index("http_filters", i), "filter %q is not supported: upstream HTTP filters wait for a later issue", f.GetName())
+		}
+	}
+}
+
+// needsTLS refuses ALPN where a connection may be plain text.
+func (s *state) needsTLS(at registry.Path) {
+	if s.out.TLS == nil {
+		s.failf(at, "ALPN configured for cluster %s which has a non-ALPN transport socket", s.out.Name)
+	}
+	for i := range s.out.TransportMatch {
+		if m := &s.out.TransportMatch[i]; m.TLS == nil {
+			s.failf(at, "ALPN configured for cluster %s which has a non-ALPN transport socket matcher: %s", s.out.Name, m.Name)
 		}
 	}
 }

@@ -115,7 +115,7 @@ var Messages = registry.Messages{
 	"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
 		"common_http_protocol_options": registry.Supported, "upstream_http_protocol_options": registry.Later("auto_sni"),
 		"explicit_http_config": registry.Supported, "use_downstream_protocol_config": registry.Supported,
-		"auto_config":              registry.Later("ALPN of upstreams"),
+		"auto_config":              registry.Supported,
 		"http_filters":             registry.Whole.Note("only envoy.filters.http.upstream_codec"),
 		"header_validation_config": registry.Refuse("header validation is not pluggable"),
 		"outlier_detection":        registry.WarnLater("outlier detection"),
@@ -126,6 +126,11 @@ var Messages = registry.Messages{
 	"envoy.extensions.upstreams.http.v3.HttpProtocolOptions.ExplicitHttpConfig": {
 		"http_protocol_options": registry.Supported, "http2_protocol_options": registry.Supported,
 		"http3_protocol_options": registry.Refuse("HTTP/3 is not supported"),
+	},
+	"envoy.extensions.upstreams.http.v3.HttpProtocolOptions.AutoHttpConfig": {
+		"http_protocol_options": registry.Supported, "http2_protocol_options": registry.Supported,
+		"http3_protocol_options":            registry.Refuse("HTTP/3 is not supported"),
+		"alternate_protocols_cache_options": registry.Refuse("HTTP/3 is not supported"),
 	},
 	"envoy.extensions.upstreams.http.v3.HttpProtocolOptions.UseDownstreamHttpConfig": {
 		"http_protocol_options": registry.Supported, "http2_protocol_options": registry.Supported, "http3_protocol_options": registry.Refuse("HTTP/3 is not supported"),

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package http2
+
+import (
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// teller is a backend behind TLS that answers with its protocol, and remembers how it was called.
+type teller struct {
+	addr string
+	mu   sync.Mutex
+	sni  []string // of the handshakes
+}
+
+// tell starts a teller that knows protocols for ALPN.
+func tell(t *testing.T, protocols ...string) *teller {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	x := &teller{addr: ln.Addr().String()}
+	conf := endTLS(t, "server", protocols...)
+	conf.ClientAuth = tls.NoClientCert
+	conf.GetConfigForClient = func(h *tls.ClientHelloInfo) (*tls.Config, error) {
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		x.sni = append(x.sni, h.ServerName)
+		return nil, nil
+	}
+	srv := &http.Server{Protocols: new(http.Protocols), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, r.Proto) })}
+	srv.Protocols.SetHTTP1(true)
+	srv.Protocols.SetHTTP2(true)
+	go func() { _ = srv.Serve(tls.NewListener(ln, conf)) }()
+	t.Cleanup(func() { srv.Close() })
+	return x
+}
+
+// names are the server names of the handshakes so far.
+func (x *teller) names() string {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return fmt.Sprint(x.sni)
+}
+
+// upstreamOf is a transport socket for tellers: TLS with the given fields, each followed by a comma, that trusts the CA.
+func upstreamOf(fields string) string {
+	return fmt.Sprintf(`transport_socket: {name: tls, typed_config: {"@type": %stransport_sockets.tls.v3.UpstreamTlsContext, %s
+    common_tls_context: {validation_context: {trusted_ca: {filename: %s}}}}},`, types, fields, filepath.Join(certs, "ca.pem"))
+}
+
+// ask sends one request to a listener and returns status and body.
+func (p *proxy) ask(t *testing.T, listener, host string, header ...string) string {
+	t.Helper()
+	req, err := http.NewRequest(http.MethodGet, "http://"+p.addr[listener]+"/", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Host = host
+	for i := 0; i+1 < len(header); i += 2 {
+		req.Header.Add(header[i], header[i+1])
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("%d %s", resp.StatusCode, b)
+}
+
+func TestPool_WhenTheClusterHasAutoConfig_ThenALPNDecides(t *testing.T) {
+	var c config
+	cases := []struct {
+		name    string
+		backend *teller
+		fields  string
+		want    string
+		codec   string
+	}{
+		{"both", tell(t, "h2", "http/1.1"), upstreamOf(""), "200 HTTP/2.0", "http2"},
+		{"old", tell(t, "http/1.1"), upstreamOf(""), "200 HTTP/1.1", "http1"},
+		{"none", tell(t), upstreamOf(""), "200 HTTP/1.1", "http1"},
+		{"asked", tell(t, "h2", "http/1.1"), strings.Replace(upstreamOf(""), "common_tls_context: {", "common_tls_context: {alpn_protocols: [http/1.1], ", 1),
+			"200 HTTP/1.1", "http1"},
+	}
+	for _, x := range cases {
+		c.clusterWith(x.name, x.fields+protocol("auto_config: {}"), x.backend.addr)
+		c.listener(x.name, x.name, "", "")
+	}
+	p := start(t, c.String())
+	for _, x := range cases {
+		for range 3 {
+			if got := p.ask(t, x.name, "a.test"); got != x.want {
+				t.Errorf("%s: %s", x.name, got)
+			}
+		}
+		s := p.stats()
+		n := s["cluster."+x.name+".upstream_cx_http1_total"] + s["cluster."+x.name+".upstream_cx_http2_total"]
+		if got := s["cluster."+x.name+".upstream_cx_"+x.codec+"_total"]; got != n || n < 1 || n > 2 { // one for each worker that had a request
+			t.Errorf("%s: %d connections, %d of them of %s", x.name, n, got, x.codec)
+		}
+	}
+	p.alive(t)
+}
