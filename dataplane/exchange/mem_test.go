@@ -3,7 +3,11 @@
 package exchange
 
 import (
+	"bytes"
 	"testing"
+
+	xh2 "golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
 
 	"sidecar/dataplane/conn"
 	"sidecar/dataplane/loop"
@@ -81,23 +85,9 @@ const typicalOK = "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ndate: Mon, 02 
 
 // BenchmarkUserSpace is the user-space cost of one keep-alive request with stats and an access log in Envoy's default format: two turns of the loop.
 func BenchmarkUserSpace(b *testing.B) {
-	r := newRig(b, 1)
 	k := &memory{Linux: sys.NewLinux(), next: 8}
-	l, err := loop.New(loop.Config{Kernel: k, Seed: 1}, func(loop.Msg) {})
-	must(b, err)
-	r.l = l
-	env := NewEnv(l, upstream.NewManager(l, 1), 1, nil)
-	env.Logs = &logOnly{}
-	r.env = env
-	r.hcm.UseRemoteAddr = true
-	r.hcm.AccessLogs[0] = &accesslog.Logger{Format: accesslog.Default()}
-	r.publish()
-	c, e := conn.Adopt(l, 3, 1<<20, nil)
-	if e != 0 {
-		b.Fatal(e)
-	}
-	s := NewServer(env, c, r.lis, r.fc, r.connInfo(), nil)
-	r.left.Join(&s.Place)
+	r, l := memoryRig(b, k)
+	r.client(l, 3)
 	req, resp := []byte(typicalGet), []byte(typicalOK)
 	k.deliver(3, req)
 	l.Turn(false)
@@ -120,28 +110,95 @@ func BenchmarkUserSpace(b *testing.B) {
 	}
 }
 
-// BenchmarkUserSpaceMany is BenchmarkUserSpace with 64 requests in flight: each turn finds all of them ready, as under saturation.
-func BenchmarkUserSpaceMany(b *testing.B) {
-	const conns = 64
+// memoryRig is a rig over k with stats and an access log in Envoy's default format.
+func memoryRig(b *testing.B, k *memory) (*rig, *loop.Loop) {
 	r := newRig(b, 1)
-	k := &memory{Linux: sys.NewLinux(), next: 99}
 	l, err := loop.New(loop.Config{Kernel: k, Seed: 1}, func(loop.Msg) {})
 	must(b, err)
 	r.l = l
-	env := NewEnv(l, upstream.NewManager(l, 1), 1, nil)
-	env.Logs = &logOnly{}
-	r.env = env
+	r.env = NewEnv(l, upstream.NewManager(l, 1), 1, nil)
+	r.env.Logs = &logOnly{}
 	r.hcm.UseRemoteAddr = true
 	r.hcm.AccessLogs[0] = &accesslog.Logger{Format: accesslog.Default()}
 	r.publish()
+	return r, l
+}
+
+// client attaches a connection to the listener.
+func (r *rig) client(l *loop.Loop, fd sys.FD) {
+	c, e := conn.Adopt(l, fd, 1<<20, nil)
+	if e != 0 {
+		r.t.Fatal(e)
+	}
+	s := NewServer(r.env, c, r.lis, r.fc, r.connInfo(), nil)
+	r.left.Join(&s.Place)
+}
+
+// BenchmarkUserSpaceH2 is BenchmarkUserSpace for ten streams of one HTTP/2 connection to HTTP/1 upstreams: what they send in a turn comes in one
+// read, as from a busy client.
+func BenchmarkUserSpaceH2(b *testing.B) {
+	const streams = 10
+	k := &memory{Linux: sys.NewLinux(), next: 99}
+	r, l := memoryRig(b, k)
+	r.client(l, 10)
+	var out bytes.Buffer
+	fr := xh2.NewFramer(&out, nil)
+	var block bytes.Buffer
+	enc := hpack.NewEncoder(&block)
+	next := uint32(1)
+	get := func() {
+		for range streams {
+			block.Reset()
+			for _, f := range [...][2]string{{":method", "GET"}, {":scheme", "http"}, {":authority", "shop.example.com"}, {":path", "/api/v1/items?id=42"},
+				{"user-agent", "bench/1.0"}, {"accept", "*/*"}, {"accept-encoding", "gzip"}} {
+				enc.WriteField(hpack.HeaderField{Name: f[0], Value: f[1]})
+			}
+			fr.WriteHeaders(xh2.HeadersFrameParam{StreamID: next, BlockFragment: block.Bytes(), EndHeaders: true, EndStream: true})
+			next += 2
+		}
+		fr.WriteWindowUpdate(0, streams*13)
+	}
+	out.WriteString(xh2.ClientPreface)
+	fr.WriteSettings()
+	fr.WriteSettingsAck()
+	get()
+	k.deliver(10, out.Bytes())
+	l.Turn(false)
+	k.ready = k.ready[:0]
+	for i := range streams {
+		k.ready = append(k.ready, sys.Event{Events: sys.EventOut, Token: k.tokens[100+i]})
+	}
+	l.Turn(false)
+	resp := []byte(typicalOK)
+	for i := range streams {
+		k.deliver(sys.FD(100+i), resp)
+	}
+	l.Turn(false)
+	b.ReportAllocs()
+	for b.Loop() {
+		out.Reset()
+		get()
+		k.deliver(10, out.Bytes())
+		l.Turn(false)
+		for i := range streams {
+			k.deliver(sys.FD(100+i), resp)
+		}
+		l.Turn(false)
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*streams), "ns/request")
+	if n := r.row.Limits.Requests[0].Load(); n != 0 || k.out[10] < b.N*streams*20 {
+		b.Fatal(n, k.out[10])
+	}
+}
+
+// BenchmarkUserSpaceMany is BenchmarkUserSpace with 64 requests in flight: each turn finds all of them ready, as under saturation.
+func BenchmarkUserSpaceMany(b *testing.B) {
+	const conns = 64
+	k := &memory{Linux: sys.NewLinux(), next: 99}
+	r, l := memoryRig(b, k)
 	req, resp := []byte(typicalGet), []byte(typicalOK)
 	for i := range conns {
-		c, e := conn.Adopt(l, sys.FD(10+i), 1<<20, nil)
-		if e != 0 {
-			b.Fatal(e)
-		}
-		s := NewServer(env, c, r.lis, r.fc, r.connInfo(), nil)
-		r.left.Join(&s.Place)
+		r.client(l, sys.FD(10+i))
 	}
 	for i := range conns {
 		k.deliver(sys.FD(10+i), req)
