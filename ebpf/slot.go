@@ -17,8 +17,8 @@ const drainingFlag = 1
 // bpf/steer_policy.h, whose layout it repeats), otherwise on the heap; its
 // methods are the same, cost a few nanoseconds, and never allocate or block.
 //
-// Admitted, Accepted, Active, BusySince and Resync belong to the worker's thread. Rescued
-// and Load may be called from any thread.
+// Admitted, Accepted, Active, BusySince and Resync belong to the worker's thread. Rescued,
+// Carries and Load may be called from any thread.
 type Slot struct {
 	// Worker: written by the worker's thread, read by the program.
 
@@ -149,6 +149,14 @@ func (s *Slot) Load() Load {
 		l.Pending = uint32(pending)
 	}
 	return l
+}
+
+// Carries is the cost of the worker, as the program reckons it: what Active has made of it and what is pending. open tells whether the program would
+// send connections there at the time now (CLOCK_MONOTONIC in nanoseconds) although there are others: the worker is not draining, and not busy for longer
+// than the default of Options.StallNanos. Any thread.
+func (s *Slot) Carries(now int64) (cost int, open bool) {
+	l := s.Load()
+	return int(l.Active) + int(min(l.Pending, defaultBacklog)), !l.Draining && (l.BusySince == 0 || now-l.BusySince <= defaultStallNanos)
 }
 
 func (s *Slot) setDraining(draining bool) {

@@ -179,3 +179,26 @@ func BenchmarkSlotTurn(b *testing.B) {
 		s.BusySince(0)
 	}
 }
+
+func TestSlotCarries_WhenComparedWithTheProgram_ThenTheSameCostAndClass(t *testing.T) {
+	const now = int64(1e12)
+	for _, tc := range []struct {
+		name string
+		state
+		cost int
+		open bool
+	}{
+		{"idle", state{}, 0, true},
+		{"active and pending", state{active: 3, picked: 7, accepted: 5}, 5, true},
+		{"pending is bounded", state{picked: 5000}, defaultBacklog, true},
+		{"busy at the limit", state{active: 1, busy: now - defaultStallNanos}, 1, true},
+		{"stalled", state{active: 1, busy: now - defaultStallNanos - 1}, 1, false},
+		{"draining", state{active: 2, draining: true}, 2, false},
+	} {
+		var s Slot
+		s.set(tc.state)
+		if cost, open := s.Carries(now); cost != tc.cost || open != tc.open {
+			t.Errorf("%s: %d, %v; want %d, %v", tc.name, cost, open, tc.cost, tc.open)
+		}
+	}
+}

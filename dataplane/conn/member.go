@@ -43,6 +43,7 @@ type Member struct {
 // Members is the live connections of one listener on one worker. OnLeave is called for every member that leaves.
 type Members struct {
 	first   *Member
+	last    *Member
 	n       int
 	OnLeave func(*Member)
 }
@@ -53,6 +54,8 @@ func (s *Members) Join(m *Member) {
 	m.prev, m.next = nil, s.first
 	if s.first != nil {
 		s.first.prev = m
+	} else {
+		s.last = m
 	}
 	s.first = m
 	s.n++
@@ -60,9 +63,16 @@ func (s *Members) Join(m *Member) {
 
 // Leave takes m out; a second call does nothing.
 func (m *Member) Leave() {
+	if s := m.Part(); s != nil && s.OnLeave != nil {
+		s.OnLeave(m)
+	}
+}
+
+// Part takes m out without calling OnLeave, and returns where it was: the connection goes on elsewhere.
+func (m *Member) Part() *Members {
 	s := m.list
 	if s == nil {
-		return
+		return nil
 	}
 	if m.prev != nil {
 		m.prev.next = m.next
@@ -72,11 +82,12 @@ func (m *Member) Leave() {
 	if m.next != nil {
 		m.next.prev = m.prev
 	}
+	if m.next == nil {
+		s.last = m.prev
+	}
 	m.next, m.prev, m.list = nil, nil, nil
 	s.n--
-	if s.OnLeave != nil {
-		s.OnLeave(m)
-	}
+	return s
 }
 
 // Swap puts n in m's place (the sniffing stage hands over to the protocol).
@@ -89,6 +100,8 @@ func (m *Member) Swap(n *Member) {
 	}
 	if n.next != nil {
 		n.next.prev = n
+	} else if n.list != nil {
+		n.list.last = n
 	}
 	m.next, m.prev, m.list = nil, nil, nil
 }
@@ -102,5 +115,20 @@ func (s *Members) Each(fn func(*Member)) {
 		n := m.next
 		fn(m)
 		m = n
+	}
+}
+
+// Sample calls fn for the n members that have not been sampled for longest; fn may make that member leave, and ends the sampling with false.
+func (s *Members) Sample(n int, fn func(*Member) bool) {
+	for range min(n, s.n) {
+		m := s.last
+		if m != s.first { // to the front: Join puts new ones there too, which the others then come before
+			s.last, m.prev.next = m.prev, nil
+			m.prev, m.next, s.first.prev = nil, s.first, m
+			s.first = m
+		}
+		if !fn(m) {
+			return
+		}
 	}
 }

@@ -49,14 +49,7 @@ type h2Server struct {
 // becomeHTTP2 hands a connection that begins with HTTP/2 over to the server for that.
 func (s *Server) becomeHTTP2(now sys.Nanos) {
 	e := s.ch.env
-	h := e.h2servers.Get()
-	if !h.bound {
-		h.bound = true
-		h.task.Init(h)
-		h.timer.Init(&h.task)
-	}
-	h.ch, h.st, h.since, h.gone = s.ch, h2Open, now, false
-	h.Place = conn.Member{H: h}
+	h := e.newH2Server(s.ch, now)
 	s.Place.Swap(&h.Place)
 	h.k.Init(e.Mux, s.c, &h.task, http2.Server, &s.ch.h.H2)
 	b := s.ch.hcm
@@ -74,6 +67,19 @@ func (s *Server) becomeHTTP2(now sys.Nanos) {
 		h.startDrain()
 	}
 	e.L.Ready(&h.task)
+}
+
+// newH2Server takes an h2Server for a connection that is idle since then.
+func (e *Env) newH2Server(ch *chain, since sys.Nanos) *h2Server {
+	h := e.h2servers.Get()
+	if !h.bound {
+		h.bound = true
+		h.task.Init(h)
+		h.timer.Init(&h.task)
+	}
+	h.ch, h.st, h.since, h.gone = ch, h2Open, since, false
+	h.Place = conn.Member{H: h}
+	return h
 }
 
 // Chain is the filter chain that the connection was made with.
@@ -323,7 +329,7 @@ func (s *h2Server) end() { s.leave().CloseAfterFlush() }
 // leave counts the end of the connection and gives everything back but the connection itself.
 func (s *h2Server) leave() *conn.Conn {
 	ch := s.ch
-	e, b, c := ch.env, ch.hcm, s.k.C
+	b, c := ch.hcm, s.k.C
 	s.count()
 	b.Inc(stats.HCMDownstreamCxDestroy)
 	if s.gone {
@@ -336,15 +342,21 @@ func (s *h2Server) leave() *conn.Conn {
 		b.Dec(stats.HCMDownstreamCxSSLActive)
 	}
 	b.Dec(stats.HCMDownstreamCxHTTP2Active)
-	b.Record(stats.HCMDownstreamCxLengthMs, clockMillis(sys.Nanos(e.L.Wall()-s.Place.Info.Start)))
+	b.Record(stats.HCMDownstreamCxLengthMs, clockMillis(sys.Nanos(ch.env.L.Wall()-s.Place.Info.Start)))
 	s.Place.Leave()
 	s.k.Free()
+	s.recycle()
+	return c
+}
+
+// recycle gives everything back but the link.
+func (s *h2Server) recycle() {
+	e := s.ch.env
 	e.L.Disarm(&s.timer)
 	e.L.Cancel(&s.task)
-	ch.release()
+	s.ch.release()
 	s.ch, s.st, s.Place = nil, h2Closed, conn.Member{}
 	e.h2servers.Put(s)
-	return c
 }
 
 // rearm sets the timer to what comes first: the machine's own deadlines, idle_timeout, drain_timeout, max_connection_duration.

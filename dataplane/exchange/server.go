@@ -59,14 +59,7 @@ type Server struct {
 // must live as long as the connection. The caller lets Place join the listener's members before the next turn; Place.Leave is called once, when the
 // connection is over.
 func NewServer(env *Env, c *conn.Conn, l *snapshot.Listener, fc *snapshot.FilterChain, info *accesslog.ConnInfo, initial []byte) *Server {
-	s := env.servers.Get()
-	fl := s.fl & fBound
-	if fl == 0 {
-		s.task.Init(s)
-		s.timer.Init(&s.task)
-	}
-	s.ch, s.c, s.x, s.fl, s.st, s.requests = env.chainOf(l, fc), c, nil, fl|fBound, sIdle, 0
-	s.Place = conn.Member{H: s, Info: info}
+	s := env.newServer(env.chainOf(l, fc), c, info)
 	s.since = env.L.Now()
 	b := s.ch.hcm
 	b.Inc(stats.HCMDownstreamCxTotal)
@@ -79,6 +72,18 @@ func NewServer(env *Env, c *conn.Conn, l *snapshot.Listener, fc *snapshot.Filter
 	c.SetOwner(&s.task)
 	s.rearm(s.since)
 	env.L.Ready(&s.task)
+	return s
+}
+
+// newServer takes a Server for an idle connection.
+func (e *Env) newServer(ch *chain, c *conn.Conn, info *accesslog.ConnInfo) *Server {
+	s := e.servers.Get()
+	if s.fl&fBound == 0 {
+		s.task.Init(s)
+		s.timer.Init(&s.task)
+	}
+	s.ch, s.c, s.x, s.fl, s.st, s.requests = ch, c, nil, fBound, sIdle, 0
+	s.Place = conn.Member{H: s, Info: info}
 	return s
 }
 

@@ -70,6 +70,7 @@ func New(cfg Config) (*Fleet, error) {
 	f.off = newOffload()
 	for _, w := range f.workers {
 		w.SetOffloader(f.off)
+		w.SetPeers(f.workers)
 	}
 	return f, nil
 }
@@ -214,8 +215,35 @@ func (f *Fleet) Call(fn func(*worker.Worker)) {
 	}
 }
 
-// Connections asks every worker for its downstream connections; false when one did not answer in time.
+// Connections asks every worker for its downstream connections; false when one did not answer in time. Connections that change their worker meanwhile
+// could be missed: then it asks again.
 func (f *Fleet) Connections(timeout time.Duration) (n int, ok bool) {
+	end := time.Now().Add(timeout)
+	for {
+		out, in := f.moves()
+		if n, ok = f.connections(time.Until(end)); !ok {
+			return n, false
+		}
+		if now, _ := f.moves(); out == in && out == now {
+			return n, true
+		}
+	}
+}
+
+// moves are the connections that workers have handed over and those that workers have taken.
+func (f *Fleet) moves() (out, in uint64) {
+	for _, w := range f.workers { // those taken first: what moves in between counts as on its way
+		_, n := w.Moves()
+		in += n
+	}
+	for _, w := range f.workers {
+		n, _ := w.Moves()
+		out += n
+	}
+	return out, in
+}
+
+func (f *Fleet) connections(timeout time.Duration) (n int, ok bool) {
 	got := make(chan int, len(f.workers))
 	f.Call(func(w *worker.Worker) { got <- w.Connections() })
 	end := time.NewTimer(timeout)
@@ -229,6 +257,17 @@ func (f *Fleet) Connections(timeout time.Duration) (n int, ok bool) {
 		}
 	}
 	return n, true
+}
+
+// Loads is what every worker carries, in order; nil without steering.
+func (f *Fleet) Loads() []worker.Load {
+	var all []worker.Load
+	for _, w := range f.workers {
+		if l, ok := w.Tally(); ok {
+			all = append(all, l)
+		}
+	}
+	return all
 }
 
 // handshakes is how long handshakes that were under way get to finish before their socket closes.
@@ -293,6 +332,9 @@ func (f *Fleet) Stop() {
 		close(f.kick)
 		f.done.Wait()
 		f.off.stop()
+		for _, w := range f.workers {
+			w.Abandon()
+		}
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()

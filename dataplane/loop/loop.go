@@ -107,8 +107,10 @@ type Loop struct {
 	free    []uint32
 	events  []sys.Event
 	queue   taskRing
-	later   []*Task // for the next turn
-	busy    bool    // the last turn brought busyEvents
+	later   []*Task   // for the next turn
+	busy    bool      // the last turn brought busyEvents
+	slept   sys.Nanos // when this turn's wait began; 0 without one
+	parked  sys.Nanos // spent waiting in all
 	wheel   timer.Wheel[Task]
 	expired []*timer.Entry[Task]
 	scratch []byte
@@ -175,6 +177,9 @@ func (l *Loop) Mailbox() *Mailbox { return &l.box }
 
 // Stats returns the loop's numbers.
 func (l *Loop) Stats() Counts { return l.stats }
+
+// Parked is how long the worker has waited for events since it was made: the rest of the time it was busy, or other threads had its CPU.
+func (l *Loop) Parked() sys.Nanos { return l.parked }
 
 func (l *Loop) tick() {
 	l.now = l.K.Now()
@@ -295,6 +300,10 @@ func (l *Loop) Turn(block bool) {
 	}
 	l.busy = n >= busyEvents
 	l.tick()
+	if l.slept != 0 {
+		l.parked += l.now - l.slept
+		l.slept = 0
+	}
 	if l.load != nil {
 		l.load.BusySince(int64(l.now))
 	}
@@ -318,9 +327,9 @@ func (l *Loop) Turn(block bool) {
 
 // park blocks until an event or the next deadline. The mailbox is checked after the sleeping flag is up, so a message cannot be missed.
 func (l *Loop) park() int {
-	timeout := sys.Nanos(-1)
+	timeout, now := sys.Nanos(-1), l.K.Now()
 	if next := l.wheel.Next(); next >= 0 {
-		timeout = max(sys.Nanos(next)-l.K.Now(), 0)
+		timeout = max(sys.Nanos(next)-now, 0)
 		if timeout == 0 {
 			return 0
 		}
@@ -328,6 +337,7 @@ func (l *Loop) park() int {
 	if !l.box.sleep() {
 		return 0
 	}
+	l.slept = now
 	if l.load != nil {
 		l.load.BusySince(0)
 	}
@@ -364,6 +374,13 @@ func (l *Loop) messages() {
 		}
 		l.stats.Messages++
 		l.handle(m)
+	}
+}
+
+// Leftover hands the messages to fn that came after the last turn; when nobody posts any more.
+func (l *Loop) Leftover(fn func(Msg)) {
+	for m, ok := l.box.take(); ok; m, ok = l.box.take() {
+		fn(m)
 	}
 }
 

@@ -65,6 +65,22 @@ func (k *Link) Free() {
 	k.C, k.task = nil, nil
 }
 
+// Resting tells whether the link may change its worker: no stream, and no byte that was read and not used or is to be sent.
+func (k *Link) Resting() bool { return k.used == 0 && k.H2.Resting() && k.C.Movable() }
+
+// Pack takes a Resting link apart: its machine, for Unpack; the connection is the owner's to pack.
+func (k *Link) Pack() *http2.Conn {
+	p := k.H2.Pack()
+	k.C, k.task = nil, nil
+	return p
+}
+
+// Unpack makes k the link on c that was packed on another worker.
+func (k *Link) Unpack(sh *Shared, c *conn.Conn, task *loop.Task, p *http2.Conn) {
+	k.C, k.sh, k.task, k.used, k.busy = c, sh, task, 0, false
+	k.H2.Unpack(p, &sh.H2, &k.Counts)
+}
+
 // Begin opens a run of the owner's task: output that is queued until Flush leaves with it.
 func (k *Link) Begin() { k.busy = true }
 

@@ -44,11 +44,13 @@ type Worker struct {
 	flush     flusher
 	quick     flusher // of sinks with an interval of their own
 	trim      trimmer
+	even      balance
 	stopping  bool
 
 	// Atomic
 	epoch atomic.Uint64
 	seq   atomic.Uint64
+	tally Tally
 }
 
 // Config makes a Worker.
@@ -95,6 +97,7 @@ func New(c Config) (*Worker, error) {
 	w.flush.init(w, w.logs.Flush)
 	w.quick.init(w, w.logs.FlushQuick)
 	w.trim.init(w)
+	w.even.init(w)
 	return w, nil
 }
 

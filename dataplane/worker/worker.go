@@ -23,6 +23,7 @@ const (
 	MsgCall                      // func(*Worker): runs on the worker between two runnables
 	MsgSequence                  // DrainSequence
 	MsgSigned                    // *conn.Signature that comes back
+	MsgMove                      // *parcel: a connection of another worker
 )
 
 // Plan is a snapshot with the sockets that go with it. Immutable.
@@ -55,6 +56,8 @@ type LoadSlot interface {
 	Active(delta int)
 	BusySince(nanos int64)
 	Resync()
+	// Carries is what Active and pending connections have come to; open tells whether the worker is neither stalled nor draining at the time now. Any thread.
+	Carries(now int64) (n int, open bool)
 }
 
 // Shared is the words that all workers and the control side share. Atomic.
@@ -94,6 +97,7 @@ func (w *Worker) Run() {
 func (w *Worker) Turn(block bool) {
 	w.Loop.Turn(block)
 	w.boundary()
+	w.even.look(w.Loop.Now())
 }
 
 func (w *Worker) handle(m loop.Msg) {
@@ -113,6 +117,9 @@ func (w *Worker) handle(m loop.Msg) {
 		m.Payload.(*conn.Signature).Signed()
 	case MsgSequence:
 		w.sequence(m.Payload.(DrainSequence))
+	case MsgMove:
+		w.tally.coming.Add(-1)
+		w.takeOver(m.Payload.(*parcel))
 	}
 }
 

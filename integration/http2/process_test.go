@@ -86,8 +86,8 @@ type proxy struct {
 	addr  map[string]string // of listeners, by name
 }
 
-// start runs the program until it is live.
-func start(t *testing.T, config string) *proxy {
+// start runs the program until it is live, with two workers unless args say otherwise.
+func start(t *testing.T, config string, args ...string) *proxy {
 	t.Helper()
 	dir := t.TempDir()
 	file, admin := filepath.Join(dir, "bootstrap.yaml"), filepath.Join(dir, "admin")
@@ -95,7 +95,10 @@ func start(t *testing.T, config string) *proxy {
 		t.Fatal(err)
 	}
 	p := &proxy{t: t, log: &output{}, done: make(chan struct{}), addr: map[string]string{}}
-	p.cmd = exec.Command(binary, "-c", file, "--admin-address-path", admin, "--concurrency", "2", "--use-dynamic-base-id")
+	if len(args) == 0 {
+		args = []string{"--concurrency", "2"}
+	}
+	p.cmd = exec.Command(binary, append([]string{"-c", file, "--admin-address-path", admin, "--use-dynamic-base-id"}, args...)...)
 	p.cmd.Stdout, p.cmd.Stderr, p.cmd.Dir = p.log, p.log, dir
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := p.cmd.Start(); err != nil {

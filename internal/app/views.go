@@ -141,7 +141,8 @@ func (a *App) warnings() []admin.Rejection {
 	return out
 }
 
-// steeringInfo is /steering: the rung of the ladder in use and why no better one, for the process and for each listener.
+// steeringInfo is /steering: the rung of the ladder in use and why no better one, for the process and for each listener; what every worker carries, and how
+// many connections have changed their worker.
 func (a *App) steeringInfo() any {
 	type rung struct {
 		Mode   string `json:"mode"`
@@ -152,13 +153,26 @@ func (a *App) steeringInfo() any {
 		Mode   string `json:"mode"`
 		Reason string `json:"reason,omitempty"`
 	}
+	type load struct {
+		Worker      int    `json:"worker"`
+		Score       int    `json:"score"`
+		Connections int    `json:"connections"`
+		Requests    int    `json:"requests"`
+		BusyPercent int    `json:"busy_percent"`
+		MovedIn     uint64 `json:"moved_in"`
+		MovedOut    uint64 `json:"moved_out"`
+	}
 	out := struct {
 		Mode      string            `json:"mode"`
 		Reason    string            `json:"reason,omitempty"`
 		Ladder    []rung            `json:"ladder"`
+		Workers   []load            `json:"workers"`
 		Listeners []listener        `json:"listeners"`
 		Counters  map[string]uint64 `json:"counters,omitempty"`
-	}{Mode: a.steerer.Mode().String(), Reason: a.steerer.Reason(), Ladder: []rung{}, Listeners: []listener{}}
+	}{Mode: a.steerer.Mode().String(), Reason: a.steerer.Reason(), Ladder: []rung{}, Workers: []load{}, Listeners: []listener{}}
+	for i, l := range a.fleet.Loads() {
+		out.Workers = append(out.Workers, load{i, l.Score, l.Connections, l.Requests, l.BusyPercent, l.MovedIn, l.MovedOut})
+	}
 	for _, r := range a.steerer.Ladder() {
 		out.Ladder = append(out.Ladder, rung{r.Mode.String(), r.Reason})
 	}

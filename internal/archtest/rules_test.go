@@ -69,6 +69,7 @@ var dataplaneFiles = map[string]struct {
 }{
 	"dataplane/fleet/fleet.go":                 {[]string{"sync", "time", "go", "chan"}, "the control side of the workers: starts their threads and waits for them"},
 	"dataplane/worker/worker.go":               {[]string{"sync/atomic"}, "the words that workers and the control side share"},
+	"dataplane/worker/balance.go":              {[]string{"sync/atomic"}, "the load that workers tell each other"},
 	"dataplane/worker/setup.go":                {[]string{"sync/atomic"}, "the adopted epoch and plan"},
 	"dataplane/loop/mailbox.go":                {[]string{"sync/atomic"}, "the mailbox: the only way into a worker"},
 	"dataplane/fleet/offload.go":               {[]string{"sync", "time", "chan"}, "the threads that sign for handshakes"},

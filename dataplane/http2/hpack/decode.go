@@ -56,6 +56,9 @@ func (d *Decoder) Init(maxTable uint32, s *Scratch) {
 	d.max = maxTable
 }
 
+// SetScratch has d share s from now on, with the decoders of another worker; between two blocks only.
+func (d *Decoder) SetScratch(s *Scratch) { d.scratch = s }
+
 // SetMaxTable sets the limit on the peer's table size. Call it when the peer has acknowledged our SETTINGS_HEADER_TABLE_SIZE. A limit below the size in use
 // evicts at once and obliges the peer to start its next block with a size update (section 4.2).
 func (d *Decoder) SetMaxTable(n uint32) {

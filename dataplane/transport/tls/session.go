@@ -44,10 +44,10 @@ func (e *PanicError) Error() string { return fmt.Sprint("tls: panic in handshake
 // Session is one TLS connection of either role. Worker-owned; made by Engine.Server and Engine.Client; Abort or an error ends it.
 type Session struct {
 	// Immutable
-	e    *Engine
 	conn *tls.Conn
 
 	// Worker
+	e      *Engine
 	Out    []byte // ciphertext to send, from the engine's pool: the owner takes it and may leave a buffer to be appended to
 	in     []byte // ciphertext that the library has not taken; only inside a call
 	give   int    // how much of in it may take: whole records, or what shows that they are none
@@ -173,6 +173,11 @@ func (s *Session) Ready(in []byte) bool {
 	}
 	return false
 }
+
+// SetEngine makes a session that is Open one of another worker's: output buffers come from there. Nil while it is between the two. The configuration that
+// the handshake ran with stays, and none of its functions is called any more: crypto/tls asks servers for nothing after the handshake, and clients do not
+// move.
+func (s *Session) SetEngine(e *Engine) { s.e = e }
 
 // Abort ends a session whose connection is over; a handshake under way is unwound. Nothing goes to Out.
 func (s *Session) Abort() {
