@@ -313,16 +313,16 @@ func (d *Decoder) trailerField(line []byte, tr *httpmsg.Fields) fault.Kind {
 		b = append(b, token[c])
 	}
 	name := tr.A.Take(b)
-	f := httpmsg.Field{Name: name, ID: httpmsg.LookupBytes(b[mark:])}
-	if forbiddenTrailer(f.ID) || bytes.IndexByte(b[mark:], '_') >= 0 && (d.o.Underscores != UnderscoreAllow || framingLookalike(b[mark:])) {
+	id := httpmsg.LookupBytes(b[mark:])
+	if forbiddenTrailer(id) || bytes.IndexByte(b[mark:], '_') >= 0 && (d.o.Underscores != UnderscoreAllow || framingLookalike(b[mark:])) {
 		tr.A.Truncate(mark)
 		return fault.None
 	}
-	f.Value = tr.A.Put(trimBlanks(value))
+	f := tr.Grow(id)
+	f.Name, f.Value = name, tr.A.Put(trimBlanks(value))
 	if d.o.KeepRawNames {
 		f.Raw = tr.A.Put(line[:i])
 	}
-	tr.List = append(tr.List, f)
 	return fault.None
 }
 

@@ -13,6 +13,62 @@ import (
 // kept only with BodyNone; otherwise content-length or transfer-encoding are written from h.Body. A request without body and content-length gets
 // content-length: 0, unless its method does not go with a body.
 func AppendRequestHead(b []byte, h *httpmsg.Head, o *Options) []byte {
+	arena := h.A.Tail()
+	var run httpmsg.Span
+	if m, t := h.MethodName, h.Target; m.Off+m.Len+1 == t.Off && t.Len > 0 && !o.SendFullyQualifiedURL && follows(arena, m, " ") &&
+		follows(arena, t, endOfRequestLine) {
+		run = httpmsg.Span{Off: m.Off, Len: t.Off - m.Off + t.Len + uint32(len(endOfRequestLine))}
+	} else {
+		b = appendRequestLine(b, h, o)
+	}
+	raw, proper := spelling(h, o)
+	at := h.Authority
+	at.Off, at.Len = at.Off-uint32(len(hostColon)), at.Len+uint32(len(hostColon))
+	if h.Authority.Off >= uint32(len(hostColon)) && !raw && !proper && string(arena[at.Off:][:len(hostColon)]) == hostColon && follows(arena, at, crlf) {
+		b, run = extend(b, arena, run, httpmsg.Span{Off: at.Off, Len: at.Len + uint32(len(crlf))})
+	} else {
+		b = append(b, h.A.Bytes(run)...)
+		run = httpmsg.Span{}
+		switch {
+		case raw && h.RawHost.Len > 0:
+			b = append(append(b, h.A.Bytes(h.RawHost)...), ": "...)
+		case proper:
+			b = append(b, "Host: "...)
+		default:
+			b = append(b, hostColon...)
+		}
+		b = append(append(b, h.Host()...), crlf...)
+	}
+	b = appendFields(b, h, o, true, run)
+	if h.Body == httpmsg.BodyNone && !h.Upgrade && wantsLength(h.Method) && h.Find(httpmsg.IDContentLength, 0) < 0 {
+		b = appendWellKnown(b, "content-length", httpmsg.IDContentLength, h, o)
+		b = append(b, "0\r\n"...)
+	}
+	return append(b, crlf...)
+}
+
+const (
+	crlf             = "\r\n"
+	hostColon        = "host: "
+	endOfRequestLine = " " + version11 + crlf
+)
+
+// follows reports whether s is what comes behind p in the arena.
+func follows(arena []byte, p httpmsg.Span, s string) bool {
+	end := int(p.Off + p.Len)
+	return end+len(s) <= len(arena) && string(arena[end:end+len(s)]) == s
+}
+
+// extend adds next, which lies in the arena as it is to be written, to the run that waits to be copied.
+func extend(b, arena []byte, run, next httpmsg.Span) ([]byte, httpmsg.Span) {
+	if run.Off+run.Len == next.Off {
+		run.Len += next.Len
+		return b, run
+	}
+	return append(b, arena[run.Off:run.Off+run.Len]...), next
+}
+
+func appendRequestLine(b []byte, h *httpmsg.Head, o *Options) []byte {
 	b = append(b, h.MethodBytes()...)
 	b = append(b, ' ')
 	switch {
@@ -30,25 +86,7 @@ func AppendRequestHead(b []byte, h *httpmsg.Head, o *Options) []byte {
 	default:
 		b = append(b, h.Path()...)
 	}
-	b = append(b, " HTTP/1.1\r\n"...)
-	raw, proper := spelling(h, o)
-	switch {
-	case raw && h.RawHost.Len > 0:
-		b = append(b, h.A.Bytes(h.RawHost)...)
-		b = append(b, ": "...)
-	case proper:
-		b = append(b, "Host: "...)
-	default:
-		b = append(b, "host: "...)
-	}
-	b = append(b, h.Host()...)
-	b = append(b, "\r\n"...)
-	b = appendFields(b, h, o, true)
-	if h.Body == httpmsg.BodyNone && !h.Upgrade && wantsLength(h.Method) && h.Find(httpmsg.IDContentLength, 0) < 0 {
-		b = appendWellKnown(b, "content-length", httpmsg.IDContentLength, h, o)
-		b = append(b, "0\r\n"...)
-	}
-	return append(b, "\r\n"...)
+	return append(b, endOfRequestLine...)
 }
 
 // spelling says whether names are written as received where that is known (raw), and whether others are in proper case. A message that brings its
@@ -83,18 +121,18 @@ func AppendResponseHead(b []byte, h *httpmsg.Head, version httpmsg.Version, o *O
 	b = append(b, ' ')
 	b = append(b, Reason(h.Status)...)
 	b = append(b, "\r\n"...)
-	b = appendFields(b, h, o, version != httpmsg.HTTP10)
-	return append(b, "\r\n"...)
+	b = appendFields(b, h, o, version != httpmsg.HTTP10, httpmsg.Span{})
+	return append(b, crlf...)
 }
 
-// appendFields writes the fields and the framing. Neighbours that already lie in the arena as "name: value\r\n", as a head that came in does for
-// the most part, are copied in one piece; the bytes between name and value are looked at, so what is written is always of that form.
-func appendFields(b []byte, h *httpmsg.Head, o *Options, chunkedOK bool) []byte {
+// appendFields writes the run that waits, the fields and the framing. Neighbours that lie in the arena as "name: value\r\n", as a head that came in
+// and what the proxy added to it do for the most part, are copied in one piece; the bytes between name and value are looked at, so what is written is
+// always of that form.
+func appendFields(b []byte, h *httpmsg.Head, o *Options, chunkedOK bool, run httpmsg.Span) []byte {
 	arena := h.A.Tail()
 	raw, proper := spelling(h, o)
 	respell := raw || proper
 	length := false
-	from, to := 0, 0 // the run that waits to be copied
 	for i := range h.List {
 		f := &h.List[i]
 		if f.Dead || f.ID == httpmsg.IDTransferEncoding {
@@ -106,24 +144,18 @@ func appendFields(b []byte, h *httpmsg.Head, o *Options, chunkedOK bool) []byte 
 			}
 			length = true // it says what h.Body says: it may keep its place
 		}
-		name, colon, value, end := int(f.Name.Off), int(f.Name.Off+f.Name.Len), int(f.Value.Off), int(f.Value.Off+f.Value.Len)
-		if !respell && value == colon+2 && end+2 <= len(arena) && arena[colon] == ':' && arena[colon+1] == ' ' && arena[end] == '\r' &&
-			arena[end+1] == '\n' {
-			if name != to {
-				b = append(b, arena[from:to]...)
-				from = name
-			}
-			to = end + 2
+		if !respell && f.Name.Off+f.Name.Len+2 == f.Value.Off && follows(arena, f.Name, ": ") && follows(arena, f.Value, crlf) {
+			b, run = extend(b, arena, run, httpmsg.Span{Off: f.Name.Off, Len: f.Name.Len + f.Value.Len + 4})
 			continue
 		}
-		b = append(b, arena[from:to]...)
-		from, to = 0, 0
+		b = append(b, h.A.Bytes(run)...)
+		run = httpmsg.Span{}
 		b = appendName(b, h.A.Bytes(f.Name), f.ID, h, raw, proper)
 		b = append(b, ": "...)
-		b = append(b, arena[value:end]...)
-		b = append(b, "\r\n"...)
+		b = append(b, h.A.Bytes(f.Value)...)
+		b = append(b, crlf...)
 	}
-	b = append(b, arena[from:to]...)
+	b = append(b, h.A.Bytes(run)...)
 	switch {
 	case h.Body == httpmsg.BodyLength && !length:
 		b = appendWellKnown(b, "content-length", httpmsg.IDContentLength, h, o)
@@ -231,6 +263,10 @@ var (
 // proxy-connection, transfer-encoding, fields that connection names, upgrade, and te except for "trailers". Of a response the same, but not the fields
 // that connection names, and te stays. A message with h.Upgrade keeps upgrade, and connection if that says so.
 func StripHopByHop(h *httpmsg.Head, response bool) {
+	if h.Never(httpmsg.IDConnection) && h.Never(httpmsg.IDKeepAlive) && h.Never(httpmsg.IDProxyConnection) && h.Never(httpmsg.IDTransferEncoding) &&
+		h.Never(httpmsg.IDUpgrade) && h.Never(httpmsg.IDTE) && !h.Upgrade {
+		return
+	}
 	for i := range h.List {
 		f := &h.List[i]
 		if f.Dead {

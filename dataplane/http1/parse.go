@@ -360,8 +360,8 @@ func (p *parser) field() fault.Kind {
 		httpmsg.IDProxyConnection:
 		p.note(id, b[i:end])
 	}
-	f := p.h.Grow()
-	f.Name, f.Value, f.ID = p.span(start, colon), p.span(i, end), id
+	f := p.h.Grow(id)
+	f.Name, f.Value = p.span(start, colon), p.span(i, end)
 	return fault.None
 }
 

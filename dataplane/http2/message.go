@@ -174,10 +174,10 @@ func put(dst *httpmsg.Fields, f *hpack.Field) {
 	b = append(append(b, f.Name...), ": "...)
 	value := len(b)
 	dst.A.Take(append(append(b, f.Value...), "\r\n"...))
-	l := dst.Grow()
+	l := dst.Grow(f.ID)
 	l.Name = httpmsg.Span{Off: uint32(name), Len: uint32(len(f.Name))}
 	l.Value = httpmsg.Span{Off: uint32(value), Len: uint32(len(f.Value))}
-	l.ID, l.Sensitive = f.ID, f.Sensitive
+	l.Sensitive = f.Sensitive
 }
 
 // underscore applies headers_with_underscores_action. Names that a lenient reader takes for framing headers never pass.

@@ -4,6 +4,8 @@
 // one byte arena that belongs to the exchange. Nothing here allocates once an arena has grown to its working size.
 package httpmsg
 
+import "slices"
+
 // Arena is the storage that spans point into. It only grows while a message lives; Reset reuses it. Owner: one exchange (worker).
 // Bound: the codec's max_request_headers_kb plus what header mutations add.
 type Arena struct{ b []byte }
@@ -63,14 +65,19 @@ type Field struct {
 	Sensitive   bool // received as an HPACK never-indexed literal, and to be sent on as one (RFC 7541 section 7.1.3)
 }
 
-// Fields is an ordered multi-map of header lines over an Arena.
+// Fields is an ordered multi-map of header lines over an Arena. Fields come in by Grow and the methods built on it; then List may be reordered, cut and
+// its fields changed, all but their ID.
 type Fields struct {
 	A    *Arena
 	List []Field
+	seen [2]uint64 // a bit per ID that came in: most lookups are for what is not there
 }
 
 // Reset empties the list and binds the arena.
-func (f *Fields) Reset(a *Arena) { f.A = a; f.List = f.List[:0] }
+func (f *Fields) Reset(a *Arena) { *f = Fields{A: a, List: f.List[:0]} }
+
+// Never reports that no field with that id has come in since Reset.
+func (f *Fields) Never(id ID) bool { return f.seen[id>>6&1]>>(id&63)&1 == 0 }
 
 // Name and Value return the bytes of field i (views).
 func (f *Fields) Name(i int) []byte  { return f.A.Bytes(f.List[i].Name) }
@@ -78,6 +85,13 @@ func (f *Fields) Value(i int) []byte { return f.A.Bytes(f.List[i].Value) }
 
 // Find returns the index of the first live field with the well-known id at or after from, or -1. id must not be IDOther.
 func (f *Fields) Find(id ID, from int) int {
+	if f.Never(id) {
+		return -1
+	}
+	return f.find(id, from)
+}
+
+func (f *Fields) find(id ID, from int) int {
 	for i := from; i < len(f.List); i++ {
 		if f.List[i].ID == id && !f.List[i].Dead {
 			return i
@@ -88,22 +102,16 @@ func (f *Fields) Find(id ID, from int) int {
 
 // FindName is Find for any lower-case name; it uses the id when name is well known.
 func (f *Fields) FindName(name string, from int) int {
-	if id := Lookup(name); id != IDOther {
-		return f.Find(id, from)
-	}
-	for i := from; i < len(f.List); i++ {
-		l := &f.List[i]
-		if l.ID == IDOther && !l.Dead && int(l.Name.Len) == len(name) && string(f.A.Bytes(l.Name)) == name {
-			return i
-		}
-	}
-	return -1
+	return f.FindKey(Key{Name: name, ID: Lookup(name)}, from)
 }
 
 // FindKey is FindName with the Lookup done beforehand (compile time): key.ID == Lookup(key.Name).
 func (f *Fields) FindKey(k Key, from int) int {
 	if k.ID != IDOther {
 		return f.Find(k.ID, from)
+	}
+	if f.Never(IDOther) {
+		return -1
 	}
 	for i := from; i < len(f.List); i++ {
 		l := &f.List[i]
@@ -130,52 +138,73 @@ func (f *Fields) GetKey(k Key) ([]byte, bool) {
 	return nil, false
 }
 
-// Grow appends an empty field and returns it, to be filled in place; the pointer is good until the next append.
-func (f *Fields) Grow() *Field {
+// Grow appends an empty field with that id and returns it, to be filled in place; the pointer is good until the next append.
+func (f *Fields) Grow(id ID) *Field {
+	f.seen[id>>6&1] |= 1 << (id & 63)
 	n := len(f.List)
 	if n < cap(f.List) {
 		f.List = f.List[:n+1]
-		f.List[n] = Field{}
+		f.List[n] = Field{ID: id}
 	} else {
-		f.List = append(f.List, Field{})
+		f.List = append(f.List, Field{ID: id})
 	}
 	return &f.List[n]
 }
 
+// line puts a field into the arena as HTTP/1 writes it, which makes that a copy (http1.AppendRequestHead).
+func line[T string | []byte](a *Arena, name string, v T) (Span, Span) {
+	at := len(a.b)
+	value := at + len(name) + 2
+	end := value + len(v)
+	b := slices.Grow(a.b, end+2-at)[:end+2]
+	copy(b[at:], name)
+	b[value-2], b[value-1] = ':', ' '
+	copy(b[value:], v)
+	b[end], b[end+1] = '\r', '\n'
+	a.b = b
+	return Span{uint32(at), uint32(len(name))}, Span{uint32(value), uint32(len(v))}
+}
+
 // Add appends a field; name must be lower case.
 func (f *Fields) Add(k Key, value []byte) {
-	n := f.A.PutString(k.Name)
-	f.List = append(f.List, Field{Name: n, Value: f.A.Put(value), ID: k.ID})
+	l := f.Grow(k.ID)
+	l.Name, l.Value = line(f.A, k.Name, value)
 }
 
 // AddString is Add for a string value.
 func (f *Fields) AddString(k Key, value string) {
-	n := f.A.PutString(k.Name)
-	f.List = append(f.List, Field{Name: n, Value: f.A.PutString(value), ID: k.ID})
+	l := f.Grow(k.ID)
+	l.Name, l.Value = line(f.A, k.Name, value)
 }
 
 // AddSpan is Add for a value that is already in the arena.
-func (f *Fields) AddSpan(k Key, v Span) {
-	f.List = append(f.List, Field{Name: f.A.PutString(k.Name), Value: v, ID: k.ID})
-}
+func (f *Fields) AddSpan(k Key, v Span) { f.Add(k, f.A.Bytes(v)) }
 
 // Set replaces the first field k and removes the others, or adds it.
-func (f *Fields) Set(k Key, value []byte) { f.SetSpan(k, f.A.Put(value)) }
+func (f *Fields) Set(k Key, value []byte) {
+	l := f.one(k)
+	l.Name, l.Value = line(f.A, k.Name, value)
+}
 
 // SetString is Set for a string value.
-func (f *Fields) SetString(k Key, value string) { f.SetSpan(k, f.A.PutString(value)) }
+func (f *Fields) SetString(k Key, value string) {
+	l := f.one(k)
+	l.Name, l.Value = line(f.A, k.Name, value)
+}
 
 // SetSpan is Set for a value that is already in the arena.
-func (f *Fields) SetSpan(k Key, v Span) {
+func (f *Fields) SetSpan(k Key, v Span) { f.Set(k, f.A.Bytes(v)) }
+
+// one returns the first field k and removes the others, or adds it.
+func (f *Fields) one(k Key) *Field {
 	i := f.FindKey(k, 0)
 	if i < 0 {
-		f.AddSpan(k, v)
-		return
+		return f.Grow(k.ID)
 	}
-	f.List[i].Value = v
 	for j := f.FindKey(k, i+1); j >= 0; j = f.FindKey(k, j+1) {
 		f.List[j].Dead = true
 	}
+	return &f.List[i]
 }
 
 // Remove removes every field k and reports how many there were.
@@ -207,11 +236,12 @@ func (f *Fields) CopyFrom(src *Fields, a *Arena) {
 		if l.Dead {
 			continue
 		}
-		nf := Field{Name: a.Put(src.A.Bytes(l.Name)), ID: l.ID, Sensitive: l.Sensitive}
+		nf := f.Grow(l.ID)
+		nf.Name = a.Put(src.A.Bytes(l.Name))
 		nf.Value = a.Put(src.A.Bytes(l.Value))
 		if l.Raw.Len > 0 {
 			nf.Raw = a.Put(src.A.Bytes(l.Raw))
 		}
-		f.List = append(f.List, nf)
+		nf.Sensitive = l.Sensitive
 	}
 }

@@ -53,7 +53,7 @@ func TestFields_WhenSetAndRemoved_ThenOneValueOrNone(t *testing.T) {
 	if c.Live() != 2 || len(c.List) != 2 || string(c.Path()) != "/" {
 		t.Errorf("copy: %d fields of %d, path %q", c.Live(), len(c.List), c.Path())
 	}
-	if g := c.Grow(); *g != (Field{}) {
+	if g := c.Grow(IDVia); *g != (Field{ID: IDVia}) {
 		t.Errorf("grown field %+v", *g)
 	}
 }
