@@ -313,6 +313,7 @@ func newBackend(t testing.TB, name string) *backend {
 // client of one listener; keep-alive.
 type client struct {
 	base string
+	host string // Host of requests; "" = the address
 	http *http.Client
 	last atomic.Pointer[net.Conn]
 }
@@ -333,7 +334,12 @@ func newClient(t testing.TB, port int) *client {
 
 // get returns status and body; status 0 means no answer.
 func (c *client) get(path string) (int, string) {
-	r, err := c.http.Get(c.base + path)
+	req, err := http.NewRequest(http.MethodGet, c.base+path, nil)
+	if err != nil {
+		return 0, err.Error()
+	}
+	req.Host = c.host
+	r, err := c.http.Do(req)
 	if err != nil {
 		return 0, err.Error()
 	}

@@ -129,6 +129,8 @@ func TestLoad_WhenDocumentIsRead_ThenItMeansWhatEnvoyReads(t *testing.T) {
 			func(c *Config) bool {
 				return c.CDS.API.Aggregated && c.CDS.API.Delta && c.ADS.Aggregated && !c.ADS.Delta && c.ADS.Services[0].Target == "h:2"
 			}},
+		{"polled, with the delay as an object", "b.yaml", "node: {id: a, cluster: b}\nstatic_resources: {clusters: [{name: x, load_assignment: {cluster_name: x, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: 1}}}}]}]}}]}\ndynamic_resources: {cds_config: {api_config_source: {api_type: REST, transport_api_version: V3, cluster_names: [x], refresh_delay: {seconds: 1, nanos: 500000000}}}}", "",
+			func(c *Config) bool { return c.CDS.API.REST && c.CDS.API.RefreshDelay == 1500*time.Millisecond }},
 		{"text proto", "b.pb_text", `node { id: "a" cluster: "b" }`, "", func(c *Config) bool { return c.Node.GetId() == "a" }},
 	}
 	for _, tc := range cases {
@@ -158,7 +160,7 @@ node: {id: n, cluster: 5, colour: red}
 static_resources:
   clusters:
   - {name: a, connect_timeout: 5, type: STATICK, http_protocol_options: [1]}
-  - {name: b, lb_policy: ROUND_ROBIN, circuit_breakers: {thresholds: {priority: HIGHER}}}
+  - {name: b, lb_policy: ROUND_ROBIN, connect_timeout: {seconds: x, nanos: 1.5, unit: s}, circuit_breakers: {thresholds: {priority: HIGHER}}}
   listeners:
   - name: l
     filter_chains:
@@ -171,6 +173,8 @@ static_resources:
 			"static_resources.clusters[0].connect_timeout: unexpected token 5", "static_resources.clusters[0].type: invalid value for enum",
 			"static_resources.clusters[0].http_protocol_options: an object expected, got a list",
 			"static_resources.clusters[1].circuit_breakers.thresholds[0].priority: invalid value for enum",
+			"static_resources.clusters[1].connect_timeout.nanos: invalid value for int32", "static_resources.clusters[1].connect_timeout.seconds: invalid value for int64",
+			"static_resources.clusters[1].connect_timeout.unit: unknown field",
 			"static_resources.listeners[0].filter_chains[0].filters[0].typed_config.clutser: unknown field",
 			`static_resources.listeners[0].filter_chains[0].filters[1].typed_config: "@type" is missing`,
 		}},

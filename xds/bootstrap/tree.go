@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/structpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"sidecar/xds/registry"
 )
@@ -125,9 +126,53 @@ func (b *builder) field(m protoreflect.Message, fd protoreflect.FieldDescriptor,
 	case structured(fd.Message()):
 		b.message(m.Mutable(fd).Message(), v, at, depth+1)
 	default:
+		if object, ok := v.(map[string]any); ok && timeForm(fd.Message()) {
+			b.seconds(m.Mutable(fd).Message(), object, at)
+			return
+		}
 		if got, ok := b.leaf(fd, v, at); ok {
 			m.Set(fd, got)
 		}
+	}
+}
+
+// timeForm reports whether a field is a time, which Envoy also takes as an object of seconds and nanos; protojson takes only text such as "0.5s".
+func timeForm(md protoreflect.MessageDescriptor) bool {
+	return md != nil && (md.FullName() == "google.protobuf.Duration" || md.FullName() == "google.protobuf.Timestamp")
+}
+
+// seconds fills a Duration or Timestamp from an object.
+func (b *builder) seconds(m protoreflect.Message, object map[string]any, at registry.Path) {
+	for _, key := range slices.Sorted(maps.Keys(object)) {
+		fd := fieldOf(m.Descriptor(), key)
+		if fd == nil {
+			b.unknown(at.Field(key))
+			continue
+		}
+		if object[key] == nil {
+			continue
+		}
+		text, err := json.Marshal(object[key])
+		if err != nil {
+			b.fail(at.Field(key), "%s", jsonReason(err))
+			continue
+		}
+		// The fields themselves cannot be given to protojson, numbers of their kinds can.
+		var i64 wrapperspb.Int64Value
+		var i32 wrapperspb.Int32Value
+		var value protoreflect.Value
+		if fd.Kind() == protoreflect.Int64Kind {
+			err = protojson.Unmarshal(text, &i64)
+			value = protoreflect.ValueOfInt64(i64.GetValue())
+		} else {
+			err = protojson.Unmarshal(text, &i32)
+			value = protoreflect.ValueOfInt32(i32.GetValue())
+		}
+		if err != nil {
+			b.fail(at.Field(key), "%s", protoReason(err))
+			continue
+		}
+		m.Set(fd, value)
 	}
 }
 

@@ -411,7 +411,7 @@ func (c *Controller) removeCluster(name string) {
 	c.mayReleaseName(name)
 }
 
-// maxDoom bounds how long a removed cluster serves routes that still point at it.
+// maxDoom bounds how long a removed cluster serves routes that still point at it, beside the lag between sources.
 const maxDoom = 2 * time.Second
 
 // dropOrDoom removes a cluster, or lets it serve a little longer: a control plane that moves routes from one cluster to another in one push sends
@@ -423,7 +423,7 @@ func (c *Controller) dropOrDoom(name string) {
 		return
 	}
 	if s.doomed == nil {
-		s.doomed = c.after(maxDoom, func() {
+		s.doomed = c.after(maxDoom+c.lag(), func() {
 			if c.clusters[name] == s && s.doomed != nil {
 				c.removeCluster(name)
 			}

@@ -3,8 +3,11 @@
 package controller
 
 import (
+	"time"
+
 	"sidecar/dataplane/route"
 	"sidecar/dataplane/snapshot"
+	"sidecar/xds/bootstrap"
 )
 
 // use is who names one cluster: route tables and TCP proxies that are active or wait, and which of them wait for it.
@@ -91,12 +94,17 @@ func (c *Controller) mayReleaseName(name string) {
 	}
 }
 
-// waitFor makes w wait for those clusters of list that exist and have no version that serves yet, and returns their names. The list must be held.
+// waitFor makes w wait for those clusters of list that have no version that serves yet, and returns their names. The list must be held. Clusters that do
+// not exist are waited for while they may still be on their way (see lag).
 func (c *Controller) waitFor(w waiter, list []*route.ClusterRef) map[string]bool {
 	var out map[string]bool
+	var missing []string
+	lag := c.lag()
 	for _, r := range list {
-		s := c.clusters[r.Name]
-		if s == nil || s.active != nil || s.warming == nil {
+		switch s := c.clusters[r.Name]; {
+		case s == nil && lag > 0:
+			missing = append(missing, r.Name)
+		case s == nil || s.active != nil || s.warming == nil:
 			continue
 		}
 		if out == nil {
@@ -109,7 +117,33 @@ func (c *Controller) waitFor(w waiter, list []*route.ClusterRef) map[string]bool
 		}
 		u.waits[w] = struct{}{}
 	}
+	if len(missing) > 0 {
+		c.after(lag, func() {
+			for _, n := range missing {
+				if c.clusters[n] == nil {
+					c.noWait(w, map[string]bool{n: true})
+					w.clusterWarm(c, n)
+				}
+			}
+		})
+	}
 	return out
+}
+
+// streamLag is how far streams of their own may be apart in what belongs to one push.
+const streamLag = time.Second
+
+// lag is how long a cluster may take to arrive after what names it, or what stops naming it after the cluster has gone. Only an aggregated stream
+// has an order; polls are as far apart as two refresh delays. During start-up CDS is always first.
+func (c *Controller) lag() time.Duration {
+	src := c.cfg.Bootstrap.CDS
+	if c.phase < phaseLive || src == nil || src.Kind != bootstrap.SourceGRPC {
+		return 0
+	}
+	if src.API.REST {
+		return min(streamLag+2*src.API.RefreshDelay, maxHold)
+	}
+	return streamLag
 }
 
 // noWait ends w's waiting for names.

@@ -35,13 +35,17 @@ var restPaths = map[resource.Type]string{
 	resource.ScopedRoute: "/v3/discovery:scoped-routes", resource.ExtensionConfig: "/v3/discovery:extension_configs",
 }
 
+// retryBase bounds the first pause after a request that failed; it doubles with each one, up to RefreshDelay.
+const retryBase = 200 * time.Millisecond
+
 // RestConfig of a Rest.
 type RestConfig struct {
 	Target *Target
 	Type   resource.Type
 	// Node goes out with every request.
 	Node *corev3.Node
-	// RefreshDelay is the pause between two requests; as in Envoy up to as much again is added at random.
+	// RefreshDelay is the pause between two requests; as in Envoy up to as much again is added at random. After a request that failed the pause is a
+	// uniform time below a bound that doubles from 200 ms up to RefreshDelay.
 	RefreshDelay time.Duration
 	// RequestTimeout bounds one request.
 	RequestTimeout time.Duration
@@ -172,6 +176,7 @@ func (r *Rest) poll() {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	due := false
+	retry := retryBase
 	for serial := 1; ; {
 		select {
 		case <-r.ctx.Done():
@@ -185,11 +190,16 @@ func (r *Rest) poll() {
 			continue
 		}
 		due = false
-		if err := r.fetch(m, serial); err == nil {
-			serial++
-		} else if r.ctx.Err() == nil {
-			r.cfg.Stats.Failed(fmt.Errorf("control plane %q: %w", r.cfg.Target.Name, err))
+		if err := r.fetch(m, serial); err != nil {
+			if r.ctx.Err() == nil {
+				r.cfg.Stats.Failed(fmt.Errorf("control plane %q: %w", r.cfg.Target.Name, err))
+			}
+			timer.Reset(rand.N(min(retry, r.cfg.RefreshDelay)))
+			retry = min(2*retry, r.cfg.RefreshDelay)
+			continue
 		}
+		serial++
+		retry = retryBase
 		timer.Reset(r.cfg.RefreshDelay + rand.N(r.cfg.RefreshDelay))
 	}
 }

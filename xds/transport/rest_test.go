@@ -197,6 +197,31 @@ func TestRest_WhenTheAnswerIsBad_ThenItIsAFailureAndPollingGoesOn(t *testing.T) 
 	soon(t, "polling does not go on", func() bool { m, _ := g.last(); return m["version_info"] == "1" })
 }
 
+func TestRest_WhenRequestsFail_ThenTheyAreRepeatedSoonerThanPolls(t *testing.T) {
+	g := &gateway{status: 503}
+	st := &failures{}
+	srv := httptest.NewServer(g)
+	t.Cleanup(srv.Close)
+	target := &Target{Name: "xds", Authority: "xds", ConnectTimeout: time.Second, Endpoints: []Endpoint{{Network: "tcp", Address: srv.Listener.Addr().String()}}}
+	d := newDriver(t, ads.SotW, resource.ClusterURL)
+	r, err := NewRest(RestConfig{Target: target, Type: resource.Cluster, RefreshDelay: time.Hour, RequestTimeout: 5 * time.Second, Sink: d.sink, Stats: st})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.run(r, ads.Subscribe{TypeURL: resource.ClusterURL, Wildcard: true})
+	soon(t, "a request that failed waits for the next poll", func() bool { _, n := g.last(); return n >= 4 })
+	g.mu.Lock()
+	g.status = 0
+	g.mu.Unlock()
+	g.answer(strings.ReplaceAll(oneCluster, "V", "1"))
+	soon(t, "nothing is delivered", func() bool { d.mu.Lock(); defer d.mu.Unlock(); return d.batches == 1 })
+	_, n := g.last()
+	time.Sleep(50 * time.Millisecond)
+	if _, now := g.last(); now != n {
+		t.Errorf("%d requests after one that succeeded", now-n)
+	}
+}
+
 func TestRest_WhenTheClusterHasTLS_ThenTheServerIsVerified(t *testing.T) {
 	a := newAuthority(t)
 	for name, good := range map[string]bool{"control.test": true, "other.test": false} {
