@@ -476,10 +476,10 @@ func (x *Exchange) requestEmpty() bool {
 func (x *Exchange) requestFraming() {
 	x.fl &^= xReqChunked
 	switch {
-	case x.has(xPrebuf):
-		x.req.Body, x.req.Length = httpmsg.BodyLength, int64(len(x.body))
 	case x.req.Body == httpmsg.BodyChunked:
 		x.fl |= xReqChunked
+	case x.has(xPrebuf):
+		x.req.Body, x.req.Length = httpmsg.BodyLength, int64(len(x.body))
 	}
 }
 

@@ -124,6 +124,9 @@ func (x *Exchange) runRequestFilters(now sys.Nanos) {
 		}
 		x.fpos++
 	}
+	if x.has(xPrebuf) && !x.bufferedData(len(x.filters)-1) {
+		return
+	}
 	if len(x.filters) > 0 && x.grpcFlag() == 0 {
 		x.fl &^= xGrpcUp
 	} else if len(x.filters) > 0 {
@@ -174,22 +177,26 @@ func (x *Exchange) collect(now sys.Nanos) outcome {
 	return waits
 }
 
-// bufferedData hands the whole body to filter i; false means that it replied or paused.
+// bufferedData hands the whole body, as the filters before have left it, to filter i and to those between that only watch it; false means that one of
+// them replied or paused.
 func (x *Exchange) bufferedData(i int) bool {
-	x.dataPos = i + 1
-	if x.fphase[i]&filter.RequestData == 0 {
-		return true
-	}
-	d := x.piece(x.body)
-	v := x.filters[i].OnData(x.ctx(i), filter.Request, d, true)
-	x.replaceBody(d.Bytes)
-	switch v {
-	case filter.Reply:
-		x.filterReply(i)
-		return false
-	case filter.Pause:
-		x.to(stPaused)
-		return false
+	for x.dataPos <= i {
+		k := x.dataPos
+		x.dataPos++
+		if x.fphase[k]&filter.RequestData == 0 {
+			continue
+		}
+		d := x.piece(x.body)
+		v := x.filters[k].OnData(x.ctx(k), filter.Request, d, true)
+		x.replaceBody(d.Bytes)
+		switch v {
+		case filter.Reply:
+			x.filterReply(k)
+			return false
+		case filter.Pause:
+			x.to(stPaused)
+			return false
+		}
 	}
 	return true
 }
@@ -324,6 +331,9 @@ func (x *Exchange) filterResponseHead(now sys.Nanos) bool {
 // responseEmpty tells whether no response body follows.
 func (x *Exchange) responseEmpty() bool { return x.m == nil || !x.respIn.hasBody() }
 
+// tooLargeBody is what a client gets in place of a response that a filter wants in one piece and that is too large for it.
+var tooLargeBody = []byte("Internal Server Error")
+
 // filterResponseData takes a piece of the response body through the filters; while a filter buffers, the piece is kept.
 func (x *Exchange) filterResponseData(now sys.Nanos, data []byte, end bool) []byte {
 	from := 0
@@ -342,7 +352,7 @@ func (x *Exchange) filterResponseData(now sys.Nanos, data []byte, end bool) []by
 			x.ch.hcm.Inc(stats.HCMRsTooLarge)
 			x.fl &^= xRespHeld
 			x.release(false)
-			x.local = localReply{status: 500, body: kindBodies[fault.Bug], details: "response_payload_too_large", mutate: true}
+			x.local = localReply{status: 500, body: tooLargeBody, details: "response_payload_too_large", mutate: true}
 			x.to(stReply)
 			return nil
 		}
@@ -429,7 +439,9 @@ func (x *Exchange) endBuffered(now sys.Nanos, out *sender) {
 
 // setLength makes the framing of a buffered response fit its body; a filter that streams behind it must not change the length.
 func (x *Exchange) setLength(n int) {
-	x.resp.Body, x.resp.Length = bodyLength, int64(n)
+	if x.resp.Body == bodyLength {
+		x.resp.Length = int64(n)
+	}
 }
 
 // filterLocal shows a local reply to the response filters and returns the body that they leave of it; they cannot hold it.

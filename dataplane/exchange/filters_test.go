@@ -4,6 +4,7 @@ package exchange
 
 import (
 	"bytes"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -194,20 +195,38 @@ func TestFilter_WhenPausedClientLeaves_ThenDoneOnce(t *testing.T) {
 }
 
 func TestFilter_WhenRequestIsBuffered_ThenOneCallAndNewLength(t *testing.T) {
-	for _, req := range []string{post5, "POST /a HTTP/1.1\r\nHost: x.test\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n"} {
+	const chunked = "POST /a HTTP/1.1\r\nHost: x.test\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n"
+	for _, x := range []struct {
+		req    string
+		length bool // the filter wants to know the length
+		want   [2]string
+	}{
+		{post5, false, [2]string{"content-length: 8\r\n", "\r\n\r\ngood bye"}},
+		{chunked, true, [2]string{"content-length: 8\r\n", "\r\n\r\ngood bye"}},
+		{chunked, false, [2]string{"transfer-encoding: chunked\r\n", "\r\n\r\n8\r\ngood bye\r\n0\r\n\r\n"}},
+	} {
+		req := x.req
 		r := newRig(t, 1)
 		calls := 0
 		p := &probe{phases: filter.RequestHead | filter.RequestData}
 		p.head = func(*filter.Ctx, filter.Dir, *httpmsg.Head, bool) filter.Verdict { return filter.Buffer }
-		p.data = func(_ *filter.Ctx, _ filter.Dir, b *filter.Data, end bool) filter.Verdict {
+		p.data = func(fc *filter.Ctx, _ filter.Dir, b *filter.Data, end bool) filter.Verdict {
 			calls++
 			if string(b.Bytes) != "hello" || !end {
 				t.Errorf("data %q end %v", b.Bytes, end)
 			}
 			b.Set([]byte("good bye"))
+			if x.length {
+				fc.Req.Body = httpmsg.BodyLength
+			}
 			return filter.Continue
 		}
-		r.filters(p)
+		seen := []string{}
+		watch := func(_ *filter.Ctx, _ filter.Dir, b *filter.Data, end bool) filter.Verdict {
+			seen = append(seen, fmt.Sprint(string(b.Bytes), end))
+			return filter.Continue
+		}
+		r.filters(&probe{phases: filter.RequestData, data: watch}, p, &probe{phases: filter.RequestData, data: watch})
 		c := r.dial()
 		for i := range len(req) {
 			c.write(req[i : i+1])
@@ -215,9 +234,9 @@ func TestFilter_WhenRequestIsBuffered_ThenOneCallAndNewLength(t *testing.T) {
 		}
 		var u *peer
 		got := r.serve(&u, ok3)
-		r.want("upstream", got, "content-length: 8\r\n", "\r\n\r\ngood bye")
-		if calls != 1 || strings.Contains(got, "chunked") {
-			t.Errorf("%d calls, upstream saw %q", calls, got)
+		r.want("upstream", got, x.want[0], x.want[1])
+		if calls != 1 || strings.Join(seen, " ") != "hellotrue good byetrue" {
+			t.Errorf("%d calls, the others saw %q", calls, seen)
 		}
 		r.check()
 	}
@@ -259,7 +278,31 @@ func TestFilter_WhenResponseIsBuffered_ThenRewritten(t *testing.T) {
 	u.write("1\r\nc\r\n0\r\n\r\n")
 	r.turn()
 	got, _ := c.read()
+	r.want("client", got, "transfer-encoding: chunked\r\n", "\r\n\r\n4\r\n<ABC\r\n0\r\n\r\n")
+	c.write(get)
+	r.turn()
+	r.serve(&u, ok3)
+	got, _ = c.read()
 	r.want("client", got, "content-length: 4\r\n", "\r\n\r\n<ABC")
+	r.check()
+}
+
+func TestFilter_WhenAHeldResponseBreaksOff_ThenAReplyAndNoOtherTry(t *testing.T) {
+	r := newRig(t, 1)
+	r.route().Forward.Retry = &route.Retry{On: route.RetryReset | route.Retry5xx, Num: 3, MaxSelect: 1}
+	r.filters(&probe{phases: filter.ResponseHead, head: func(*filter.Ctx, filter.Dir, *httpmsg.Head, bool) filter.Verdict { return filter.Buffer }})
+	c := r.dial()
+	c.write(get)
+	r.turn()
+	var u *peer
+	r.serve(&u, "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nab")
+	u.close()
+	r.turn()
+	got, _ := c.read()
+	r.want("client", got, "502 Bad Gateway")
+	if len(r.log) != 1 || !strings.Contains(r.log[0], "upstream_reset_after_response_started{") {
+		t.Errorf("log %q", r.log)
+	}
 	r.check()
 }
 

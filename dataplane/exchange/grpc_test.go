@@ -143,7 +143,7 @@ func TestFilter_WhenTrailersCome_ThenItMayTurnThemIntoContent(t *testing.T) {
 		r.serve(&u, "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nab\r\n1\r\nc\r\n0\r\ngrpc-status: 9\r\n\r\n")
 		got, _ := c.read()
 		if buffered {
-			r.want("client", got, "\r\n\r\nabc<tail>")
+			r.want("client", got, "\r\n\r\n9\r\nabc<tail>\r\n0\r\n\r\n")
 		} else {
 			r.want("client", got, "2\r\nab\r\n1\r\nc\r\n6\r\n<tail>\r\n0\r\n\r\n")
 		}

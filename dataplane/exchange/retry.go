@@ -68,11 +68,28 @@ func (x *Exchange) upstreamFault(now sys.Nanos, k fault.Kind) {
 	if k == fault.UpstreamProtocol {
 		x.cl.Block.Inc(stats.ClusterUpstreamCxProtocolError)
 	}
+	if x.has(xRespHeld) {
+		x.heldFault(now, k)
+		return
+	}
 	if x.has(xRespStarted) || x.has(xRespHead) && x.st != stRelay {
 		x.resetStarted(now, k)
 		return
 	}
 	x.upstreamFailed(now, k)
+}
+
+// heldFault: the response has begun, and a filter still holds it. The client can get an answer, but there is no other try.
+func (x *Exchange) heldFault(now sys.Nanos, k fault.Kind) {
+	x.rec.UpstreamFailure = x.failureReason(k)
+	if x.has(xGrpcOpen) {
+		x.ch.hcm.Inc(stats.HCMRqResetAfterDownstreamResponseStarted)
+		x.grpcVerdict(nil)
+	}
+	x.failTry(k)
+	x.fl &^= xRespHeld
+	x.upstreamReply(now, k)
+	x.local.details = startedDetails(k)
 }
 
 // resetStarted: the response has begun, so all that can be done is to close the client's connection without ending the message.

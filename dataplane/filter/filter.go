@@ -4,7 +4,8 @@
 // view of the exchange that it gets. A filter instance serves one exchange and lives on one worker; it must not block, start goroutines or keep
 // what it is shown beyond the call.
 //
-// A filter that changes the length of a body buffers it, or sets the head's Body to httpmsg.BodyChunked in OnHead.
+// A filter that changes the length of a body buffers it, or sets the head's Body to httpmsg.BodyChunked in OnHead. What was buffered goes on framed as
+// it came, with its new length; a filter that has it may set the head's Body to httpmsg.BodyLength, as the length is known.
 //
 // Order: requests pass the filters first to last, responses last to first. The route is chosen before the first filter runs; a filter that
 // changes what routes look at calls ClearRoute.

@@ -27,7 +27,7 @@ func grpcStatus(r *Record) (int64, bool) {
 			continue
 		}
 		if v := f.Get(httpmsg.IDGrpcStatus); len(v) > 0 {
-			n, ok := parseUint(v)
+			n, ok := parseUint(bytes.TrimPrefix(v, []byte{'+'})) // Envoy takes a sign
 			if !ok {
 				return -1, true
 			}

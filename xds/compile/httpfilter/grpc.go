@@ -4,10 +4,12 @@
 package httpfilter
 
 import (
+	bridgev3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/grpc_http1_bridge/v3"
 	statsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/grpc_stats/v3"
 	"google.golang.org/protobuf/proto"
 
 	"sidecar/dataplane/filter"
+	"sidecar/dataplane/filters/http/grpcbridge"
 	"sidecar/dataplane/filters/http/grpcstats"
 	"sidecar/dataplane/filters/http/grpcweb"
 	"sidecar/xds/registry"
@@ -19,9 +21,17 @@ var Messages = registry.Messages{
 		"emit_filter_state":                 registry.Supported,
 		"individual_method_stats_allowlist": registry.Supported, "stats_for_all_methods": registry.Supported,
 		"enable_upstream_stats": registry.Supported, "replace_dots_in_grpc_service_name": registry.Supported},
+	"envoy.extensions.filters.http.grpc_http1_bridge.v3.Config": {
+		"upgrade_protobuf_to_grpc": registry.Supported, "ignore_query_parameters": registry.Supported},
 	"envoy.extensions.filters.http.grpc_web.v3.GrpcWeb": {},
 	"envoy.config.core.v3.GrpcMethodList":               {"services": registry.Supported},
 	"envoy.config.core.v3.GrpcMethodList.Service":       {"name": registry.Supported, "method_names": registry.Supported},
+}
+
+// GrpcBridge compiles envoy.filters.http.grpc_http1_bridge.
+func GrpcBridge(_ *registry.Ctx, m proto.Message, workers int) (filter.Factory, error) {
+	x := m.(*bridgev3.Config)
+	return grpcbridge.New(grpcbridge.Config{UpgradeProtobuf: x.GetUpgradeProtobufToGrpc(), IgnoreQuery: x.GetIgnoreQueryParameters()}, workers), nil
 }
 
 // GrpcWeb compiles envoy.filters.http.grpc_web.

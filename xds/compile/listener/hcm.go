@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	grpcbridgev3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/grpc_http1_bridge/v3"
 	grpcstatsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/grpc_stats/v3"
 	grpcwebv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/grpc_web/v3"
 	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
@@ -38,7 +39,9 @@ type HTTPFilter struct {
 
 // HTTPFilters is the table of HTTP filters.
 var HTTPFilters = registry.MustTable("http filters", []registry.Row[HTTPFilter]{
-	{Name: "envoy.filters.http.grpc_stats", Message: &grpcstatsv3.FilterConfig{}, Status: registry.StatusPartial, Trust: registry.TrustRobustBoth,
+	{Name: "envoy.filters.http.grpc_http1_bridge", Message: &grpcbridgev3.Config{}, Status: registry.StatusStable, Trust: registry.TrustTrusted,
+		Compile: plain(httpfilter.GrpcBridge)},
+	{Name: "envoy.filters.http.grpc_stats", Message: &grpcstatsv3.FilterConfig{}, Status: registry.StatusStable, Trust: registry.TrustRobustBoth,
 		Compile: plain(httpfilter.GrpcStats)},
 	{Name: "envoy.filters.http.grpc_web", Message: &grpcwebv3.GrpcWeb{}, Status: registry.StatusStable, Trust: registry.TrustRobustBoth,
 		Compile: plain(httpfilter.GrpcWeb)},
