@@ -182,7 +182,7 @@ func (c *peer) send(p *poller, b []byte, s service) bool {
 		return len(b) == 0 || c.wire.send(b) == nil
 	}
 	for len(b) > 0 {
-		n, err := unix.Write(c.fd, b)
+		n, err := rawWrite(c.fd, b)
 		if err == unix.EINTR {
 			continue
 		}
@@ -201,7 +201,7 @@ func (c *peer) send(p *poller, b []byte, s service) bool {
 }
 
 func (c *peer) flush(p *poller) bool {
-	n, err := unix.Write(c.fd, c.pending)
+	n, err := rawWrite(c.fd, c.pending)
 	if err != nil && err != unix.EAGAIN {
 		return false
 	}

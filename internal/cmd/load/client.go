@@ -222,7 +222,7 @@ func runHTTP(o options) error {
 
 func drainTimer(fd int) {
 	var b [8]byte
-	unix.Read(fd, b[:])
+	rawRead(fd, b[:])
 }
 
 func (c *client) loop(tick func()) error {
@@ -329,7 +329,7 @@ func runRaw(o options, size int) error {
 		}
 		begun[i] = time.Now()
 		if size > 0 {
-			unix.Write(fds[i], message)
+			rawWrite(fds[i], message)
 		}
 	}
 	var res Result
@@ -344,7 +344,7 @@ func runRaw(o options, size int) error {
 		}
 		for _, e := range events {
 			i := e.Fd
-			n, err := unix.Read(fds[i], scratch)
+			n, err := rawRead(fds[i], scratch)
 			if err == unix.EAGAIN || err == unix.EINTR {
 				continue
 			}
@@ -363,7 +363,7 @@ func runRaw(o options, size int) error {
 			t := time.Now()
 			hist.add(t.Sub(begun[i]))
 			begun[i] = t
-			if m, err := unix.Write(fds[i], message); err != nil || m != size {
+			if m, err := rawWrite(fds[i], message); err != nil || m != size {
 				return fmt.Errorf("connection %d: write %d: %v", i, m, err)
 			}
 		}

@@ -32,7 +32,7 @@ func (p *poller) mod(fd int, index int32, events uint32) error {
 
 // wait returns the ready events; timeout is in milliseconds, -1 for ever.
 func (p *poller) wait(timeout int) ([]unix.EpollEvent, error) {
-	n, err := unix.EpollWait(p.fd, p.events[:], timeout)
+	n, err := rawEpollWait(p.fd, p.events[:], timeout)
 	if err == unix.EINTR {
 		return nil, nil
 	}

@@ -196,7 +196,11 @@ func (s socket) Read(b []byte) (int, error) {
 		return 0, errWouldBlock
 	}
 	for {
-		n, err := unix.Read(s.w.fd, b)
+		read := rawRead
+		if !s.w.open {
+			read = unix.Read // a handshake waits in it
+		}
+		n, err := read(s.w.fd, b)
 		switch {
 		case err == unix.EINTR:
 		case err == unix.EAGAIN:
@@ -214,7 +218,11 @@ func (s socket) Read(b []byte) (int, error) {
 
 func (s socket) Write(b []byte) (int, error) {
 	for {
-		n, err := unix.Write(s.w.fd, b)
+		write := rawWrite
+		if !s.w.open {
+			write = unix.Write
+		}
+		n, err := write(s.w.fd, b)
 		if err == unix.EINTR {
 			continue
 		}
