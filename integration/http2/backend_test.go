@@ -5,6 +5,7 @@ package http2
 import (
 	"crypto/tls"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"strconv"
@@ -20,7 +21,7 @@ func backend(t *testing.T, conf *tls.Config) string {
 		t.Fatal(err)
 	}
 	addr := ln.Addr().String()
-	srv := &http.Server{Protocols: new(http.Protocols), Handler: http.HandlerFunc(answer)}
+	srv := &http.Server{Protocols: new(http.Protocols), ErrorLog: log.New(io.Discard, "", 0), Handler: http.HandlerFunc(answer)}
 	srv.Protocols.SetHTTP1(true)
 	srv.Protocols.SetUnencryptedHTTP2(true)
 	if conf != nil {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package http2 tests the real sidecar process with what others wrote to test HTTP/2 and gRPC, with WebSockets over
-// every pair of codecs, and with attacks.
+// every pair of codecs, with attacks, and with certificates that are wrong in every way.
 //
 //	go test ./integration/http2                            # under a minute; every attack takes 0.8 s
 //	ATTACK=60s go test ./integration/http2 -run Attack -v  # every attack for a minute; prints memory, latencies and counters

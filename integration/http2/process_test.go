@@ -98,7 +98,7 @@ func start(t *testing.T, config string, args ...string) *proxy {
 	if len(args) == 0 {
 		args = []string{"--concurrency", "2"}
 	}
-	p.cmd = exec.Command(binary, append([]string{"-c", file, "--admin-address-path", admin, "--use-dynamic-base-id"}, args...)...)
+	p.cmd = exec.Command(binary, append([]string{"-c", file, "--admin-address-path", admin, "--use-dynamic-base-id", "--file-flush-interval-msec", "50"}, args...)...)
 	p.cmd.Stdout, p.cmd.Stderr, p.cmd.Dir = p.log, p.log, dir
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := p.cmd.Start(); err != nil {

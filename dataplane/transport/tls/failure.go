@@ -36,10 +36,11 @@ var ownReasons = []struct {
 	name   string
 	reason uint64
 }{
+	{"invalid signature by the", "BAD_SIGNATURE", 114},
 	{"unsupported versions", "UNSUPPORTED_PROTOCOL", 240},
 	{"server selected unsupported protocol version", "UNSUPPORTED_PROTOCOL", 240},
 	{"no cipher suite supported by both", "NO_SHARED_CIPHER", 184},
-	{"didn't provide a certificate", "PEER_DID_NOT_RETURN_A_CERTIFICATE", 192},
+	{"didn't provide a certificate", "PEER_DID_NOT_RETURN_A_CERTIFICATE:peer_did_not_provide_required_client_certificate", 192},
 	{"no ECDHE curve supported by both", "NO_SHARED_GROUP", 266},
 	{"no mutually supported", "NO_COMMON_SIGNATURE_ALGORITHMS", 253},
 	{"bad record MAC", "DECRYPTION_FAILED_OR_BAD_RECORD_MAC", 139},
@@ -78,6 +79,9 @@ func FailureText(err error) string {
 	}
 	for i := range ownReasons {
 		if r := &ownReasons[i]; strings.Contains(text, r.text) {
+			if strings.HasSuffix(text, "ECDSA verification failure") {
+				return strings.Replace(reason(r.reason, r.name), prefix, prefix+"|436207716:ECDSA_routines:OPENSSL_internal:BAD_SIGNATURE", 1)
+			}
 			return reason(r.reason, r.name)
 		}
 	}

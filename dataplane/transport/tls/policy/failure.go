@@ -60,6 +60,9 @@ var (
 	failKeyUsage   = &Failure{ConnectionError, "KEY_USAGE_BIT_INCORRECT"}
 )
 
+// textRevocation is what Envoy puts before the texts about revocation.
+const textRevocation = "certificate revocation check against provided CRLs failed: "
+
 // The X509_V_ERR texts that are needed, in BoringSSL's words.
 const (
 	textExpired       = "certificate has expired"
@@ -68,11 +71,11 @@ const (
 	textSelfSigned    = "self signed certificate"
 	textPurpose       = "unsupported certificate purpose"
 	textTooLong       = "certificate chain too long"
-	textRevoked       = "certificate revoked"
-	textNoCRL         = "unable to get certificate CRL"
-	textCRLExpired    = "CRL has expired"
-	textCRLNotYet     = "CRL is not yet valid"
-	textCRLSignature  = "CRL signature failure"
+	textRevoked       = textRevocation + "certificate revoked"
+	textNoCRL         = textRevocation + "unable to get certificate CRL"
+	textCRLExpired    = textRevocation + "CRL has expired"
+	textCRLNotYet     = textRevocation + "CRL is not yet valid"
+	textCRLSignature  = textRevocation + "CRL signature failure"
 	textSignature     = "certificate signature failure"
 	textInvalidCA     = "invalid CA certificate"
 	textNotPermitted  = "permitted subtree violation"
@@ -110,7 +113,8 @@ func fromX509(leaf *x509.Certificate, chain []*x509.Certificate, err error) *Fai
 	case errors.As(err, &invalid):
 		return chainFailure(depth(invalid.Cert), invalidText(&invalid))
 	case errors.As(err, &unknown):
-		if string(leaf.RawIssuer) == string(leaf.RawSubject) {
+		// One that may not sign has not signed itself, says BoringSSL.
+		if string(leaf.RawIssuer) == string(leaf.RawSubject) && (leaf.KeyUsage == 0 || leaf.KeyUsage&x509.KeyUsageCertSign != 0) {
 			return chainFailure(0, textSelfSigned)
 		}
 		return chainFailure(deepest(chain), textNoIssuer)

@@ -152,16 +152,16 @@ func TestRevocation_WhenListsAreGiven_ThenTheWholeChainIsChecked(t *testing.T) {
 		text  string
 	}{
 		{"not revoked", [][]byte{rootList, midList}, false, good, ""},
-		{"revoked", [][]byte{rootList, midList}, false, bad, "0: certificate revoked"},
-		{"revoked, only the leaf", [][]byte{midList}, true, bad, "0: certificate revoked"},
-		{"list of the root missing", [][]byte{midList}, false, good, "1: unable to get certificate CRL"},
+		{"revoked", [][]byte{rootList, midList}, false, bad, "0: certificate revocation check against provided CRLs failed: certificate revoked"},
+		{"revoked, only the leaf", [][]byte{midList}, true, bad, "0: certificate revocation check against provided CRLs failed: certificate revoked"},
+		{"list of the root missing", [][]byte{midList}, false, good, "1: certificate revocation check against provided CRLs failed: unable to get certificate CRL"},
 		{"list of the root missing, only the leaf", [][]byte{midList}, true, good, ""},
-		{"list of the issuer missing", [][]byte{rootList}, false, good, "0: unable to get certificate CRL"},
-		{"intermediate revoked", [][]byte{root.revoke(t, from, until, mid.cert), midList}, false, good, "1: certificate revoked"},
-		{"list too old", [][]byte{rootList, mid.revoke(t, epoch.Add(-3*time.Hour), from)}, false, good, "0: CRL has expired"},
-		{"list of tomorrow", [][]byte{rootList, mid.revoke(t, until, until.Add(time.Hour))}, false, good, "0: CRL is not yet valid"},
+		{"list of the issuer missing", [][]byte{rootList}, false, good, "0: certificate revocation check against provided CRLs failed: unable to get certificate CRL"},
+		{"intermediate revoked", [][]byte{root.revoke(t, from, until, mid.cert), midList}, false, good, "1: certificate revocation check against provided CRLs failed: certificate revoked"},
+		{"list too old", [][]byte{rootList, mid.revoke(t, epoch.Add(-3*time.Hour), from)}, false, good, "0: certificate revocation check against provided CRLs failed: CRL has expired"},
+		{"list of tomorrow", [][]byte{rootList, mid.revoke(t, until, until.Add(time.Hour))}, false, good, "0: certificate revocation check against provided CRLs failed: CRL is not yet valid"},
 		{"the newest list counts", [][]byte{rootList, mid.revoke(t, epoch.Add(-2*time.Hour), until, good.Leaf), midList}, false, good, ""},
-		{"list signed by another", [][]byte{rootList, forged.revoke(t, from, until)}, false, good, "0: CRL signature failure"},
+		{"list signed by another", [][]byte{rootList, forged.revoke(t, from, until)}, false, good, "0: certificate revocation check against provided CRLs failed: CRL signature failure"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
