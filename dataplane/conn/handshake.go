@@ -410,6 +410,8 @@ func (c *Conn) shakeFailed(e sys.Errno, why error) {
 	}
 	if e == sys.EPROTO {
 		x.countFailed(x.why)
+	} else if x.ssl != nil && x.s.Info() == nil {
+		x.countStaple() // the peer has gone inside of the handshake
 	}
 	if x.sh.info != nil && e == sys.EPROTO {
 		x.sh.info.Own().TransportFailure = tls.FailureText(x.why)

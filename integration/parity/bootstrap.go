@@ -67,7 +67,7 @@ func (v *vars) expand(s string) (string, error) {
 				bad = fmt.Errorf("placeholder %s: %w", p, err)
 			}
 			return file
-		case "sha256", "spki":
+		case "hash", "spki":
 			hash, err := harnessPKI.hash(m[1], m[2])
 			if err != nil {
 				bad = fmt.Errorf("placeholder %s: %w", p, err)

@@ -113,6 +113,8 @@ type Case struct {
 	Ignore []string `json:"ignore"`
 	// IgnoreStats is as Group.IgnoreStats, for one case.
 	IgnoreStats []string `json:"ignore_stats"`
+	// WireBytes shows statistics that count bytes of connections without their numbers, for TLS that passes through: no two handshakes are alike.
+	WireBytes bool `json:"wire_bytes"`
 	// AnyEnd shows FIN and RST alike as "ended", for connections the proxy closes with unread bytes in the kernel: which of the two the client
 	// sees is a race.
 	AnyEnd bool `json:"any_end"`

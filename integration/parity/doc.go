@@ -18,7 +18,7 @@
 // that goes on the wire (send, body, backend replies) uses backslash escapes (\r \n \t \\ \0 \xHH), so every byte can be written.
 // Placeholders, valid anywhere in the bootstrap and in wire text: ${port:NAME} is the port of listener or backend NAME, ${addr:NAME} is
 // 127.0.0.1:port, ${admin} is the admin port, ${dir} is the scratch directory of the run; ${pem:NAME}, ${key:NAME} and ${crl:NAME} are files
-// that hold a certificate of the harness (pkiSpecs) with its chain, its key, and an authority's revocation list; ${sha256:NAME} and ${spki:NAME}
+// that hold a certificate of the harness (pkiSpecs) with its chain, its key, and an authority's revocation list; ${hash:NAME} and ${spki:NAME}
 // are its hashes.
 //
 // # HTTP/2 and TLS

@@ -216,9 +216,9 @@ func (run *groupRun) writeFiles(files map[string]string) error {
 
 // wireBytes lists the endings of statistics that count bytes of HTTP/2 in this case: how the two ends of such a connection compress heads and
 // when they return windows is not part of the answer.
-func (run *groupRun) wireBytes(conns map[string]*clientConn) (suffixes []string) {
+func (run *groupRun) wireBytes(c *Case, conns map[string]*clientConn) (suffixes []string) {
 	for _, cc := range conns {
-		if cc.h2 != nil {
+		if cc.h2 != nil || c.WireBytes {
 			suffixes = append(suffixes, ".downstream_cx_rx_bytes_total", ".downstream_cx_tx_bytes_total")
 			break
 		}
@@ -227,8 +227,8 @@ func (run *groupRun) wireBytes(conns map[string]*clientConn) (suffixes []string)
 		b.mu.Lock()
 		list := b.conns
 		b.mu.Unlock()
-		for _, c := range list {
-			if c.usesH2() {
+		for _, bc := range list {
+			if bc.usesH2() || c.WireBytes {
 				return append(suffixes, ".upstream_cx_rx_bytes_total", ".upstream_cx_tx_bytes_total")
 			}
 		}

@@ -241,11 +241,13 @@ func (run *groupRun) runCase(c *Case, want *Result) (*Result, error) {
 	for _, n := range order {
 		conns[n].shut("close")
 	}
-	if len(c.TCP) > 0 {
+	if len(c.TCP) > 0 || c.WireBytes {
 		// A raw connection ends only when both sides have; the proxy logs it then.
 		time.Sleep(defaultSettle)
-		for name := range c.TCP {
-			run.backends[name].closeConns()
+		for name, b := range run.backends {
+			if _, raw := c.TCP[name]; raw || c.WireBytes {
+				b.closeConns()
+			}
 		}
 	}
 	err = run.late(c, res, before.plus(run.clockDigits(c, conns)), want, conns)
@@ -316,7 +318,7 @@ func (run *groupRun) late(c *Case, res *Result, before statSnapshot, want *Resul
 		patience = defaultSettle // The case has failed already.
 	}
 	ignore := append(append([]string{}, run.g.IgnoreStats...), c.IgnoreStats...)
-	wire := run.wireBytes(conns)
+	wire := run.wireBytes(c, conns)
 	n := len(res.Sections)
 	changed, last := time.Now(), ""
 	for {

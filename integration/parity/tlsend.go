@@ -30,7 +30,7 @@ var tlsVersions = map[string]uint16{"": 0, "1.0": tls.VersionTLS10, "1.1": tls.V
 
 func (e *TLSEnd) config(server bool) (*tls.Config, error) {
 	cfg := &tls.Config{ServerName: e.SNI, NextProtos: e.ALPN, InsecureSkipVerify: true, MinVersion: tlsVersions[e.Min], MaxVersion: tlsVersions[e.Max],
-		CurvePreferences: []tls.CurveID{tls.X25519}}
+		CurvePreferences: []tls.CurveID{tls.X25519, tls.CurveP256}} // P-256 is what the ECDSA certificates are of
 	for _, name := range e.Ciphers {
 		for _, s := range append(tls.CipherSuites(), tls.InsecureCipherSuites()...) {
 			if s.Name == name {

@@ -52,8 +52,8 @@ func (f *verifier) chain(now Clock, pool *x509.CertPool, certs []*x509.Certifica
 // acceptable checks what x509.Verify does not: purpose as BoringSSL sees it, depth, and revocation.
 func (f *verifier) acceptable(now Clock, chain []*x509.Certificate) (from, until int64, fail *Failure) {
 	until = math.MaxInt64
-	// max_verify_depth counts the certificates above the leaf, the anchor included.
-	if len(chain)-1 > f.v.depth() {
+	// max_verify_depth counts the certificates above the leaf, the anchor included; 0 lets the anchor be, as in Envoy.
+	if len(chain)-1 > max(f.v.depth(), 1) {
 		return 0, 0, chainFailure(f.v.depth(), textTooLong)
 	}
 	for i, c := range chain {

@@ -80,6 +80,8 @@ func TestVerify_WhenAPeerShowsACertificate_ThenTheContextDecides(t *testing.T) {
 		{"usage without signatures", trusting(t, root), root.leaf(t, ku(x509.KeyUsageKeyAgreement)), ConnectionError, "KEY_USAGE_BIT_INCORRECT"},
 		{"depth enough", with(func(v *Validation) { v.MaxDepth, v.HasMaxDepth = 3, true }), low.leaf(t), 0, ""},
 		{"depth too small", with(func(v *Validation) { v.MaxDepth, v.HasMaxDepth = 2, true }), low.leaf(t), FailVerifyError, "certificate chain too long"},
+		{"depth 0, from the anchor itself", with(func(v *Validation) { v.MaxDepth, v.HasMaxDepth = 0, true }), root.leaf(t), 0, ""},
+		{"depth 0, through an authority", with(func(v *Validation) { v.MaxDepth, v.HasMaxDepth = 0, true }), newCA(t, root).leaf(t), FailVerifyError, "certificate chain too long"},
 		{"hash", with(func(v *Validation) { v.Hashes = [][32]byte{{}, sum} }), good, 0, ""},
 		{"spki beside a wrong hash", with(func(v *Validation) { v.Hashes, v.SPKIs = [][32]byte{{}}, [][32]byte{spki} }), good, 0, ""},
 		{"wrong hash", with(func(v *Validation) { v.Hashes = [][32]byte{{}} }), good, FailVerifyHash, "verify cert failed: cert hash and spki"},
