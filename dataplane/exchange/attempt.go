@@ -148,6 +148,7 @@ func (x *Exchange) chooseCluster(now sys.Nanos, f *route.Forward) bool {
 	x.tellDuration(f)
 	x.entry.FinalizeRequest(&x.choice, &x.req, &x.q)
 	x.authority = x.req.Authority
+	x.upName = x.cl.ServerName(&x.req)
 	x.tellTimeout(f)
 	if !x.has(xReqEnd) && !x.has(xPrebuf) && (x.plan.On != 0 || len(x.mirrors()) > 0) && x.req.Body != httpmsg.BodyNone {
 		x.fl |= xKeepBody
@@ -226,6 +227,7 @@ func (x *Exchange) pick(now sys.Nanos) {
 	h := x.pickHost()
 	if h == nil {
 		x.host = nil
+		x.cl.Block.Inc(stats.ClusterUpstreamCxNoneHealthy)
 		x.upstreamFailed(now, fault.NoHealthyUpstream)
 		return
 	}
@@ -242,7 +244,12 @@ func (x *Exchange) pick(now sys.Nanos) {
 		x.connectRaw(now)
 		return
 	}
-	p := x.cl.Pool(h, x.prio, x.cl.Codec(x.reqIn.s != nil))
+	p := x.cl.Pool(h, x.prio, x.cl.Codec(x.reqIn.s != nil), x.req.A.Bytes(x.upName))
+	if p == nil { // upstream_cx_pool_overflow
+		x.unhost()
+		x.upstreamFailed(now, fault.NoHealthyUpstream)
+		return
+	}
 	switch p.Get(&x.w) {
 	case pool.Ready:
 		m, _, _ := x.w.Take()

@@ -113,6 +113,7 @@ type Exchange struct {
 	limits    route.Timeouts
 	cookie    *route.SetCookie
 	authority httpmsg.Span // before auto_host_rewrite
+	upName    httpmsg.Span // see upstream.Cluster.ServerName
 	hash      uint64
 	hasHash   bool
 	retries   uint32 // retries used

@@ -137,7 +137,12 @@ func (h *shadow) pick(x *Exchange, now sys.Nanos) {
 		h.end(false)
 		return
 	}
-	switch h.cl.Pool(host, 0, h.cl.Codec(x.reqIn.s != nil)).Get(&h.w) {
+	p := h.cl.Pool(host, 0, h.cl.Codec(x.reqIn.s != nil), h.a.Bytes(h.cl.ServerName(&h.req)))
+	if p == nil { // upstream_cx_pool_overflow
+		h.end(false)
+		return
+	}
+	switch p.Get(&h.w) {
 	case pool.Ready:
 		h.env.L.Ready(&h.task) // not here: whoever copies its request may be using the encode scratch
 	case pool.Failed:

@@ -450,3 +450,21 @@ func TestIdle_WhenTheClientDoesNotReadTheLastResponse_ThenStreamIdleEndsIt(t *te
 	}
 	r.check()
 }
+
+func TestPool_WhenThereAreTooManyPools_ThenNoHealthyUpstream(t *testing.T) {
+	r := newRig(t, 1)
+	r.logs("%RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %UPSTREAM_HOST%")
+	r.row.Breakers[0].MaxPools = 0
+	c := r.dial()
+	c.write("GET / HTTP/1.1\r\nhost: x.test\r\n\r\n")
+	r.turn()
+	if want := "503 UH no_healthy_upstream -"; len(r.log) != 1 || r.log[0] != want {
+		t.Errorf("log %q, want %q", r.log, want)
+	}
+	for id, want := range map[int]int64{stats.ClusterUpstreamCxPoolOverflow: 1, stats.ClusterUpstreamCxNoneHealthy: 0} {
+		if v := r.clusterStat(id); v != want {
+			t.Errorf("counter %d is %d, want %d", id, v, want)
+		}
+	}
+	r.check()
+}

@@ -127,8 +127,6 @@ func (x *Exchange) upstreamReply(now sys.Nanos, k fault.Kind) {
 		if x.has(xAltTimeout) {
 			l.status, l.body = 204, nil
 		}
-	case fault.NoHealthyUpstream:
-		x.cl.Block.Inc(stats.ClusterUpstreamCxNoneHealthy)
 	case fault.ConnectFailed:
 		if l.details = connectDetails(x.errno); x.why != "" {
 			l.details = "upstream_reset_before_response_started{remote_connection_failure|" + x.why + "}"

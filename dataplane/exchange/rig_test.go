@@ -208,7 +208,7 @@ func (r *rig) cluster(name string, addrs ...sys.Addr) *snapshot.Cluster {
 	for _, a := range addrs {
 		in.Localities[0].Endpoints = append(in.Localities[0].Endpoints, hostset.Endpoint{Addr: a})
 	}
-	br := snapshot.Breaker{MaxConnections: 1024, MaxPending: 1024, MaxRequests: 1024, MaxRetries: 3}
+	br := snapshot.Breaker{MaxConnections: 1024, MaxPending: 1024, MaxRequests: 1024, MaxRetries: 3, MaxPools: 1024}
 	row := &snapshot.Cluster{ClusterConfig: &snapshot.ClusterConfig{Name: name, StatName: name, Ref: r.in.Cluster(name),
 		ConnectTimeout: 5 * sys.Second, BufferLimit: 1 << 20, LB: spec.Factory(), IdleTimeout: 3600 * sys.Second,
 		Breakers: [2]snapshot.Breaker{br, br}, Limits: &snapshot.Usage{}, Traffic: r.reg.Scope("cluster."+name+".", stats.ClusterDef)},

@@ -117,7 +117,7 @@ func equalFold(b []byte, lower string) bool {
 // connectRaw starts the raw connection of a CONNECT that ends here (connect_config).
 func (x *Exchange) connectRaw(now sys.Nanos) {
 	x.tcp.Init(x.task)
-	k, e := x.cl.ConnectTCP(&x.tcp, x.host, x.task)
+	k, e := x.cl.ConnectTCP(&x.tcp, x.host, x.req.A.Bytes(x.upName), x.task)
 	if k != fault.None {
 		x.errno, x.why = e, x.tcp.Why()
 		x.poolFailed(now, k)

@@ -101,7 +101,7 @@ func TestOffload_WhenBothSidesSpeakTLSWithRSAKeys_ThenSignedElsewhereAndEveryByt
 	hosts := spec.Build(nil, hostset.Input{Localities: []hostset.LocalityInput{{Endpoints: []hostset.Endpoint{{Addr: echo(t, chain, key), Weight: 1}}}}})
 	cl := &snapshot.ClusterConfig{Name: "c", StatName: "c", Ref: in.Cluster("c"), ConnectTimeout: 10 * sys.Second, BufferLimit: 64 << 10, LB: spec.Factory(),
 		Limits: &snapshot.Usage{}, Traffic: b.reg.Scope("cluster.c.", stats.ClusterDef), TLS: cli}
-	cl.Breakers[0] = snapshot.Breaker{MaxConnections: 100, MaxPending: 100}
+	cl.Breakers[0] = snapshot.Breaker{MaxConnections: 100, MaxPending: 100, MaxPools: 100}
 	build := snapshot.NewBuilder(nil, in)
 	build.SetCluster(cl.Ref, &snapshot.Cluster{ClusterConfig: cl, Hosts: hosts})
 	l := b.listener("l", "127.0.0.1:0")

@@ -101,6 +101,8 @@ type Config struct {
 	Codec   Codec
 	Shard   int
 	TLS     *conn.TLS
+	// SNI and SAN are the server name and the name that the certificate must have because of the requests; "" = as the TLS context says.
+	SNI, SAN string
 	// Internal is for hosts behind internal listeners.
 	Internal *conn.Internal
 }
@@ -153,7 +155,7 @@ type Pool struct {
 // New makes an empty pool.
 func New(c Config) *Pool {
 	return &Pool{l: c.Loop, shared: c.Mux, codec: c.Codec, http2: c.Codec != HTTP1, shard: c.Shard, host: c.Host, cfg: c.Cluster, block: c.Block, slab: c.Slab, nextID: c.NextID, prio: c.Prio, tls: c.TLS, internal: c.Internal,
-		secure: c.Cluster.Transport(c.Host.Metadata), target: policy.Target{Endpoint: c.Host.Key, Hostname: c.Host.Hostname, Fallback: offers[c.Codec]}}
+		secure: c.Cluster.Transport(c.Host.Metadata), target: policy.Target{Endpoint: c.Host.Key, Hostname: c.Host.Hostname, SNI: c.SNI, SAN: c.SAN, Fallback: offers[c.Codec]}}
 }
 
 // offers is what a TLS handshake offers when the context names no protocol.

@@ -8,6 +8,7 @@ import (
 	"sidecar/dataplane/hostset"
 	"sidecar/dataplane/http1"
 	"sidecar/dataplane/http2"
+	"sidecar/dataplane/httpmsg"
 	"sidecar/dataplane/lb"
 	"sidecar/dataplane/route"
 	"sidecar/dataplane/sys"
@@ -61,6 +62,7 @@ type ClusterConfig struct {
 	CleanupInterval sys.Nanos // ORIGINAL_DST
 
 	Protocol           UpstreamProtocol
+	Names              Names
 	H1                 http1.Options
 	H2                 http2.Options
 	TLSStats           TLSScopes
@@ -91,6 +93,13 @@ const (
 	UpstreamAuto         // auto_config: what ALPN agrees on
 	UpstreamAsDownstream // use_downstream_protocol_config: what the downstream connection speaks
 )
+
+// Names is UpstreamHttpProtocolOptions: what is called by the name that a request has for its upstream.
+type Names struct {
+	SNI    bool        // auto_sni
+	SAN    bool        // auto_san_validation: the certificate must have the name
+	Header httpmsg.Key // override_auto_sni_header; "" = :authority
+}
 
 // OriginalDst is original_dst_lb_config.
 type OriginalDst struct {

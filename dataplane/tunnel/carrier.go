@@ -39,7 +39,7 @@ func (s *scratch) reset() *httpmsg.Head {
 // open starts the next attempt at h: a raw connection, or one of the host's pool, which may be there at once.
 func (t *Tunnel) open(h *hostset.Host) (*pool.Member, fault.Kind, sys.Errno) {
 	if t.cfg.Tunneling == nil {
-		k, e := t.cl.ConnectTCP(&t.up, h, &t.task)
+		k, e := t.cl.ConnectTCP(&t.up, h, nil, &t.task)
 		return nil, k, e
 	}
 	codec := t.cl.Codec(false)
@@ -47,7 +47,11 @@ func (t *Tunnel) open(h *hostset.Host) (*pool.Member, fault.Kind, sys.Errno) {
 		t.rec.UpstreamFailure = needsHTTP2
 		return nil, fault.ConnectFailed, 0
 	}
-	if t.cl.Pool(h, 0, codec).Get(&t.wait) == pool.Queued {
+	p := t.cl.Pool(h, 0, codec, nil)
+	if p == nil {
+		return nil, fault.Overflow, 0
+	}
+	if p.Get(&t.wait) == pool.Queued {
 		return nil, fault.None, 0
 	}
 	return t.wait.Take()

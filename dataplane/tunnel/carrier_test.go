@@ -204,7 +204,7 @@ func TestCarrier_WhenAPooledConnectionIsStale_ThenAnotherOneIsMade(t *testing.T)
 		b.task.Init(b)
 		b.w.Init(&b.task)
 		cl := r.env.Up.Lookup(r.env.Snap, r.fc.TCP.Cluster)
-		cl.Pool(cl.Row().Hosts.Priorities[0].Hosts[0].Host, 0, pool.HTTP1).Get(&b.w)
+		cl.Pool(cl.Row().Hosts.Priorities[0].Hosts[0].Host, 0, pool.HTTP1, nil).Get(&b.w)
 	})
 	<-b.done
 	c := r.dial()

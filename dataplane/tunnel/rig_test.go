@@ -92,7 +92,7 @@ func (r *rig) cluster(name string, limit int, max uint32, addrs ...sys.Addr) {
 	hosts := spec.Build(nil, hostset.Input{Localities: []hostset.LocalityInput{{Endpoints: eps}}})
 	cfg := &snapshot.ClusterConfig{Name: name, StatName: name, Ref: r.in.Cluster(name), ConnectTimeout: 300 * sys.Millisecond, BufferLimit: limit,
 		LB: spec.Factory(), Limits: &snapshot.Usage{}, Traffic: r.reg.Scope("cluster."+name+".", stats.ClusterDef)}
-	cfg.Breakers[0] = snapshot.Breaker{MaxConnections: max, MaxPending: 1024, MaxRequests: 1024}
+	cfg.Breakers[0] = snapshot.Breaker{MaxConnections: max, MaxPending: 1024, MaxRequests: 1024, MaxPools: 1024}
 	cfg.H2.SetDefaults(http2.Client)
 	cfg.H2.MaxStreamWindow = cfg.H2.StreamWindow // so that tests know their bounds
 	if r.http2 {

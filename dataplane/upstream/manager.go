@@ -40,6 +40,7 @@ type Manager struct {
 	task     loop.Task
 	timer    loop.Timer
 	wakeAt   sys.Nanos
+	name     [maxName]byte // scratch: a name in lower case
 }
 
 // NewManager makes the manager of one worker; shard is its stats shard (worker index + 1).
@@ -118,12 +119,14 @@ func (m *Manager) wakeIn(d sys.Nanos) {
 func (m *Manager) Advance(now sys.Nanos) loop.Step {
 	again := sys.Nanos(0)
 	for _, c := range m.clusters {
-		if c == nil || !c.dirty && c.onDemand == nil {
+		if c == nil || !c.dirty && c.onDemand == nil && len(c.names.byKey) == 0 {
 			continue
 		}
 		c.sweep()
-		if n := c.cleanup(now); n > 0 && (again == 0 || n < again) {
-			again = n
+		for _, n := range [...]sys.Nanos{c.cleanup(now), c.sweepNames()} {
+			if n > 0 && (again == 0 || n < again) {
+				again = n
+			}
 		}
 	}
 	keep := m.draining[:0]
@@ -179,6 +182,7 @@ type Cluster struct {
 	lastHost *hostset.Host                                     // one-entry cache in front of byHost[0]
 	lastPool *pool.Pool
 	lastAt   int
+	names    names
 	onDemand map[sys.Addr]*demandHost // ORIGINAL_DST
 	extra    map[string]*extraStats   // made on demand by filters
 	dirty    bool                     // hosts changed since the last sweep
@@ -271,14 +275,14 @@ func (c *Cluster) cleanup(now sys.Nanos) sys.Nanos {
 
 // inUse tells whether a pool of h has a request.
 func (c *Cluster) inUse(h *hostset.Host) bool {
-	for i := range c.byHost {
-		if p := c.byHost[i][h]; p != nil {
-			if _, _, busy, waiting := p.Counts(); busy+waiting > 0 {
-				return true
-			}
+	used := false
+	c.each(func(of *hostset.Host, p *pool.Pool) {
+		if of == h {
+			_, _, busy, waiting := p.Counts()
+			used = used || busy+waiting > 0
 		}
-	}
-	return false
+	})
+	return used
 }
 
 // Codec is what a request to the cluster goes as; http2 says whether it came as HTTP/2.
@@ -304,16 +308,24 @@ const (
 
 func poolAt(prio int, codec pool.Codec) int { return prio + priorities*int(codec) }
 
-// Pool returns the pool of h at a priority (0 default, 1 high), making it on first use.
-func (c *Cluster) Pool(h *hostset.Host, prio int, codec pool.Codec) *pool.Pool {
+// Pool returns the pool of h at a priority (0 default, 1 high) for requests with a name (see ServerName), making it on first use; nil when there are too
+// many, or the name is too long for TLS.
+func (c *Cluster) Pool(h *hostset.Host, prio int, codec pool.Codec, name []byte) *pool.Pool {
+	if len(name) > 0 {
+		if sni, san := c.wanted(h, name); sni || san {
+			return c.named(h, prio, codec, name, sni, san)
+		}
+	}
 	at := poolAt(prio, codec)
 	if h == c.lastHost && at == c.lastAt {
 		return c.lastPool
 	}
 	p := c.byHost[at][h]
 	if p == nil {
-		p = pool.New(pool.Config{Loop: c.m.l, Host: h, Cluster: c.cfg, Block: c.Block, Prio: prio, Slab: &c.m.members, NextID: &c.m.nextID, TLS: c.m.TLS, Internal: c.m.Internal,
-			Mux: c.m.Mux, Codec: codec, Shard: c.m.shard})
+		if !c.room(prio) {
+			return nil
+		}
+		p = pool.New(c.config(h, prio, codec))
 		if c.byHost[at] == nil {
 			c.byHost[at] = map[*hostset.Host]*pool.Pool{}
 		}
@@ -328,11 +340,29 @@ func (c *Cluster) Pool(h *hostset.Host, prio int, codec pool.Codec) *pool.Pool {
 	return p
 }
 
-func (c *Cluster) pools() (n int) {
+func (c *Cluster) config(h *hostset.Host, prio int, codec pool.Codec) pool.Config {
+	return pool.Config{Loop: c.m.l, Host: h, Cluster: c.cfg, Block: c.Block, Prio: prio, Slab: &c.m.members, NextID: &c.m.nextID, TLS: c.m.TLS, Internal: c.m.Internal,
+		Mux: c.m.Mux, Codec: codec, Shard: c.m.shard}
+}
+
+func (c *Cluster) pools() int {
+	n := len(c.names.byKey)
 	for i := range c.byHost {
 		n += len(c.byHost[i])
 	}
 	return n
+}
+
+// each calls fn for every pool.
+func (c *Cluster) each(fn func(*hostset.Host, *pool.Pool)) {
+	for i := range c.byHost {
+		for h, p := range c.byHost[i] {
+			fn(h, p)
+		}
+	}
+	for k, n := range c.names.byKey {
+		fn(k.h, n.p)
+	}
 }
 
 // sweep drains the pools of hosts that are no longer members.
@@ -345,11 +375,7 @@ func (c *Cluster) sweep() {
 		return
 	}
 	member := make(map[*hostset.Host]bool, c.pools())
-	for prio := range c.byHost {
-		for h := range c.byHost[prio] {
-			member[h] = false
-		}
-	}
+	c.each(func(h *hostset.Host, _ *pool.Pool) { member[h] = false })
 	for i := range c.row.Hosts.Priorities {
 		for j := range c.row.Hosts.Priorities[i].Hosts {
 			h := c.row.Hosts.Priorities[i].Hosts[j].Host
@@ -375,17 +401,18 @@ func (c *Cluster) dropHost(h *hostset.Host) {
 		p.Drain()
 		delete(c.byHost[prio], h)
 	}
+	for k, n := range c.names.byKey {
+		if k.h == h {
+			c.forget(n)
+		}
+	}
 	if c.lastHost == h {
 		c.lastHost, c.lastPool = nil, nil
 	}
 }
 
 func (c *Cluster) drain() {
-	for prio := range c.byHost {
-		for _, p := range c.byHost[prio] {
-			p.Drain()
-		}
-	}
+	c.each(func(_ *hostset.Host, p *pool.Pool) { p.Drain() })
 }
 
 // reap forgets pools that have drained.
@@ -397,14 +424,11 @@ func (c *Cluster) reap() {
 			}
 		}
 	}
+	c.sweepNames()
 	c.lastHost, c.lastPool = nil, nil
 }
 
 // Each calls fn for every pool; for dumps.
 func (c *Cluster) Each(fn func(*pool.Pool)) {
-	for prio := range c.byHost {
-		for _, p := range c.byHost[prio] {
-			fn(p)
-		}
-	}
+	c.each(func(_ *hostset.Host, p *pool.Pool) { fn(p) })
 }

@@ -33,8 +33,8 @@ type TCP struct {
 // Init binds the connect timer to the tunnel's task, which also owns the connection's readiness.
 func (t *TCP) Init(task *loop.Task) { t.timer.Init(task) }
 
-// ConnectTCP starts a connection to h for t. A fault means that nothing was started: Overflow (max_connections) or ConnectFailed with the errno.
-func (c *Cluster) ConnectTCP(t *TCP, h *hostset.Host, task *loop.Task) (fault.Kind, sys.Errno) {
+// ConnectTCP starts a connection to h for t, for a request with a name (see ServerName). A fault means that nothing was started: Overflow (max_connections) or ConnectFailed with the errno.
+func (c *Cluster) ConnectTCP(t *TCP, h *hostset.Host, name []byte, task *loop.Task) (fault.Kind, sys.Errno) {
 	b := c.Block
 	u, pending := &c.cfg.Limits.Connections[0], &c.cfg.Limits.Pending[0]
 	br := &c.cfg.Breakers[0]
@@ -56,7 +56,7 @@ func (c *Cluster) ConnectTCP(t *TCP, h *hostset.Host, task *loop.Task) (fault.Ki
 	conn, e := c.dial(h, o, task)
 	t.why = ""
 	if ctx := c.cfg.Transport(h.Metadata); e == 0 && ctx != nil &&
-		(c.m.TLS == nil || !c.m.TLS.Connect(conn, ctx, &policy.Target{Endpoint: h.Key, Hostname: h.Hostname}, c.cfg.TLSStats.Block(c.m.shard))) {
+		(c.m.TLS == nil || !c.m.TLS.Connect(conn, ctx, c.target(h, name), c.cfg.TLSStats.Block(c.m.shard))) {
 		c.cfg.TLSStats.NotReady(c.m.shard, stats.SSLSocketFactoryUpstreamNotReady)
 		conn.Close() // never in plain text
 		e, t.why = sys.EPROTO, secretMissing
@@ -80,6 +80,19 @@ func (c *Cluster) ConnectTCP(t *TCP, h *hostset.Host, task *loop.Task) (fault.Ki
 		c.m.l.Arm(&t.timer, t.started+d)
 	}
 	return fault.None, 0
+}
+
+// target is what TLS to h is for.
+func (c *Cluster) target(h *hostset.Host, name []byte) *policy.Target {
+	t := &policy.Target{Endpoint: h.Key, Hostname: h.Hostname}
+	sni, san := c.wanted(h, name)
+	if sni {
+		t.SNI = string(name)
+	}
+	if san {
+		t.SAN = string(name)
+	}
+	return t
 }
 
 // dial starts the connection itself: to a socket, or to an internal listener.

@@ -6,9 +6,11 @@ import (
 	"crypto/tls"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -18,7 +20,7 @@ import (
 type teller struct {
 	addr string
 	mu   sync.Mutex
-	sni  []string // of the handshakes
+	sni  []string // different ones of the handshakes
 }
 
 // tell starts a teller that knows protocols for ALPN.
@@ -34,10 +36,12 @@ func tell(t *testing.T, protocols ...string) *teller {
 	conf.GetConfigForClient = func(h *tls.ClientHelloInfo) (*tls.Config, error) {
 		x.mu.Lock()
 		defer x.mu.Unlock()
-		x.sni = append(x.sni, h.ServerName)
+		if !slices.Contains(x.sni, h.ServerName) {
+			x.sni = append(x.sni, h.ServerName)
+		}
 		return nil, nil
 	}
-	srv := &http.Server{Protocols: new(http.Protocols), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, r.Proto) })}
+	srv := &http.Server{ErrorLog: log.New(io.Discard, "", 0), Protocols: new(http.Protocols), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, r.Proto) })}
 	srv.Protocols.SetHTTP1(true)
 	srv.Protocols.SetHTTP2(true)
 	go func() { _ = srv.Serve(tls.NewListener(ln, conf)) }()
@@ -45,11 +49,11 @@ func tell(t *testing.T, protocols ...string) *teller {
 	return x
 }
 
-// names are the server names of the handshakes so far.
+// names are the different server names of the handshakes so far.
 func (x *teller) names() string {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	return fmt.Sprint(x.sni)
+	return fmt.Sprintf("%q", x.sni)
 }
 
 // upstreamOf is a transport socket for tellers: TLS with the given fields, each followed by a comma, that trusts the CA.
@@ -111,6 +115,56 @@ func TestPool_WhenTheClusterHasAutoConfig_ThenALPNDecides(t *testing.T) {
 		n := s["cluster."+x.name+".upstream_cx_http1_total"] + s["cluster."+x.name+".upstream_cx_http2_total"]
 		if got := s["cluster."+x.name+".upstream_cx_"+x.codec+"_total"]; got != n || n < 1 || n > 2 { // one for each worker that had a request
 			t.Errorf("%s: %d connections, %d of them of %s", x.name, n, got, x.codec)
+		}
+	}
+	p.alive(t)
+}
+
+func TestPool_WhenTheClusterTakesNamesFromRequests_ThenAConnectionForEachName(t *testing.T) {
+	const h1 = "explicit_http_config: {http_protocol_options: {}}"
+	names := func(fields string) string {
+		return protocol(h1 + ", upstream_http_protocol_options: {" + fields + "}")
+	}
+	const ok, wrong = "200 HTTP/1.1", "503 upstream connect error or disconnect/reset before headers. reset reason: remote connection failure"
+	type request struct{ host, header, want string }
+	var c config
+	cases := []struct {
+		name     string
+		backend  *teller
+		fields   string
+		requests []request
+		sni      string // different ones of the handshakes
+	}{
+		{"sni", tell(t, "http/1.1"), upstreamOf("sni: context.test,") + names("auto_sni: true"),
+			[]request{{"A.test:8080", "", ok}, {"b.test", "", ok}, {"1.2.3.4", "", ok}, {"[::1]:80", "", ok}}, `["A.test" "b.test" "context.test"]`},
+		{"header", tell(t, "http/1.1"), upstreamOf("") + names("auto_sni: true, override_auto_sni_header: x-sni"),
+			[]request{{"a.test", "b.test:1", ok}, {"a.test", "", ok}, {"a.test", "1.1.1.1", ok}}, `["b.test" "a.test" ""]`},
+		{"san", tell(t, "http/1.1"), upstreamOf("") + names("auto_sni: true, auto_san_validation: true"),
+			[]request{{serverName, "", ok}, {"other.test", "", wrong}, {"1.2.3.4", "", wrong}}, `["server.test" "other.test" ""]`},
+		{"san-alone", tell(t, "http/1.1"), upstreamOf("") + names("auto_san_validation: true"),
+			[]request{{serverName, "", ok}, {"other.test", "", wrong}}, `[""]`},
+		{"checked", tell(t, "http/1.1"), upstreamOf("auto_sni_san_validation: true,") + names("auto_sni: true"),
+			[]request{{serverName, "", ok}, {"other.test", "", wrong}}, `["server.test" "other.test"]`},
+	}
+	for _, x := range cases {
+		c.clusterWith(x.name, x.fields, x.backend.addr)
+		c.listener(x.name, x.name, "", "")
+	}
+	p := start(t, c.String())
+	for _, x := range cases {
+		for i, q := range x.requests {
+			var header []string
+			if q.header != "" {
+				header = []string{"x-sni", q.header}
+			}
+			for range 3 {
+				if got := p.ask(t, x.name, q.host, header...); got != q.want {
+					t.Errorf("%s, request %d: %s", x.name, i, got)
+				}
+			}
+		}
+		if got := x.backend.names(); got != x.sni {
+			t.Errorf("%s: server names %s, want %s", x.name, got, x.sni)
 		}
 	}
 	p.alive(t)

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"sidecar/dataplane/hostset"
+	"sidecar/dataplane/httpmsg"
 	"sidecar/dataplane/lb"
 	"sidecar/dataplane/snapshot"
 	"sidecar/dataplane/sys"
@@ -268,6 +269,8 @@ func TestCompile_WhenAFieldIsWrong_ThenTheErrorNamesItsPath(t *testing.T) {
 		{"alternate protocols", tlsSocket + `,` + httpURL + `"auto_config":{"alternate_protocols_cache_options":{"name":"x"}}}}`,
 			httpAt + "auto_config.alternate_protocols_cache_options: HTTP/3 is not supported"},
 		{"http/3", httpURL + `"explicit_http_config":{"http3_protocol_options":{}}}}`, "http3_protocol_options: HTTP/3 is not supported"},
+		{"SNI from a pseudo-header", httpURL + `"upstream_http_protocol_options":{"auto_sni":true,"override_auto_sni_header":":path"},"explicit_http_config":{"http_protocol_options":{}}}}`,
+			httpAt + "upstream_http_protocol_options.override_auto_sni_header: :path is not supported"},
 		{"upstream filter", httpURL + `"explicit_http_config":{"http_protocol_options":{}},"http_filters":[{"name":"lua"}]}}`, httpAt + `http_filters[0]: filter "lua" is not supported`},
 		{"per downstream pools", `"connection_pool_per_downstream_connection":true`, "connection_pool_per_downstream_connection: value true is not supported"},
 		{"upstream pool", `"upstream_config":{"name":"x","typed_config":{"@type":"type.googleapis.com/envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer"}}`, "upstream_config: custom connection pools"},
@@ -337,6 +340,25 @@ func TestCompile_WhenALPNDecides_ThenBothProtocolsHaveTheirOptions(t *testing.T)
 	  "auto_config":{"http_protocol_options":{"enable_trailers":true},"http2_protocol_options":{"max_concurrent_streams":5}}}}}`).Config
 	if c.Protocol != snapshot.UpstreamAuto || !c.H1.EnableTrailers || c.H2.MaxConcurrentStreams != 5 || c.H2Scope == nil {
 		t.Errorf("protocol %d, trailers %v, streams %d, stats %v", c.Protocol, c.H1.EnableTrailers, c.H2.MaxConcurrentStreams, c.H2Scope != nil)
+	}
+}
+
+func TestCompile_WhenNamesComeFromRequests_ThenTheClusterSaysWhichAndWhence(t *testing.T) {
+	const typed = `"typed_extension_protocol_options":{"envoy.extensions.upstreams.http.v3.HttpProtocolOptions":{
+	  "@type":"type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions","explicit_http_config":{"http_protocol_options":{}},`
+	for text, want := range map[string]snapshot.Names{
+		`"upstream_http_protocol_options":{"auto_sni":true}`:                                                              {SNI: true},
+		typed + `"upstream_http_protocol_options":{"auto_sni":true,"override_auto_sni_header":"X-Sni"}}}`:                 {SNI: true, Header: httpmsg.KeyOf("x-sni")},
+		typed + `"upstream_http_protocol_options":{"auto_san_validation":true,"override_auto_sni_header":":authority"}}}`: {SAN: true},
+		typed[:len(typed)-1] + `}}`: {},
+	} {
+		if got := mustCompile(t, `{"name":"c",`+text+`}`).Config.Names; got != want {
+			t.Errorf("%s: %+v, want %+v", text, got, want)
+		}
+	}
+	_, rep, err := compile(t, `{"name":"c","upstream_http_protocol_options":{"auto_sni":true},`+typed[:len(typed)-1]+`}}}`)
+	if err != nil || len(rep.Warnings) != 1 || rep.Warnings[0].Path != "upstream_http_protocol_options" {
+		t.Errorf("%v, warnings %v", err, rep.Warnings)
 	}
 }
 

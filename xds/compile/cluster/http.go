@@ -5,6 +5,7 @@ package cluster
 import (
 	"errors"
 	"sort"
+	"strings"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -13,6 +14,7 @@ import (
 
 	"sidecar/dataplane/http1"
 	"sidecar/dataplane/http2"
+	"sidecar/dataplane/httpmsg"
 	"sidecar/dataplane/snapshot"
 	"sidecar/dataplane/sys"
 	"sidecar/xds/compile/codec"
@@ -75,6 +77,7 @@ func (s *state) http() {
 
 func (s *state) typed(m *httpv3.HttpProtocolOptions, at registry.Path) {
 	s.common(m.GetCommonHttpProtocolOptions(), at.Field("common_http_protocol_options"))
+	s.names(m.GetUpstreamHttpProtocolOptions(), at.Field("upstream_http_protocol_options"))
 	switch p := m.GetUpstreamProtocolOptions().(type) {
 	case *httpv3.HttpProtocolOptions_ExplicitHttpConfig_:
 		e := p.ExplicitHttpConfig
@@ -117,6 +120,7 @@ func (s *state) needsTLS(at registry.Path) {
 func (s *state) deprecated() {
 	cl := s.cl
 	s.common(cl.GetCommonHttpProtocolOptions(), "common_http_protocol_options")
+	s.names(cl.GetUpstreamHttpProtocolOptions(), "upstream_http_protocol_options")
 	s.http1(cl.GetHttpProtocolOptions(), "http_protocol_options")
 	s.http2(cl.GetHttp2ProtocolOptions(), "http2_protocol_options")
 	switch {
@@ -146,6 +150,19 @@ func (s *state) common(o *corev3.HttpProtocolOptions, at registry.Path) {
 			s.failf(at.Field("max_response_headers_kb"), "must be between 1 and 8192")
 		}
 		x.H1.MaxHeadBytes = int(v.GetValue()) << 10
+	}
+}
+
+// names compiles where the name of the upstream comes from. The host header is :authority here.
+func (s *state) names(o *corev3.UpstreamHttpProtocolOptions, at registry.Path) {
+	x := &s.out.Names
+	x.SNI, x.SAN = o.GetAutoSni(), o.GetAutoSanValidation()
+	switch h := strings.ToLower(o.GetOverrideAutoSniHeader()); {
+	case h == "" || h == ":authority" || h == "host":
+	case h[0] == ':':
+		s.failf(at.Field("override_auto_sni_header"), "%s is not supported, of the pseudo-headers only :authority is", h)
+	default:
+		x.Header = httpmsg.KeyOf(h)
 	}
 }
 

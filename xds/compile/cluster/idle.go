@@ -20,6 +20,7 @@ func (s *state) idle() {
 	if _, typed := cl.GetTypedExtensionProtocolOptions()[httpOptionsName]; typed {
 		const why = "typed_extension_protocol_options is set"
 		warn(cl.GetCommonHttpProtocolOptions() != nil, "common_http_protocol_options", why)
+		warn(cl.GetUpstreamHttpProtocolOptions() != nil, "upstream_http_protocol_options", why)
 		warn(cl.GetHttpProtocolOptions() != nil, "http_protocol_options", why)
 		warn(cl.GetHttp2ProtocolOptions() != nil, "http2_protocol_options", why)
 		warn(cl.GetProtocolSelection() != clusterv3.Cluster_USE_CONFIGURED_PROTOCOL, "protocol_selection", why)

@@ -33,7 +33,7 @@ var Messages = registry.Messages{
 		"health_checks":     registry.Later("active health checks"),
 		"outlier_detection": registry.WarnLater("outlier detection, until then no host is ejected"),
 		"circuit_breakers":  registry.Supported, "max_requests_per_connection": registry.Supported,
-		"upstream_http_protocol_options": registry.Later("auto_sni"),
+		"upstream_http_protocol_options": registry.Supported,
 		"common_http_protocol_options":   registry.Supported, "http_protocol_options": registry.Supported,
 		"http2_protocol_options":           registry.Supported,
 		"typed_extension_protocol_options": registry.Whole.Note("envoy.extensions.upstreams.http.v3.HttpProtocolOptions"),
@@ -113,7 +113,7 @@ var Messages = registry.Messages{
 		"per_endpoint_stats": registry.Warn("hosts are shown at /clusters"),
 	},
 	"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-		"common_http_protocol_options": registry.Supported, "upstream_http_protocol_options": registry.Later("auto_sni"),
+		"common_http_protocol_options": registry.Supported, "upstream_http_protocol_options": registry.Supported,
 		"explicit_http_config": registry.Supported, "use_downstream_protocol_config": registry.Supported,
 		"auto_config":              registry.Supported,
 		"http_filters":             registry.Whole.Note("only envoy.filters.http.upstream_codec"),
@@ -152,6 +152,10 @@ var shared = registry.Messages{
 		"max_stream_duration":             registry.Supported,
 		"headers_with_underscores_action": registry.Warn("only applies to downstream connections"),
 		"max_requests_per_connection":     registry.Supported,
+	},
+	"envoy.config.core.v3.UpstreamHttpProtocolOptions": {
+		"auto_sni": registry.Supported, "auto_san_validation": registry.Supported,
+		"override_auto_sni_header": registry.Supported.Note("any header; of the pseudo-headers only :authority"),
 	},
 	"envoy.config.core.v3.Http2ProtocolOptions": codec.HTTP2Messages["envoy.config.core.v3.Http2ProtocolOptions"],
 	"envoy.config.core.v3.KeepaliveSettings":    codec.HTTP2Messages["envoy.config.core.v3.KeepaliveSettings"],

@@ -147,6 +147,13 @@ func (s *state) upstream(m *tlsv3.UpstreamTlsContext) *policy.Client {
 	default:
 		s.fail(s.c.Errorf(common.Field("tls_certificates"), "Multiple TLS certificates are not supported for client contexts"))
 	}
+	switch v := spec.Validation; {
+	case !spec.AutoSANFromSNI || v.Secret != "":
+	case v.Inline == nil:
+		s.fail(s.c.Errorf("auto_sni_san_validation", "was configured without a validation context"))
+	case v.Inline.CA == nil:
+		s.fail(s.c.Errorf("auto_sni_san_validation", "was configured without configuring a trusted CA"))
+	}
 	if len(s.errs) > 0 {
 		return nil
 	}

@@ -170,6 +170,9 @@ func TestContexts_WhenAFieldIsWrong_ThenTheErrorNamesItsPath(t *testing.T) {
 	}{
 		{"no certificate", "", "common_tls_context.tls_certificates: No TLS certificates found for server context", false},
 		{"client ciphers", `"prefer_client_ciphers":true`, "prefer_client_ciphers: value true is not supported", false},
+		{"name without a context", `"auto_sni_san_validation":true`, "auto_sni_san_validation: was configured without a validation context", true},
+		{"name without an authority", `"auto_sni_san_validation":true,"common_tls_context":{"validation_context":{}}`,
+			"auto_sni_san_validation: was configured without configuring a trusted CA", true},
 		{"broken pair", `"common_tls_context":{"tls_certificates":[{"certificate_chain":` + chain + `,"private_key":{"inline_string":"x"}}]}`,
 			"typed_config.common_tls_context.tls_certificates[0].private_key: Failed to load private key from <inline>", false},
 		{"names without authority", `"common_tls_context":{"tls_certificates":[` + cert + `],"validation_context":{` + sans + `}}`,

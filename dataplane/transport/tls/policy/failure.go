@@ -31,7 +31,11 @@ type Failure struct {
 
 // Error returns Envoy's text of the whole failure.
 func (f *Failure) Error() string {
-	return "TLS_error:|268435581:SSL routines:OPENSSL_internal:CERTIFICATE_VERIFY_FAILED:" + f.Text + ":TLS_error_end"
+	text := f.Text
+	if text != "" {
+		text += ":"
+	}
+	return "TLS_error:|268435581:SSL routines:OPENSSL_internal:CERTIFICATE_VERIFY_FAILED:" + text + "TLS_error_end"
 }
 
 // noClientCertificate is crypto/tls's error for a client that has no certificate; the library has no value for it.
@@ -54,6 +58,7 @@ func Classify(err error) Reason {
 var (
 	failSANList    = &Failure{FailVerifySAN, "verify cert failed: verify SAN list"}
 	failHash       = &Failure{FailVerifyHash, "verify cert failed: cert hash and spki"}
+	failNoRoots    = &Failure{ConnectionError, ""} // a name is to be verified, but nothing says whose word for it counts
 	failUnverified = &Failure{FailVerifyError, "verify cert failed"}
 	failPrecheck   = &Failure{FailVerifyError, "verify cert failed: SPIFFE precheck failed"}
 	failTrust      = &Failure{FailVerifyError, "verify cert failed: no trust bundle store"}

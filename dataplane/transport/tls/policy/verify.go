@@ -114,8 +114,10 @@ func (f *verifier) standard(now Clock, certs []*x509.Certificate, out *verdict, 
 		out.validated = true
 	}
 	matchers := f.matchers
-	switch {
-	case want.san != "":
+	if f.pool == nil && len(f.v.Hashes)+len(f.v.SPKIs) == 0 && want != (wanted{}) {
+		return failNoRoots
+	}
+	if want.san != "" {
 		if !listed(out.peer, want.san) {
 			return failSANList
 		}

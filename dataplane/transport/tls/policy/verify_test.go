@@ -257,6 +257,23 @@ func TestClient_WhenNamesAreAskedForByTheConnection_ThenTheyCountInsteadOrAsWell
 	}
 }
 
+func TestVerify_WhenANameIsAskedForWithoutAnAuthority_ThenRefused(t *testing.T) {
+	m := newMesh(t)
+	for name, v := range map[string]*Validation{"no context": nil, "an empty context": {}} {
+		spec := m.clientSpec(t)
+		spec.Validation.Inline = v
+		cl := must(NewClient(spec))
+		if r := shake(t, newSide().w.Server(must(NewServer(m.serverSpec(t)))), newSide().w.Client(cl, &Target{})); r.ok() != nil {
+			t.Errorf("%s, no name: %v", name, r.clientErr)
+		}
+		r := shake(t, newSide().w.Server(must(NewServer(m.serverSpec(t)))), newSide().w.Client(cl, &Target{SAN: "a.test"}))
+		const want = "CERTIFICATE_VERIFY_FAILED:TLS_error_end"
+		if r.clientErr == nil || !strings.Contains(r.clientErr.Error(), want) || Classify(r.clientErr) != ConnectionError {
+			t.Errorf("%s: %v", name, r.clientErr)
+		}
+	}
+}
+
 func TestVerify_WhenAResultIsCached_ThenTimeAndRulesStillCount(t *testing.T) {
 	m := newMesh(t)
 	m.client = m.ca.leaf(t, valid(-time.Hour, 10*time.Minute))
