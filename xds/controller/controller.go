@@ -110,6 +110,7 @@ type Controller struct {
 	later     []*listenerVersion     // static listeners that ask for routes when the clusters are warm
 	routes    map[string]*routeState // RDS
 
+	vhostSources map[*feed]*vhostSource // VHDS
 	scopeSources map[*feed]*scopeSource // SRDS
 	scopes       map[string]*scopeSet   // scoped routes, by key
 	uses         map[string]*use        // who names a cluster
@@ -181,7 +182,7 @@ func New(cfg Config) *Controller {
 		services: map[serviceKey]*serviceState{}, listeners: map[string]*listenerState{}, routes: map[string]*routeState{},
 		addresses: map[addressKey]*addressOwner{}, uses: map[string]*use{}, rejected: map[string]*Rejected{}, skipped: map[string]bool{}, warnings: map[string]*Warned{},
 		values: RuntimeValues{Admin: map[string]string{}, RTDS: map[string]*structpb.Struct{}}, state: PreInitializing, secrets: map[secretKey]*secretState{}, contents: map[resource.Hash]*secretContent{},
-		scopes: map[string]*scopeSet{}, scopeSources: map[*feed]*scopeSource{}, fileUsers: map[string][]*secretState{}, panicked: map[string]bool{}}
+		scopes: map[string]*scopeSet{}, scopeSources: map[*feed]*scopeSource{}, vhostSources: map[*feed]*vhostSource{}, fileUsers: map[string][]*secretState{}, panicked: map[string]bool{}}
 	c.fileWatch.changed = func(paths []string) { c.Post(func() { c.filesChanged(paths) }) }
 	if c.cfg.Log == nil {
 		c.cfg.Log = func(string, string, string, ...any) {}

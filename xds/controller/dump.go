@@ -197,7 +197,7 @@ func (c *Controller) dumpRoutes(q *Query) *adminv3.RoutesConfigDump {
 		if n == nil {
 			continue
 		}
-		d.DynamicRouteConfigs = append(d.DynamicRouteConfigs, &adminv3.RoutesConfigDump_DynamicRouteConfig{VersionInfo: n.version, RouteConfig: n.any,
+		d.DynamicRouteConfigs = append(d.DynamicRouteConfigs, &adminv3.RoutesConfigDump_DynamicRouteConfig{VersionInfo: n.version, RouteConfig: r.shown(),
 			LastUpdated: stamp(n.updated), ErrorState: c.failure(resource.RouteConfiguration, name)})
 	}
 	for _, r := range c.orphans(resource.RouteConfiguration, q, func(n string) bool { return c.routes[n] != nil && c.routes[n].newest() != nil }) {

@@ -29,14 +29,15 @@ type feed struct {
 	flushing bool
 	warming  int         // clusters of this feed that warm
 	withheld bool        // CDS answers wait until none does
-	only     string      // name of the one secret of a stream of its own; "" = shared
+	only     string      // what a stream of its own is for: the name of a secret, or of the route configuration of virtual hosts; "" = shared
 	closed   bool        // retired: what still comes is for nobody
 	ttl      *time.Timer // to the next expiry
 	version  map[resource.Type]string
 }
 
 // feedFor returns the feed of a config source for one type, making it on first use. Secrets that do not come over ADS have a stream each, as in Envoy:
-// Istio's agent ends the stream when it cannot make one of them. only is that secret's name, "" for other types.
+// Istio's agent ends the stream when it cannot make one of them. So have the virtual hosts of each route configuration, because the first answer to one
+// is all there is. only is the name of that secret or route configuration, "" for other types.
 func (c *Controller) feedFor(t resource.Type, src *bootstrap.Source, only string) (*feed, error) {
 	key := "ads"
 	if src.Kind != bootstrap.SourceGRPC {
@@ -215,6 +216,7 @@ func (f *feed) watchTTL(ev ads.Event) {
 func (f *feed) failed() {
 	c := f.c
 	c.secretsFailed(f)
+	c.virtualHostsFailed(f)
 	if f.only != "" {
 		return
 	}
@@ -266,6 +268,8 @@ func (f *feed) deliver(d ads.Deliver) {
 		c.ldsIn = c.ldsIn || f == c.lds
 	case resource.RouteConfiguration:
 		v.Rejected = c.applyRoutes(f, d)
+	case resource.VirtualHost:
+		v.Rejected = c.applyVirtualHosts(f, d)
 	case resource.Secret:
 		v.Rejected = c.applySecrets(f, d)
 	case resource.ScopedRoute:
@@ -294,7 +298,7 @@ func (f *feed) deliver(d ads.Deliver) {
 	f.step(v)
 }
 
-// retire ends the stream of a secret that nobody needs any more; other feeds stay for the next user.
+// retire ends a stream of its own that nobody needs any more; other feeds stay for the next user.
 func (f *feed) retire() {
 	if f.only == "" {
 		return
@@ -360,6 +364,8 @@ func (c *Controller) expired(f *feed, e ads.Expired) {
 		c.clearEndpoints(f, e.Name)
 	case resource.RouteConfiguration:
 		c.clearRoute(f, e.Name)
+	case resource.VirtualHost:
+		c.applyVirtualHosts(f, ads.Deliver{Version: f.version[t], Removed: []string{e.Name}})
 	case resource.ScopedRoute:
 		c.clearScope(f, e.Name)
 	case resource.Runtime:

@@ -23,23 +23,28 @@ const maxHold = 15 * time.Second
 type routeState struct {
 	received
 	name   string
+	prefix string // of its statistics, without the name
 	ref    *route.TableRef
 	feed   *feed
 	users  map[string]bool // listener names, and scopeSet.user
 	counts *subscription
-	absent bool          // waited for in vain, or expired: listeners serve without it
-	timer  *time.Timer   // initial_fetch_timeout
-	table  *route.Table  // nil until the first one
-	next   *pendingTable // waits until the clusters that it newly points at are warm
+	absent bool                        // waited for in vain, or expired: listeners serve without it
+	timer  *time.Timer                 // initial_fetch_timeout
+	table  *route.Table                // nil until the first one
+	next   *pendingTable               // waits until the clusters that it newly points at are warm, or for its virtual hosts
+	vhds   *vhostUse                   // of table; nil = all virtual hosts are its own
+	config *routev3.RouteConfiguration // table without virtual hosts of VHDS; nil without them
 }
 
 // pendingTable is an accepted version that is not served yet.
 type pendingTable struct {
 	received
-	r     *routeState
-	table *route.Table
-	waits map[string]bool // cluster names
-	timer *time.Timer
+	r      *routeState
+	table  *route.Table
+	vhds   *vhostUse
+	config *routev3.RouteConfiguration
+	waits  map[string]bool // cluster names
+	timer  *time.Timer
 }
 
 // useRoute makes a listener, or a set of scoped routes, a user of a route configuration, which is asked for if it is not already. It tells whether the listener has to wait.
@@ -57,9 +62,9 @@ func (c *Controller) useRoute(user string, w *listenercompile.RDS) (wait bool, e
 		return false, fmt.Errorf("rds.config_source: route configuration %q is already subscribed from another config source", w.Name)
 	}
 	if r == nil {
-		prefix := "http." + w.StatPrefix + ".rds." + w.Name + "."
-		r = &routeState{name: w.Name, ref: w.Ref, feed: f, users: map[string]bool{}, counts: c.mgr.subscription(prefix, stats.ReloadDef)}
-		r.counts.rds = c.mgr.reg.Scope(prefix, stats.RDSDef)
+		r = &routeState{name: w.Name, prefix: "http." + w.StatPrefix + ".rds.", ref: w.Ref, feed: f, users: map[string]bool{}}
+		r.counts = c.mgr.subscription(r.prefix+w.Name+".", stats.ReloadDef)
+		r.counts.rds = c.mgr.reg.Scope(r.prefix+w.Name+".", stats.RDSDef)
 		r.counts.attempt()
 		c.routes[w.Name] = r
 		f.subscribe(resource.RouteConfiguration, false, w.Name)
@@ -139,58 +144,97 @@ func (c *Controller) sameRoute(r *routeState, version string) {
 
 func (c *Controller) addRoute(r *routeState, d *resource.Decoded, raw *ads.Raw, version string) error {
 	began := time.Now()
-	rc := d.Message.(*routev3.RouteConfiguration)
-	rep := &registry.Report{}
-	ctx := &registry.Ctx{Schema: c.schema, Unknown: c.unknown(false), Report: rep}
-	var t *route.Table
-	err := c.guard(resource.RouteConfiguration, r.name, func() (err error) {
-		t, err = c.cfg.Compile.Routes(c, ctx, rc, hash64(d.Hash), false)
-		return err
-	})
-	if err != nil {
+	p := &pendingTable{received: receivedOf(d, raw, version), r: r, config: d.Message.(*routev3.RouteConfiguration)}
+	var err error
+	if p.vhds, err = c.virtualHostsFor(r, p.config); err != nil {
 		return err
 	}
-	t.Ref = r.ref
+	rep := &registry.Report{}
+	if err := c.compileTable(p, rep); err != nil {
+		c.leaveVirtualHosts(r, p.vhds)
+		return err
+	}
 	c.accept(resource.RouteConfiguration, r.name, rep)
 	r.counts.accepted(version, time.Since(began))
-	c.dropPending(r)
 	if r.timer != nil {
 		r.timer.Stop()
 		r.timer = nil
 	}
-	p := &pendingTable{received: receivedOf(d, raw, version), r: r, table: t}
+	c.offerTable(p)
+	return nil
+}
+
+// compileTable makes the table of a version with the virtual hosts that there are.
+func (c *Controller) compileTable(p *pendingTable, rep *registry.Report) error {
+	if p.vhds == nil {
+		var err error
+		p.table, err = c.compileRoutes(p, rep)
+		p.config = nil
+		return err
+	}
+	return c.compileWithVirtualHosts(p, rep)
+}
+
+func (c *Controller) compileRoutes(p *pendingTable, rep *registry.Report) (t *route.Table, err error) {
+	ctx := &registry.Ctx{Schema: c.schema, Unknown: c.unknown(false), Report: rep}
+	err = c.guard(resource.RouteConfiguration, p.r.name, func() (err error) {
+		t, err = c.cfg.Compile.Routes(c, ctx, p.config, hash64(p.hash), false)
+		return err
+	})
+	if err == nil {
+		t.Ref = p.r.ref
+	}
+	return t, err
+}
+
+// offerTable makes p the newest version, which serves as soon as it can.
+func (c *Controller) offerTable(p *pendingTable) {
+	r := p.r
+	old := r.next
 	r.next = p
-	c.hold(t.Clusters)
-	if p.waits = c.waitFor(p, t.Clusters); len(p.waits) > 0 {
+	c.hold(p.table.Clusters)
+	if old != nil {
+		c.endPending(old)
+	}
+	if p.waits = c.waitFor(p, p.table.Clusters); len(p.waits) > 0 {
 		p.timer = c.after(maxHold, func() {
 			if r.next == p {
-				c.serveTable(p)
+				c.noWait(p, p.waits)
+				p.waits = nil
+				c.tryTable(p)
 			}
 		})
-		return nil
 	}
-	c.serveTable(p)
-	return nil
+	c.tryTable(p)
+}
+
+// tryTable serves a version that waits for nothing.
+func (c *Controller) tryTable(p *pendingTable) {
+	if p.r.next == p && len(p.waits) == 0 && (p.vhds == nil || p.vhds.ready) {
+		c.serveTable(p)
+	}
 }
 
 // clusterWarm implements waiter: a route and its cluster pushed together lose no request.
 func (p *pendingTable) clusterWarm(c *Controller, name string) {
 	delete(p.waits, name)
-	if len(p.waits) == 0 && p.r.next == p {
-		c.serveTable(p)
-	}
+	c.tryTable(p)
 }
 
 // dropPending gives up a version that was not served yet.
 func (c *Controller) dropPending(r *routeState) {
-	p := r.next
-	if p == nil {
-		return
+	if p := r.next; p != nil {
+		r.next = nil
+		c.endPending(p)
 	}
-	r.next = nil
+}
+
+// endPending gives back what a version holds that is not to be served any more.
+func (c *Controller) endPending(p *pendingTable) {
 	p.end(c)
 	c.unhold(p.table.Clusters)
 	releaseTable(p.table)
+	c.leaveVirtualHosts(p.r, p.vhds)
 }
 
 func (p *pendingTable) end(c *Controller) {
@@ -202,10 +246,11 @@ func (p *pendingTable) end(c *Controller) {
 
 // serveTable makes the pending version the served one.
 func (c *Controller) serveTable(p *pendingTable) {
-	r, old := p.r, p.r.table
+	r, old, vhds := p.r, p.r.table, p.r.vhds
 	p.end(c)
 	r.next, r.absent = nil, false
-	r.received, r.table = p.received, p.table
+	r.received, r.table, r.vhds, r.config = p.received, p.table, p.vhds, p.config
+	c.leaveVirtualHosts(r, vhds)
 	r.updated = time.Now()
 	c.dirty.routes[r.ref] = r.table
 	r.counts.reloaded()
@@ -252,7 +297,9 @@ func (c *Controller) clearRoute(f *feed, name string) {
 		c.unhold(r.table.Clusters)
 		releaseTable(r.table)
 	}
-	r.received, r.table, r.absent = received{}, nil, true
+	vhds := r.vhds
+	r.received, r.table, r.vhds, r.config, r.absent = received{}, nil, nil, nil, true
+	c.leaveVirtualHosts(r, vhds)
 	c.dirty.routes[r.ref] = nil
 }
 
@@ -275,6 +322,9 @@ func (c *Controller) dropRouteUser(name, listener string) {
 		c.unhold(r.table.Clusters)
 		releaseTable(r.table)
 	}
+	vhds := r.vhds
+	r.vhds = nil
+	c.leaveVirtualHosts(r, vhds)
 	c.dirty.routes[r.ref] = nil
 	c.forget(resource.RouteConfiguration, name)
 	r.feed.unsubscribe(resource.RouteConfiguration, name)

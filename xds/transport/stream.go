@@ -55,6 +55,7 @@ var methods = map[resource.Type][2]string{
 	resource.Secret:             {"/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets", "/envoy.service.secret.v3.SecretDiscoveryService/DeltaSecrets"},
 	resource.Runtime:            {"/envoy.service.runtime.v3.RuntimeDiscoveryService/StreamRuntime", "/envoy.service.runtime.v3.RuntimeDiscoveryService/DeltaRuntime"},
 	resource.ScopedRoute:        {"/envoy.service.route.v3.ScopedRoutesDiscoveryService/StreamScopedRoutes", "/envoy.service.route.v3.ScopedRoutesDiscoveryService/DeltaScopedRoutes"},
+	resource.VirtualHost:        {"", "/envoy.service.route.v3.VirtualHostDiscoveryService/DeltaVirtualHosts"},
 	resource.ExtensionConfig:    {"/envoy.service.extension.v3.ExtensionConfigDiscoveryService/StreamExtensionConfigs", "/envoy.service.extension.v3.ExtensionConfigDiscoveryService/DeltaExtensionConfigs"},
 }
 

@@ -33,6 +33,7 @@ func Defs() []*Def {
 		SubscriptionDef,
 		ReloadDef,
 		RDSDef,
+		VHDSDef,
 		SRDSDef,
 		SDSDef,
 		SSLSocketFactoryDef,

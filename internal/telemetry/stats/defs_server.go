@@ -50,6 +50,18 @@ var RDSDef = &Def{Name: "rds", Stats: []Stat{
 	{Name: "update_empty", Kind: Counter},
 }}
 
+// The ids of VHDSDef.
+const (
+	VHDSConfigReload = iota
+	VHDSUpdateEmpty
+)
+
+// VHDSDef is what "http.PREFIX.rds.vhds.NAME." has besides SubscriptionDef.
+var VHDSDef = &Def{Name: "vhds", Stats: []Stat{
+	{Name: "config_reload", Kind: Counter},
+	{Name: "update_empty", Kind: Counter},
+}}
+
 // The ids of SRDSDef.
 const (
 	SRDSUpdateEmpty = iota

@@ -91,7 +91,7 @@ func TestCompile_WhenConfigIsWrong_ThenItIsRefusedWithPathAndReason(t *testing.T
 		{"body too long", one(`"match":{"prefix":"/"},"direct_response":{"status":200,"body":{"inline_string":"` + strings.Repeat("x", 5000) + `"}}`), "direct_response.body: response body size is 5000 bytes; maximum is 4096"},
 		{"informational", one(`"match":{"prefix":"/"},"direct_response":{"status":100}`), "direct_response.status: value must be inside range [200, 600)"},
 		{"no such file", one(`"match":{"prefix":"/"},"direct_response":{"status":200,"body":{"filename":"/nonexistent"}}`), "direct_response.body.filename: file /nonexistent does not exist"},
-		{"vhds", `{"name":"r","vhds":{"config_source":{"ads":{}}}}`, "vhds: "},
+		{"vhds", `{"name":"r","vhds":{"config_source":{"ads":{}}}}`, "vhds: only a route configuration of RDS may take virtual hosts from xDS"},
 		{"back-off", action(`"cluster":"b1","retry_policy":{"retry_back_off":{"base_interval":"1s","max_interval":"0.5s"}}`), "max_interval must greater than or equal to the base_interval"},
 		{"negative timeout", action(`"cluster":"b1","timeout":"-1s"`), "route.timeout: Invalid duration: Expected positive duration"},
 		{"predicate", action(`"cluster":"b1","retry_policy":{"retry_host_predicate":[{"name":"p"}]}`), `retry_host_predicate[0].typed_config: unknown type ""`},

@@ -30,6 +30,9 @@ func (s *state) table(c *registry.Ctx, rc *routev3.RouteConfiguration) *route.Ta
 		s.validate = v.GetValue()
 	}
 	t.ValidateClusters = s.validate
+	if s.ctx.Static && rc.GetVhds() != nil {
+		s.fail(c.Errorf("vhds", "only a route configuration of RDS may take virtual hosts from xDS"))
+	}
 	if m := rc.GetMaxDirectResponseBodySizeBytes(); m != nil {
 		t.MaxDirectBody = m.GetValue()
 	}

@@ -14,7 +14,7 @@ const (
 // Messages are the field tables of RouteConfiguration and all below it.
 var Messages = registry.Messages{
 	"envoy.config.route.v3.RouteConfiguration": {
-		"name": registry.Supported, "virtual_hosts": registry.Supported, "vhds": registry.Later("on-demand virtual hosts"),
+		"name": registry.Supported, "virtual_hosts": registry.Supported, "vhds": registry.Supported.Note("not in a listener's route_config"),
 		"internal_only_headers": registry.Supported, "response_headers_to_add": registry.Whole, "response_headers_to_remove": registry.Supported,
 		"request_headers_to_add": registry.Whole, "request_headers_to_remove": registry.Supported,
 		"most_specific_header_mutations_wins": registry.Supported, "validate_clusters": registry.Supported,
@@ -25,6 +25,7 @@ var Messages = registry.Messages{
 		"typed_per_filter_config": registry.Whole, "metadata": registry.Whole,
 		"route_specifiers": registry.Refuse("route specifiers are not supported"),
 	},
+	"envoy.config.route.v3.Vhds": {"config_source": registry.Whole},
 	"envoy.config.route.v3.VirtualHost": {
 		"name": registry.Supported, "domains": registry.Supported, "routes": registry.Supported,
 		"matcher": registry.Refuse("matcher trees are not supported; use routes"), "require_tls": registry.Supported,
