@@ -21,6 +21,9 @@ const (
 	stepsPerTurn = 4
 )
 
+// timedOutDetails is %CONNECTION_TERMINATION_DETAILS% after transport_socket_connect_timeout.
+const timedOutDetails = "transport socket timeout was reached"
+
 // What TransportFailure says when TLS itself did not fail.
 var (
 	ErrHandshakeTimeout = errors.New("handshake timeout")
@@ -226,6 +229,9 @@ func (h *shake) Advance(sys.Nanos) loop.Step {
 		w.counts.Timeout++
 		if h.block != nil {
 			h.block.Inc(stats.ListenerDownstreamCxTransportSocketConnectTimeout)
+		}
+		if h.info != nil {
+			h.info.Own().Termination = timedOutDetails
 		}
 		h.c.shakeFailed(sys.ETIMEDOUT, ErrHandshakeTimeout)
 	}

@@ -187,13 +187,13 @@ func TestClientCertificate_WhenItIsWrong_ThenRefusedCountedAndLogged(t *testing.
 				p.t = t
 				listener := cmp.Or(x.by, "standard")
 				before := p.stats()
-				port, answer, err := visit(t, p.addr[listener], client(x.cert, version.id))
-				if good := x.counter == ""; good != (err == nil) || good != strings.HasPrefix(answer, "HTTP/1.1 200 OK") {
-					t.Errorf("got %q, %v", answer, err)
+				v := visit(t, p.addr[listener], client(x.cert, version.id))
+				if good := x.counter == ""; good != (v.err == nil) || good != strings.HasPrefix(v.answer, "HTTP/1.1 200 OK") {
+					t.Errorf("got %q, %v", v.answer, v.err)
 				}
 				p.moves(before, "listener."+listener+".ssl.", x.counter)
-				line := p.logged(file, port)
-				if x.reason == "" && x.counter == "" && line != port+" -" || !strings.Contains(line, x.reason) {
+				line := p.logged(file, v.port)
+				if x.reason == "" && x.counter == "" && line != v.port+" -" || !strings.Contains(line, x.reason) {
 					t.Errorf("the log says %q, want %q", line, x.reason)
 				}
 				friend.t = t
@@ -205,25 +205,35 @@ func TestClientCertificate_WhenItIsWrong_ThenRefusedCountedAndLogged(t *testing.
 	p.alive(t)
 }
 
-// visit makes one request on a connection of its own. It returns the local port, as the access log has it, and what came back.
-func visit(t *testing.T, addr string, conf *tls.Config) (port, answer string, err error) {
+// visited is what came of a visit.
+type visited struct {
+	port   string // local, as the access log has it
+	answer string
+	state  tls.ConnectionState
+	err    error
+}
+
+// visit makes one request on a connection of its own.
+func visit(t *testing.T, addr string, conf *tls.Config) (v visited) {
 	t.Helper()
 	raw, err := net.Dial("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer raw.Close()
-	_, port, _ = net.SplitHostPort(raw.LocalAddr().String())
+	_, v.port, _ = net.SplitHostPort(raw.LocalAddr().String())
 	_ = raw.SetDeadline(time.Now().Add(patience))
 	c := tls.Client(raw, conf)
-	if err := c.Handshake(); err != nil {
-		return port, "", err
+	if v.err = c.Handshake(); v.err != nil {
+		return v
 	}
-	if _, err := io.WriteString(c, "GET / HTTP/1.1\r\nhost: a.test\r\nconnection: close\r\n\r\n"); err != nil {
-		return port, "", err
+	v.state = c.ConnectionState()
+	if _, v.err = io.WriteString(c, "GET / HTTP/1.1\r\nhost: a.test\r\nconnection: close\r\n\r\n"); v.err != nil {
+		return v
 	}
 	b, err := io.ReadAll(c) // with TLS 1.3 a refused client learns of it only here
-	return port, string(b), err
+	v.answer, v.err = string(b), err
+	return v
 }
 
 func TestServerCertificate_WhenItIsWrong_ThenRefusedCountedAndLogged(t *testing.T) {

@@ -17,10 +17,16 @@ type config struct{ listeners, clusters []string }
 // listener adds a listener on a port that the kernel picks, with one route to a cluster. socket is a transport socket or "", hcm further fields of the
 // connection manager, each followed by a comma.
 func (c *config) listener(name, cluster, socket, hcm string) {
-	c.listeners = append(c.listeners, fmt.Sprintf(`{name: %s, address: {socket_address: {address: 127.0.0.1, port_value: 0}}, filter_chains: [{%s filters: [{name: hcm, typed_config: {
+	c.listeners = append(c.listeners, fmt.Sprintf(`{name: %s, address: {socket_address: {address: 127.0.0.1, port_value: 0}}, filter_chains: [%s]}`,
+		name, chain(name, cluster, socket, hcm)))
+}
+
+// chain is a filter chain with one route to a cluster; before are fields of the chain, each followed by a comma.
+func chain(name, cluster, before, hcm string) string {
+	return fmt.Sprintf(`{%s filters: [{name: hcm, typed_config: {
     "@type": %sfilters.network.http_connection_manager.v3.HttpConnectionManager, stat_prefix: %s, %s
     route_config: {name: r, virtual_hosts: [{name: v, domains: ["*"], routes: [{match: {prefix: /}, route: {cluster: %s, timeout: 0s}}]}]},
-    http_filters: [{name: router, typed_config: {"@type": %sfilters.http.router.v3.Router}}]}}]}]}`, name, socket, types, name, hcm, cluster, types))
+    http_filters: [{name: router, typed_config: {"@type": %sfilters.http.router.v3.Router}}]}}]}`, before, types, name, hcm, cluster, types)
 }
 
 // cluster adds a static cluster with one endpoint; http2 are Http2ProtocolOptions, or "" for HTTP/1.
