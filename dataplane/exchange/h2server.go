@@ -362,7 +362,7 @@ func (s *h2Server) recycle() {
 // rearm sets the timer to what comes first: the machine's own deadlines, idle_timeout, drain_timeout, max_connection_duration.
 func (s *h2Server) rearm(now sys.Nanos) {
 	h, l := s.ch.h, s.ch.env.L
-	at := s.k.H2.Deadline()
+	at := s.k.Deadline()
 	switch {
 	case s.st == h2Draining:
 		at = earlier(at, s.since+max(h.DrainTimeout, 1))
@@ -388,7 +388,7 @@ func (s *h2Server) age(now sys.Nanos) sys.Nanos {
 
 func (s *h2Server) onTimer(now sys.Nanos) {
 	h, b := s.ch.h, s.ch.hcm
-	s.k.H2.OnTime(now)
+	s.k.OnTime(now)
 	switch s.st {
 	case h2Draining:
 		if now >= s.since+h.DrainTimeout {

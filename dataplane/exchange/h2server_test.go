@@ -3,11 +3,15 @@
 package exchange
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
+	xh2 "golang.org/x/net/http2"
+
 	"sidecar/dataplane/route"
 	"sidecar/dataplane/snapshot"
+	"sidecar/dataplane/sys"
 	"sidecar/internal/telemetry/stats"
 )
 
@@ -142,9 +146,15 @@ func TestH2_WhenTheAnswerIsEarly_ThenWholeAndThenNoError(t *testing.T) {
 	u.write("HTTP/1.1 413 no\r\ncontent-length: 4\r\n\r\nfull")
 	r.turn()
 	got, _ := c.frames()
-	if !strings.HasPrefix(got, "1 HEADERS :status=413 ") || !strings.HasSuffix(got, "\n1 DATA end full\n1 RST NO_ERROR") {
+	if !strings.HasPrefix(got, "1 HEADERS :status=413 ") || !strings.HasSuffix(got, "\n1 DATA end full") {
 		t.Error(got)
 	}
+	c.data(1, "lo", false)
+	c.send()
+	r.wait(90 * sys.Millisecond)
+	r.wantFrames(c)
+	r.wait(10 * sys.Millisecond)
+	r.wantFrames(c, "1 RST NO_ERROR")
 	if n := r.hcmStat(stats.HCMDownstreamRqResponseBeforeRqComplete); n != 1 {
 		t.Errorf("response_before_rq_complete %d", n)
 	}
@@ -157,6 +167,55 @@ func TestH2_WhenTheAnswerIsEarly_ThenWholeAndThenNoError(t *testing.T) {
 	c.close()
 	r.turn()
 	r.check()
+}
+
+func TestH2_WhenTheRequestGoesOnBehindItsAnswer_ThenItIsStillJudged(t *testing.T) {
+	big := strings.Repeat("x", 8000)
+	for name, tc := range map[string]struct {
+		rest func(c *h2peer)
+		want string
+	}{
+		"ends":          {func(c *h2peer) { c.data(1, "lo", true) }, ""},
+		"trailers":      {func(c *h2peer) { c.data(1, "lo", false); c.headers(1, true, "x-sum", "1") }, ""},
+		"reset":         {func(c *h2peer) { must(t, c.fr.WriteRSTStream(1, 8)) }, ""},
+		"wrong length":  {func(c *h2peer) { c.data(1, "loo", true) }, "1 RST PROTOCOL_ERROR"},
+		"second head":   {func(c *h2peer) { c.headers(1, false, "a", "b") }, "GOAWAY 1 PROTOCOL_ERROR"},
+		"no increment":  {func(c *h2peer) { must(t, c.fr.WriteWindowUpdate(1, 0)) }, "1 RST PROTOCOL_ERROR"},
+		"after a reset": {func(c *h2peer) { must(t, c.fr.WriteRSTStream(1, 8)); c.data(1, "lo", true) }, "GOAWAY 1 STREAM_CLOSED"},
+		"much more": {func(c *h2peer) {
+			for range 3 {
+				c.data(1, big, false)
+			}
+		}, "1 RST NO_ERROR"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, 1)
+			e := r.route()
+			e.Kind, e.Forward, e.Direct = route.ActionDirect, nil, &route.Direct{Status: 200, Body: []byte("hello")}
+			c := r.dialH2()
+			length := "5"
+			if name == "much more" {
+				length = "99999"
+			}
+			c.post(1, "/p", "content-length", length)
+			c.data(1, "hel", false)
+			c.send()
+			r.turn()
+			if got, _ := c.frames(); !strings.HasSuffix(got, "\n1 DATA end hello") {
+				t.Error(got)
+			}
+			tc.rest(c)
+			c.send()
+			r.turn()
+			r.wantFrames(c, tc.want)
+			if n := r.env.Mux.Streams(); n != 0 {
+				t.Errorf("%d streams are left", n)
+			}
+			c.close()
+			r.turn()
+			r.check()
+		})
+	}
 }
 
 func TestH2_WhenTheClientResets_ThenTheUpstreamIsLeft(t *testing.T) {
@@ -244,6 +303,41 @@ func TestH2_WhenTheWindowIsClosed_ThenTheUpstreamIsNotRead(t *testing.T) {
 	if r.l.Bufs.Outstanding() > 4096 {
 		t.Logf("%d bytes lent", r.l.Bufs.Outstanding())
 	}
+}
+
+// A client with large windows sends nothing while answers come: what waits for room in the connection's output must go on by itself.
+func TestH2_WhenTheLastWriteOfATurnMakesRoom_ThenWhatWaitedGoesOn(t *testing.T) {
+	const streams, size = 3, 150000
+	r := newRig(t, 1)
+	r.hcm.H2.OutputLimit = 20000
+	c := r.dialH2()
+	must(t, c.fr.WriteSettings(xh2.Setting{ID: xh2.SettingInitialWindowSize, Val: 1 << 30}))
+	must(t, c.fr.WriteWindowUpdate(0, 1<<30))
+	for i := range uint32(streams) {
+		c.get(1+2*i, "/p")
+	}
+	c.send()
+	r.turn()
+	for range streams {
+		u := r.ups[0].accept()
+		if u == nil {
+			t.Fatal("no upstream connection")
+		}
+		head := fmt.Sprintf("HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n", size)
+		if n, err := writeSome(u, []byte(head+strings.Repeat("z", size))); n != len(head)+size {
+			t.Fatalf("the kernel took %d bytes of an answer: %v", n, err)
+		}
+	}
+	got := ""
+	for range 100 {
+		r.turn()
+		s, _ := c.frames()
+		got += s + "\n"
+	}
+	if n := strings.Count(got, " DATA end "); n != streams {
+		t.Errorf("%d of %d answers came to their end", n, streams)
+	}
+	r.check()
 }
 
 func TestH2_WhenTheUpstreamDoesNotRead_ThenTheClientGetsNoWindow(t *testing.T) {
@@ -355,8 +449,10 @@ func TestH2_WhenRepliesAreLocal_ThenHeadersAndContent(t *testing.T) {
 	r.wantFrames(c,
 		"1 HEADERS :status=200 content-type=text/plain date=# server=envoy content-length=5", "1 DATA end hello",
 		"3 HEADERS end :status=200 content-type=text/plain date=# server=envoy content-length=5",
-		"5 HEADERS :status=200 content-type=text/plain date=# server=envoy content-length=5", "5 DATA end hello", "5 RST NO_ERROR",
+		"5 HEADERS :status=200 content-type=text/plain date=# server=envoy content-length=5", "5 DATA end hello",
 		"7 HEADERS end :status=200 content-type=application/grpc grpc-status=2 grpc-message=hello date=# server=envoy")
+	r.wait(100 * sys.Millisecond)
+	r.wantFrames(c, "5 RST NO_ERROR")
 	r.check()
 }
 

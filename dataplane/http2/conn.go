@@ -160,6 +160,9 @@ type Conn struct {
 	random     uint64
 }
 
+// Serves tells whether c has the server role.
+func (c *Conn) Serves() bool { return c.role == Server }
+
 // Init makes c a connection at its beginning. seed is any random number. What is to be sent first is pending at once.
 func (c *Conn) Init(r Role, o *Options, sh *Shared, counts *Counters, seed uint64, now sys.Nanos) {
 	*c = Conn{o: o, sh: sh, counts: counts, role: r, fl: cFirst | cUnacked, peerMax: maxStreamID, peerWindow: initialWindow, sendWin: initialWindow,

@@ -49,8 +49,10 @@ type Link struct {
 	Counts http2.Counters
 	sh     *Shared
 	task   *loop.Task
-	used   int  // input that the last event refers to
-	busy   bool // the owner's task runs: it flushes when it is done
+	used   int     // input that the last event refers to
+	busy   bool    // the owner's task runs: it flushes when it is done
+	first  *Stream // of those that linger, by when they began
+	last   *Stream
 }
 
 // Init makes k the link on c, in the given role; task is the owner's, which calls Begin, Next and Flush.

@@ -43,6 +43,11 @@ type Stream struct {
 	end      bool // our half ends behind out
 	done     bool // the user has finished: gone when out has left
 
+	// Lingering: see Link.linger.
+	due          sys.Nanos // until when; 0 while it does not
+	spare        int       // content that came since
+	older, newer *Stream
+
 	// Reset is why the stream is over; None while it is not. Unprocessed tells that the peer provably did nothing with the request.
 	Reset       fault.Kind
 	Code        http2.Code
@@ -137,6 +142,7 @@ func (s *Stream) run(now sys.Nanos) {
 // drop throws unread content away and returns its window.
 func (s *Stream) drop() {
 	if n := len(s.in); n > 0 {
+		s.spare += n
 		s.Discard(n)
 	}
 }
@@ -265,11 +271,12 @@ func (k *Link) writable(now sys.Nanos) (any bool) {
 	return any
 }
 
-// Finish is the user's last word: its message is complete. The stream goes when everything has left; a peer that is still sending is told that
+// Finish is the user's last word: its message is complete. The stream goes when everything has left; a peer that is still sending is told in the end that
 // nobody needs the rest (RFC 9113 section 8.1).
 func (s *Stream) Finish() {
 	s.user, s.done = nil, true
 	s.drop()
+	s.spare = 0
 	s.settle()
 }
 
@@ -279,6 +286,9 @@ func (s *Stream) settle() {
 		return
 	}
 	if !s.S.Closed() {
+		if s.K.linger(s) {
+			return
+		}
 		s.K.H2.SendReset(s.S, http2.CodeNo)
 		s.K.Wake()
 	}
@@ -298,6 +308,7 @@ func (s *Stream) free() {
 	sh := s.K.sh
 	sh.bufs.Put(s.kept)
 	sh.bufs.Put(s.out)
+	s.K.unlist(s)
 	s.S.Owner = nil
 	s.K.H2.Release(s.S)
 	s.trA.Reset(arenaKeep)

@@ -29,6 +29,13 @@ func chain(name, cluster, before, hcm string) string {
     http_filters: [{name: router, typed_config: {"@type": %sfilters.http.router.v3.Router}}]}}]}`, before, types, name, hcm, cluster, types)
 }
 
+// direct adds a listener that answers by itself.
+func (c *config) direct(name, hcm string) {
+	c.listener(name, "", "", hcm)
+	l := &c.listeners[len(c.listeners)-1]
+	*l = strings.Replace(*l, "route: {cluster: , timeout: 0s}", "direct_response: {status: 200, body: {inline_string: hello}}", 1)
+}
+
 // cluster adds a static cluster with one endpoint; http2 are Http2ProtocolOptions, or "" for HTTP/1.
 func (c *config) cluster(name, addr, socket, http2 string) {
 	if http2 != "" {
