@@ -138,10 +138,10 @@ func (d *Decoder) Head(in []byte, h *httpmsg.Head) (n int, st Status, k fault.Ki
 		return 0, NeedMore, d.broken(fault.CodecError) // a response nobody asked for
 	}
 	limit := d.maxHeadBytes()
-	if d.scanned == 0 && len(in) > 0 && len(in) <= min(limit, directMax) && in[len(in)-1] == '\n' {
-		// Most often in is one whole head. Then looking for its end first would be a tenth of the work.
-		if n, st, k = d.whole(in, h); st == Done || k != fault.None {
-			return n, st, k
+	if d.scanned == 0 && len(in) <= min(limit, directMax) {
+		// Most often in has the whole head. Then looking for its end first would be a tenth of the work.
+		if n, k = d.whole(in, h); n > 0 {
+			return n, Done, fault.None
 		}
 	}
 	end := d.headEnd(in)
@@ -149,37 +149,37 @@ func (d *Decoder) Head(in []byte, h *httpmsg.Head) (n int, st Status, k fault.Ki
 		k = d.partial(in, h, limit)
 		return 0, NeedMore, k
 	}
-	return d.whole(in[:end], h)
+	if n, k = d.whole(in[:end], h); k != fault.None {
+		return 0, NeedMore, d.broken(k)
+	}
+	return n, Done, fault.None
 }
 
-// directMax bounds what whole copies on the guess that it is one head.
+// directMax bounds what whole copies on the guess that it has a head.
 const directMax = 2048
 
-// whole decodes a head from in, which ends in LF. NeedMore without fault: the head does not end in there.
-func (d *Decoder) whole(in []byte, h *httpmsg.Head) (int, Status, fault.Kind) {
+// whole decodes the head at the start of in and returns its length; 0 if it does not end in there. Then a fault may be due to that.
+func (d *Decoder) whole(in []byte, h *httpmsg.Head) (int, fault.Kind) {
 	mark := h.A.Len()
-	h.A.Put(in)
-	p := parser{o: d.o, h: h, buf: h.A.Tail()[mark:], base: uint32(mark), response: d.flags&dResponse != 0}
-	k := p.all(emptyLines(in, d.o.Lax, p.response))
-	if k == fault.None && p.ended {
-		h.A.Truncate(mark + p.pos)
+	p := parser{o: d.o, h: h, response: d.flags&dResponse != 0}
+	p.read(in)
+	ended, k := p.all(emptyLines(in, d.o.Lax, p.response))
+	if ended {
+		h.A.Truncate(mark + p.last)
 		k = d.finish(&p)
 	}
-	if k == fault.None && p.ended {
-		if d.o.KeepRawNames {
-			p.keepRaw(in)
-			if h.Spelling = httpmsg.SpellReceived; d.o.ProperCase {
-				h.Spelling = httpmsg.SpellReceivedProper
-			}
+	if !ended || k != fault.None {
+		h.Reset(h.A)
+		h.A.Truncate(mark)
+		return 0, k
+	}
+	if d.o.KeepRawNames {
+		p.keepRaw(in)
+		if h.Spelling = httpmsg.SpellReceived; d.o.ProperCase {
+			h.Spelling = httpmsg.SpellReceivedProper
 		}
-		return p.pos, Done, fault.None
 	}
-	h.Reset(h.A)
-	h.A.Truncate(mark)
-	if k != fault.None {
-		d.phase = phBroken
-	}
-	return 0, NeedMore, k
+	return p.pos, fault.None
 }
 
 func (d *Decoder) broken(k fault.Kind) fault.Kind {
@@ -244,8 +244,8 @@ func (d *Decoder) partial(in []byte, h *httpmsg.Head, limit int) fault.Kind {
 	}
 	if last >= 0 {
 		mark := h.A.Len()
-		h.A.Put(seen[off : off+last+1])
-		p := parser{o: d.o, h: h, buf: h.A.Tail()[mark:], base: uint32(mark), response: d.flags&dResponse != 0, lines: int(d.lines)}
+		p := parser{o: d.o, h: h, response: d.flags&dResponse != 0, lines: int(d.lines)}
+		p.read(seen[off : off+last+1])
 		k := p.some()
 		h.Reset(h.A)
 		h.A.Truncate(mark)

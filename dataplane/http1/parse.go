@@ -4,6 +4,8 @@ package http1
 
 import (
 	"bytes"
+	"encoding/binary"
+	"math/bits"
 
 	"sidecar/dataplane/fault"
 	"sidecar/dataplane/httpmsg"
@@ -27,14 +29,17 @@ const (
 // maxNominated bounds the elements of Connection in a request, which bounds the work of StripHopByHop too; Envoy's number.
 const maxNominated = 9
 
-// parser reads the lines of a head from buf, which is a copy in the arena of h at offset base. Names are lowered in place.
+// parser reads the lines of a head from the first end bytes of buf, which are a copy in the arena of h at offset base, with a pad behind. Names are
+// lowered in place.
 type parser struct {
 	o    *Options
 	h    *httpmsg.Head
 	buf  []byte
 	base uint32
 
-	pos     int   // next byte
+	end     int   // where the pad starts
+	last    int   // where the empty line starts
+	pos     int   // next byte; beyond end when a line took a line end from the pad
 	lines   int   // lines read: the first line counts as one
 	length  int64 // content-length
 	hosts   int
@@ -45,7 +50,6 @@ type parser struct {
 	host2     httpmsg.Span
 	flags     uint16
 	response  bool
-	ended     bool // the empty line was reached
 
 	targetHost httpmsg.Span // authority named by the request target
 	rootTarget bool         // absolute form without path: the target is "/"
@@ -55,38 +59,60 @@ func (p *parser) span(from, to int) httpmsg.Span {
 	return httpmsg.Span{Off: p.base + uint32(from), Len: uint32(to - from)}
 }
 
-// all reads lines from offset from to the end of the head, or of buf.
-func (p *parser) all(from int) fault.Kind {
-	p.pos = from
-	for p.pos < len(p.buf) {
-		if p.lines > 0 && p.atEnd() {
-			p.ended = true
-			return fault.None
+// read makes p the parser of in.
+func (p *parser) read(in []byte) {
+	b := p.h.A.Tail()
+	p.base, p.end = uint32(len(b)), len(in)
+	b = append(append(b, in...), pad...)
+	p.h.A.Take(b)
+	p.buf = b[p.base:]
+}
+
+// all reads lines from offset from to the end of the head; ended says whether it is there.
+func (p *parser) all(from int) (ended bool, k fault.Kind) {
+	if p.pos = from; from >= p.end {
+		return false, fault.None
+	}
+	if k = p.startLine(); k != fault.None {
+		return false, k
+	}
+	limit := p.o.maxHeaders()
+	for p.lines = 1; p.pos < p.end; p.lines++ {
+		if p.last = p.pos; p.buf[p.pos] <= '\r' && p.atEnd() {
+			return p.pos <= p.end, fault.None
 		}
-		if k := p.line(); k != fault.None {
-			return k
+		if p.lines > limit {
+			return false, fault.TooManyHeaders
+		}
+		if k = p.field(); k != fault.None {
+			return false, k
 		}
 	}
-	return fault.None
+	return false, fault.None
 }
 
 // some reads the complete lines of an incomplete head.
-func (p *parser) some() fault.Kind {
-	for p.pos < len(p.buf) {
-		if k := p.line(); k != fault.None {
-			return k
+func (p *parser) some() (k fault.Kind) {
+	for ; p.pos < p.end && k == fault.None; p.lines++ {
+		switch {
+		case p.lines == 0:
+			k = p.startLine()
+		case p.lines > p.o.maxHeaders():
+			k = fault.TooManyHeaders
+		default:
+			k = p.field()
 		}
 	}
-	return fault.None
+	return k
 }
 
 // atEnd consumes the empty line, if that is what comes.
 func (p *parser) atEnd() bool {
 	b := p.buf[p.pos:]
 	switch {
-	case len(b) >= 2 && b[0] == '\r' && b[1] == '\n':
+	case b[0] == '\r' && b[1] == '\n':
 		p.pos += 2
-	case len(b) >= 1 && b[0] == '\n' && p.o.Lax:
+	case b[0] == '\n' && p.o.Lax:
 		p.pos++
 	default:
 		return false
@@ -94,20 +120,11 @@ func (p *parser) atEnd() bool {
 	return true
 }
 
-func (p *parser) line() (k fault.Kind) {
-	switch {
-	case p.lines > 0:
-		if p.lines > p.o.maxHeaders() {
-			return fault.TooManyHeaders
-		}
-		k = p.field()
-	case p.response:
-		k = p.statusLine()
-	default:
-		k = p.requestLine()
+func (p *parser) startLine() fault.Kind {
+	if p.response {
+		return p.statusLine()
 	}
-	p.lines++
-	return k
+	return p.requestLine()
 }
 
 // lineEnd returns where the content of the line at p.pos ends, from offset i on, and moves p.pos to the next line; -1 when the line has a control
@@ -305,49 +322,42 @@ func (p *parser) statusLine() fault.Kind {
 	return fault.None
 }
 
-// field reads one header line: RFC 9112 section 5. Longer than most: it is the inner loop, and its pieces share four offsets.
+// field reads one header line: RFC 9112 section 5.
 func (p *parser) field() fault.Kind {
 	b, start := p.buf, p.pos
-	if isBlank(b[start]) {
-		return p.folded() // RFC 9112 section 5.2
-	}
-	i := start
-	name := b[start:] // by itself, so that the loop needs no bounds checks
-	for j, c := range name {
-		if c = plainName[c]; c == 0 { // at the latest the LF that ends the line
-			i = start + j
-			break
+	id, n := httpmsg.ScanName(b[start:])
+	if n == 0 {
+		var k fault.Kind
+		if n, k = p.otherName(start); k != fault.None || n == 0 {
+			return k
 		}
-		name[j] = c
 	}
-	underscore := b[i] == '_'
-	for c := token[b[i]]; c != 0; c = token[b[i]] {
-		b[i] = c
+	colon := start + n
+	i := colon + 1
+	if b[i] == ' ' {
 		i++
 	}
-	if i == start || b[i] != ':' {
-		if c := b[i]; c == 0x7f || c < ' ' && c != '\t' && c != '\r' && c != '\n' {
-			return fault.InvalidCharacters
-		}
-		return fault.CodecError
+	for b[i] <= ' ' && isBlank(b[i]) {
+		i++
 	}
-	colon := i
-	for i++; isBlank(b[i]); i++ {
+	end := i
+	m := controls(binary.LittleEndian.Uint64(b[end:]))
+	for ; m == 0; m = controls(binary.LittleEndian.Uint64(b[end:])) {
+		end += 8
 	}
-	end := control(b, i)
-	if end+1 < len(b) && b[end] == '\r' && b[end+1] == '\n' {
+	end += bits.TrailingZeros64(m) >> 3
+	if b[end] == '\r' && b[end+1] == '\n' {
 		p.pos = end + 2
 	} else if end = p.lineEnd(i); end < 0 {
 		return fault.InvalidCharacters
 	}
-	for end > i && isBlank(b[end-1]) {
+	for end > i && b[end-1] <= ' ' && isBlank(b[end-1]) {
 		end--
 	}
-	id := httpmsg.LookupBytes(b[start:colon])
 	switch id {
 	case httpmsg.IDOther:
-		if underscore {
-			if drop, k := p.underscore(b[start:colon]); drop || k != fault.None {
+		if name := b[start:colon]; bytes.IndexByte(name, '_') >= 0 {
+			if drop, k := p.underscore(name); drop || k != fault.None {
 				return k
 			}
 		}
@@ -363,6 +373,29 @@ func (p *parser) field() fault.Kind {
 	f := p.h.Grow(id)
 	f.Name, f.Value = p.span(start, colon), p.span(i, end)
 	return fault.None
+}
+
+// otherName reads a name that is not well known, lowers it and returns its length; 0 and no fault when its line is done with.
+func (p *parser) otherName(start int) (int, fault.Kind) {
+	b := p.buf[start:]
+	if isBlank(b[0]) {
+		return 0, p.folded() // RFC 9112 section 5.2
+	}
+	n := 0
+	for i, c := range b {
+		if c = token[c]; c == 0 { // at the latest the LF that ends the line
+			n = i
+			break
+		}
+		b[i] = c
+	}
+	if n == 0 || b[n] != ':' {
+		if c := b[n]; c == 0x7f || c < ' ' && c != '\t' && c != '\r' && c != '\n' {
+			return 0, fault.InvalidCharacters
+		}
+		return 0, fault.CodecError
+	}
+	return n, fault.None
 }
 
 // host takes a Host line, which does not become a field.

@@ -12,13 +12,19 @@ const (
 	hi8 = 0x8080808080808080
 )
 
-// control returns the index of the first byte at or after i that is a control character (below 0x20, or DEL), or len(b). It looks at eight bytes
-// at a time; a subtraction borrows only upwards, so the lowest flagged byte is always a true one.
+// pad goes behind what a parser reads, so that it can load eight bytes anywhere: line ends, at which every search stops.
+const pad = "\n\n\n\n\n\n\n\n"
+
+// controls flags the bytes of x that are control characters (below 0x20, or DEL); the lowest flag is always true, as a subtraction borrows only upwards.
+func controls(x uint64) uint64 {
+	y := x ^ 0x7f*lo8
+	return ((x-0x20*lo8)&^x | (y-lo8)&^y) & hi8
+}
+
+// control returns the index of the first byte at or after i that is a control character, or len(b).
 func control(b []byte, i int) int {
 	for ; i+8 <= len(b); i += 8 {
-		x := binary.LittleEndian.Uint64(b[i:])
-		y := x ^ 0x7f*lo8
-		if m := ((x-0x20*lo8)&^x | (y-lo8)&^y) & hi8; m != 0 {
+		if m := controls(binary.LittleEndian.Uint64(b[i:])); m != 0 {
 			return i + bits.TrailingZeros64(m)>>3
 		}
 	}
@@ -59,13 +65,6 @@ var token = func() (t [256]byte) {
 	for _, c := range "!#$%&'*+-.^_`|~" {
 		t[c] = byte(c)
 	}
-	return t
-}()
-
-// plainName is token without the underscore, so that names without one, nearly all, need no second look.
-var plainName = func() [256]byte {
-	t := token
-	t['_'] = 0
 	return t
 }()
 

@@ -70,14 +70,14 @@ type Field struct {
 type Fields struct {
 	A    *Arena
 	List []Field
-	seen [2]uint64 // a bit per ID that came in: most lookups are for what is not there
+	seen uint64 // a bit per ID that came in, shared by those 64 apart: most lookups are for what is not there
 }
 
 // Reset empties the list and binds the arena.
 func (f *Fields) Reset(a *Arena) { *f = Fields{A: a, List: f.List[:0]} }
 
-// Never reports that no field with that id has come in since Reset.
-func (f *Fields) Never(id ID) bool { return f.seen[id>>6&1]>>(id&63)&1 == 0 }
+// Never reports that certainly no field with that id has come in since Reset.
+func (f *Fields) Never(id ID) bool { return f.seen>>(id&63)&1 == 0 }
 
 // Name and Value return the bytes of field i (views).
 func (f *Fields) Name(i int) []byte  { return f.A.Bytes(f.List[i].Name) }
@@ -91,7 +91,8 @@ func (f *Fields) Find(id ID, from int) int {
 	return f.find(id, from)
 }
 
-func (f *Fields) find(id ID, from int) int {
+//go:noinline
+func (f *Fields) find(id ID, from int) int { // by itself, so that Find is inlined
 	for i := from; i < len(f.List); i++ {
 		if f.List[i].ID == id && !f.List[i].Dead {
 			return i
@@ -107,11 +108,15 @@ func (f *Fields) FindName(name string, from int) int {
 
 // FindKey is FindName with the Lookup done beforehand (compile time): key.ID == Lookup(key.Name).
 func (f *Fields) FindKey(k Key, from int) int {
-	if k.ID != IDOther {
-		return f.Find(k.ID, from)
-	}
-	if f.Never(IDOther) {
+	if f.Never(k.ID) {
 		return -1
+	}
+	return f.findKey(k, from)
+}
+
+func (f *Fields) findKey(k Key, from int) int {
+	if k.ID != IDOther {
+		return f.find(k.ID, from)
 	}
 	for i := from; i < len(f.List); i++ {
 		l := &f.List[i]
@@ -124,7 +129,15 @@ func (f *Fields) FindKey(k Key, from int) int {
 
 // Get returns the first value of id, or nil.
 func (f *Fields) Get(id ID) []byte {
-	if i := f.Find(id, 0); i >= 0 {
+	if f.Never(id) {
+		return nil
+	}
+	return f.first(id)
+}
+
+//go:noinline
+func (f *Fields) first(id ID) []byte { // by itself, so that Get is inlined
+	if i := f.find(id, 0); i >= 0 {
 		return f.Value(i)
 	}
 	return nil
@@ -140,7 +153,7 @@ func (f *Fields) GetKey(k Key) ([]byte, bool) {
 
 // Grow appends an empty field with that id and returns it, to be filled in place; the pointer is good until the next append.
 func (f *Fields) Grow(id ID) *Field {
-	f.seen[id>>6&1] |= 1 << (id & 63)
+	f.seen |= 1 << (id & 63)
 	n := len(f.List)
 	if n < cap(f.List) {
 		f.List = f.List[:n+1]

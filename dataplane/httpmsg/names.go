@@ -2,10 +2,15 @@
 
 package httpmsg
 
+import (
+	"encoding/binary"
+	"math/bits"
+)
+
 // ID numbers a well-known header name, so that lookups compare a byte and not a string. IDOther is every other name.
 type ID uint8
 
-// The well-known names. Order is free; nothing outside the process sees it.
+// The well-known names. Order is free, as nothing outside the process sees it; those from 64 on should be rare, see Fields.Never.
 const (
 	IDOther ID = iota
 	IDHost
@@ -60,12 +65,6 @@ const (
 	IDEnvoyForceTrace
 	IDEnvoyStreamDuration
 	IDEnvoyUpstreamCanary
-	IDEnvoyIPTags
-	IDEnvoyImmediateHealthCheckFail
-	IDEnvoyDegraded
-	IDEnvoyUpstreamAltStatName
-	IDEnvoyDownstreamServiceCluster
-	IDEnvoyDownstreamServiceNode
 	IDGrpcStatus
 	IDGrpcMessage
 	IDGrpcTimeout
@@ -77,6 +76,12 @@ const (
 	IDAge
 	IDTraceparent
 	IDTracestate
+	IDEnvoyIPTags
+	IDEnvoyImmediateHealthCheckFail
+	IDEnvoyDegraded
+	IDEnvoyUpstreamAltStatName
+	IDEnvoyDownstreamServiceCluster
+	IDEnvoyDownstreamServiceNode
 	numIDs
 )
 
@@ -133,47 +138,118 @@ func KeyOf(name string) Key {
 	return Key{Name: n, ID: Lookup(n)}
 }
 
-// slots is a perfect-enough hash table of the well-known names: open addressing over 256 entries, built once at start.
-var slots [256]ID
+const (
+	ones    = 0x0101010101010101
+	tops    = 0x80 * ones
+	colons  = ':' * ones
+	blanks  = 0x20 * ones // what a capital lacks
+	maxName = len("x-envoy-upstream-rq-timeout-alt-response")
+)
 
-// hashName mixes what tells the names apart; the factors were searched for few collisions (two among today's names).
-func hashName(n int, first, mid, last byte) uint8 {
-	return uint8(uint32(n)*11 + uint32(first)*248 + uint32(mid)*29 + uint32(last)*170)
+// pattern is what a well-known name, colon included, looks like eight bytes at a time; of a shorter one the rest is zero.
+type pattern struct {
+	first, last uint64
+	len         int
 }
+
+// patterns and slots are built once at start: a perfect hash of the names, whose factor was searched for.
+var (
+	patterns [numIDs]pattern
+	slots    [256]ID
+)
+
+// hash takes the first eight bytes of a short name, or eight from the middle of a long one and the last eight.
+func hash(mid, last uint64) uint8 {
+	return uint8((mid + bits.RotateLeft64(last, 13)) * 0x69bb66dc9790daff >> 56)
+}
+
+// fold lowers the letters of x that are where want has letters: of what names consist of, only they have 0x40.
+func fold(x, want uint64) uint64 { return x | want&(0x40*ones)>>1 }
 
 func init() {
 	for id := IDOther + 1; id < numIDs; id++ {
-		s := names[id]
-		h := hashName(len(s), s[0], s[len(s)/2], s[len(s)-1])
-		for slots[h] != IDOther {
-			h++
+		n := len(names[id])
+		b := append(append(make([]byte, 0, maxName+8), names[id]...), ":\x00\x00\x00\x00\x00\x00\x00"...)
+		p := pattern{first: binary.LittleEndian.Uint64(b), len: n}
+		h := hash(p.first|blanks, 0)
+		if n > 7 {
+			p.last = binary.LittleEndian.Uint64(b[n-7:])
+			h = hash(binary.LittleEndian.Uint64(b[(n-7)/2:])|blanks, p.last|blanks)
 		}
-		slots[h] = id
+		patterns[id], slots[h] = p, id
 	}
+}
+
+// ScanName looks for a well-known name in any case, with its colon, at the start of b, lowers it in place and returns its id and length; IDOther and
+// b as it is if none is there. Behind the colon b must have seven more bytes, whatever they are.
+func ScanName(b []byte) (ID, int) {
+	if len(b) < 8 {
+		return IDOther, 0
+	}
+	x := binary.LittleEndian.Uint64(b)
+	y := x ^ colons
+	if m := (y - ones) &^ y & tops; m != 0 { // the lowest bit is that of the first colon
+		mask := m ^ (m - 1)
+		id := slots[hash(x&mask|blanks, 0)]
+		want := patterns[id].first
+		if fold(x&mask, want) != want {
+			return IDOther, 0
+		}
+		binary.LittleEndian.PutUint64(b, fold(x, want))
+		return id, patterns[id].len
+	}
+	for j := 8; j <= maxName && j+8 <= len(b); j += 8 {
+		y := binary.LittleEndian.Uint64(b[j:]) ^ colons
+		if m := (y - ones) &^ y & tops; m != 0 {
+			return scanLong(b, x, j+bits.TrailingZeros64(m)>>3)
+		}
+	}
+	return IDOther, 0
+}
+
+// scanLong is ScanName for a name of n > 7 bytes whose first eight are x.
+func scanLong(b []byte, x uint64, n int) (ID, int) {
+	last := binary.LittleEndian.Uint64(b[n-7:])
+	id := slots[hash(binary.LittleEndian.Uint64(b[(n-7)>>1:])|blanks, last|blanks)]
+	p := &patterns[id]
+	if p.len != n || fold(x, p.first) != p.first || fold(last, p.last) != p.last {
+		return IDOther, 0
+	}
+	if n > 15 {
+		if !foldedEqual(b[8:n-7], names[id][8:]) {
+			return IDOther, 0
+		}
+		copy(b[8:], names[id][8:])
+	}
+	binary.LittleEndian.PutUint64(b, p.first)
+	binary.LittleEndian.PutUint64(b[n-7:], p.last)
+	return id, n
+}
+
+// foldedEqual compares b, in any case, with the start of a lower-case name.
+func foldedEqual(b []byte, name string) bool {
+	for i, c := range b {
+		if c != name[i] && (c|0x20 != name[i] || c < 'A') {
+			return false
+		}
+	}
+	return true
 }
 
 // Lookup returns the id of a lower-case name.
-func Lookup(s string) ID {
-	if len(s) < 2 {
-		return IDOther
-	}
-	for h := hashName(len(s), s[0], s[len(s)/2], s[len(s)-1]); ; h++ {
-		id := slots[h]
-		if id == IDOther || names[id] == s {
-			return id
-		}
-	}
-}
+func Lookup(s string) ID { return lookup(s) }
 
 // LookupBytes is Lookup for bytes, without allocation.
-func LookupBytes(s []byte) ID {
-	if len(s) < 2 {
+func LookupBytes(s []byte) ID { return lookup(s) }
+
+func lookup[T string | []byte](s T) ID {
+	var b [maxName + 8]byte
+	if len(s) > maxName {
 		return IDOther
 	}
-	for h := hashName(len(s), s[0], s[len(s)/2], s[len(s)-1]); ; h++ {
-		id := slots[h]
-		if id == IDOther || names[id] == string(s) {
-			return id
-		}
+	b[copy(b[:], s)] = ':'
+	if id, _ := ScanName(b[:]); names[id] == string(s) {
+		return id
 	}
+	return IDOther
 }

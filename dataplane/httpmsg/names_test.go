@@ -2,7 +2,10 @@
 
 package httpmsg
 
-import "testing"
+import (
+	"strings"
+	"testing"
+)
 
 func TestLookup_WhenNameIsWellKnown_ThenItsID(t *testing.T) {
 	seen := map[string]bool{}
@@ -23,6 +26,50 @@ func TestLookup_WhenNameIsWellKnown_ThenItsID(t *testing.T) {
 			t.Errorf("%q is well known", s)
 		}
 	}
+}
+
+// ScanName against the plain way: every name in every spelling of one letter, and with every other byte in every place.
+func TestScanName_WhenOneByteDiffers_ThenOnlyCaseIsForgiven(t *testing.T) {
+	for id := IDOther + 1; id < numIDs; id++ {
+		line := id.String() + ": value\r\n"
+		for i := range len(id.String()) + 1 {
+			for c := range 256 {
+				b := []byte(line)
+				b[i] = byte(c)
+				want := IDOther
+				if name, _, ok := strings.Cut(string(b), ":"); ok {
+					want = Lookup(lower(name))
+				}
+				before := string(b)
+				got, n := ScanName(b)
+				if got != want || n != len(want.String()) {
+					t.Fatalf("%q: %d %q of %d bytes, want %q", before, got, got, n, want)
+				}
+				if after := want.String() + before[n:]; string(b) != after {
+					t.Fatalf("%q became %q, want %q", before, b, after)
+				}
+			}
+		}
+		upper := []byte(strings.ToUpper(line))
+		if got, n := ScanName(upper); got != id || string(upper[:n]) != id.String() {
+			t.Errorf("%q: %d %q", line, got, upper)
+		}
+	}
+	for _, s := range []string{"", ":", "te:", "x: 1234567", ":path: /", "accept", "accept-encoding", strings.Repeat("x", 100)} {
+		if id, n := ScanName([]byte(s)); id != IDOther || n != 0 {
+			t.Errorf("%q: %d, %d", s, id, n)
+		}
+	}
+}
+
+func lower(s string) string {
+	b := []byte(s)
+	for i, c := range b {
+		if 'A' <= c && c <= 'Z' {
+			b[i] = c + 0x20
+		}
+	}
+	return string(b)
 }
 
 func TestFields_WhenSetAndRemoved_ThenOneValueOrNone(t *testing.T) {
