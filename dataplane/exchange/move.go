@@ -15,6 +15,8 @@ import (
 type Mover interface {
 	// Rest tells since when nothing was in flight, now if something is, and whether Pack may be called.
 	Rest(now sys.Nanos) (since sys.Nanos, movable bool)
+	// Served is the number of requests so far; it may wrap.
+	Served() uint32
 	// Pack takes the connection out of its worker; the caller has taken it out of its listener. The Mover must not be used any more.
 	Pack() *Parcel
 }
@@ -48,6 +50,9 @@ func (s *Server) Rest(now sys.Nanos) (since sys.Nanos, movable bool) {
 	return s.since, s.fl&^(fBound|fUsed|fHTTP) == 0 && s.c.Movable()
 }
 
+// Served implements Mover.
+func (s *Server) Served() uint32 { return s.requests }
+
 // Pack implements Mover.
 func (s *Server) Pack() *Parcel {
 	s.countBytes()
@@ -65,6 +70,9 @@ func (s *h2Server) Rest(now sys.Nanos) (since sys.Nanos, movable bool) {
 	}
 	return s.since, !s.gone && s.k.Resting()
 }
+
+// Served implements Mover.
+func (s *h2Server) Served() uint32 { return (s.k.H2.LastStream() + 1) / 2 }
 
 // Pack implements Mover.
 func (s *h2Server) Pack() *Parcel {

@@ -32,12 +32,14 @@ const (
 	// are even.
 	minGap  = 4
 	gapPart = 4
-	// cold is for how long a connection has been idle that moves for evenness. The others move one by one, each after a pause of warmPause, so that what
-	// it does shows before the next one, and only from a worker that is busy for hotShare to one that is less busy by hotGap.
+	// cold is for how long a connection has been idle that moves for evenness. The others are warm. They move one by one, each after a pause of warmPause, so
+	// that what it does shows before the next one, and only from a worker that is busy for hotShare to one that is less busy by hotGap.
 	cold      = sys.Second
 	warmPause = 2 * sys.Second
 	hotShare  = 500
 	hotGap    = 300
+	// maxWarm bounds the warm connections whose requests are compared from one look to the next. Among more of them none is so heavy that it would matter.
+	maxWarm = 64
 	// calm is the pause between two rounds of moving cold connections.
 	calm = 2 * sys.Second
 	// maxSample and maxMoves bound one look: connections looked at, and moved.
@@ -98,7 +100,11 @@ func (w *Worker) Tally() (Load, bool) {
 func (w *Worker) Moves() (out, in uint64) { return w.tally.out.Load(), w.tally.in.Load() }
 
 // SetPeers names all workers, this one included, so that connections can move; before Run.
-func (w *Worker) SetPeers(all []*Worker) { w.even.peers, w.even.costs = all, make([]int, len(all)) }
+func (w *Worker) SetPeers(all []*Worker) {
+	b := &w.even
+	b.peers, b.costs = all, make([]int, len(all))
+	b.before, b.after = make([]warm, 0, maxWarm), make([]warm, 0, maxWarm)
+}
 
 // carries is the worker's load; open tells whether it takes more. Any thread.
 func (w *Worker) carries(now sys.Nanos) (n int, open bool) {
@@ -120,10 +126,19 @@ type balance struct {
 	busy     smooth
 	requests smooth
 	weight   int
+	due      bool  // connections have come or gone since
 	costs    []int // of the peers, during a look; -1 takes nothing
 	moving   bool  // a round of moving cold connections is under way
 	calmTill sys.Nanos
 	warmAt   sys.Nanos // when the next warm connection may move
+	before   []warm    // at the last look
+	after    []warm
+}
+
+// warm is a connection that had something in flight lately, and how many requests it had had when it was looked at.
+type warm struct {
+	m      *conn.Member
+	served uint32
 }
 
 func (b *balance) init(w *Worker) {
@@ -142,9 +157,16 @@ func (b *balance) Advance(sys.Nanos) loop.Step {
 
 // look is the last step of a turn, if it is time.
 func (b *balance) look(now sys.Nanos) {
-	if now-b.at < lookEvery || b.w.load == nil || b.w.stopping {
+	switch {
+	case b.w.load == nil || b.w.stopping:
+		return
+	case now-b.at < lookEvery:
+		if !b.timer.Armed() && (b.due || b.settling()) {
+			b.w.Loop.Arm(&b.timer, b.at+lookEvery)
+		}
 		return
 	}
+	b.due = false
 	b.measure(now)
 	wait := b.spread(now)
 	if wait == 0 && b.settling() {
@@ -202,8 +224,12 @@ func (b *balance) spread(now sys.Nanos) sys.Nanos {
 	case uneven && now >= b.calmTill:
 		b.moving = true
 	}
-	hot := b.busy.value() >= hotShare && b.busy.value()-lowest >= hotGap && now >= b.warmAt
-	if (b.moving || hot) && b.move(now, mine, hot, idler) > 0 {
+	if hot := b.busy.value()-lowest >= hotGap && b.busy.value() >= hotShare; !hot {
+		b.before = b.before[:0]
+	} else if now >= b.warmAt && b.moveWarm(now, idler, b.busy.value()-lowest) {
+		b.warmAt = now + warmPause
+	}
+	if b.moving && b.moveCold(now, mine) > 0 {
 		return lookEvery
 	}
 	b.stop(now)
@@ -248,54 +274,86 @@ func (b *balance) lowest() int {
 	return low
 }
 
-// move samples connections and moves those that have been idle for long, as far as the others carry less. When the worker is much busier than idler, it
-// moves one that has just become idle there, if there are others that keep it busy.
-func (b *balance) move(now sys.Nanos, mine int, hot bool, idler *Worker) (moved int) {
-	left, warm := maxSample, 0
-	var pick *conn.Member
-	var from *listener.Listener
+// sample calls fn for at most maxSample connections that could change their worker, in turn; fn ends it with false.
+func (b *balance) sample(fn func(m *conn.Member, x exchange.Mover, l *listener.Listener) bool) {
+	left := maxSample
 	for _, l := range b.w.listeners {
-		if left <= 0 || moved >= maxMoves {
-			break
+		if left <= 0 {
+			return
 		}
 		if _, draining := l.Draining(); draining {
 			left--
 			continue
 		}
-		n := min(left, l.Members.Len())
+		n, more := min(left, l.Members.Len()), true
 		left -= n + 1
 		l.Members.Sample(n, func(m *conn.Member) bool {
-			x, ok := m.H.(exchange.Mover)
-			if !ok || b.w.drains.chains[m.H.Chain()] != nil {
-				return true
+			if x, ok := m.H.(exchange.Mover); ok && b.w.drains.chains[m.H.Chain()] == nil {
+				more = fn(m, x, l)
 			}
-			since, movable := x.Rest(now)
-			if now-since < cold {
-				warm++
-				if movable {
-					pick, from = m, l
-				}
-				return true
+			return more
+		})
+		if !more {
+			return
+		}
+	}
+}
+
+// moveCold moves connections that have been idle for long, as far as the others carry less. It returns how many.
+func (b *balance) moveCold(now sys.Nanos, mine int) (moved int) {
+	b.sample(func(m *conn.Member, x exchange.Mover, l *listener.Listener) bool {
+		low := b.lowest()
+		if mine-b.costs[low] < 2 {
+			return false
+		}
+		if since, movable := x.Rest(now); !movable || now-since < cold {
+			return true
+		}
+		if !b.w.handOver(m, l, b.peers[low]) {
+			b.costs[low] = mine // it takes no more now
+			return true
+		}
+		b.costs[low]++
+		mine--
+		moved++
+		return moved < maxMoves
+	})
+	return moved
+}
+
+// moveWarm moves a connection to a worker that is less busy by gap thousandths: the one with most requests since the last look, of those that do not bring
+// more with them than half the gap. The one that keeps this worker busy alone stays, whereas its fellows leave.
+func (b *balance) moveWarm(now sys.Nanos, to *Worker, gap int) bool {
+	var pick *conn.Member
+	var from *listener.Listener
+	total, most := 0, 0
+	deltas := func(m *conn.Member, served uint32) int {
+		for _, o := range b.before {
+			if o.m == m {
+				return int(int32(served - o.served)) // below zero: another connection took its place
 			}
-			low := b.lowest()
-			if !b.moving || !movable || mine-b.costs[low] < 2 {
-				return true
+		}
+		return -1
+	}
+	b.after = b.after[:0]
+	b.sample(func(m *conn.Member, x exchange.Mover, _ *listener.Listener) bool {
+		if since, _ := x.Rest(now); now-since < cold {
+			b.after = append(b.after, warm{m, x.Served()})
+			total += max(deltas(m, x.Served()), 0)
+		}
+		return len(b.after) < maxWarm
+	})
+	if len(b.after) > 1 && total > 0 {
+		b.sample(func(m *conn.Member, x exchange.Mover, l *listener.Listener) bool {
+			n := deltas(m, x.Served())
+			if _, movable := x.Rest(now); movable && n > most && 2*n*b.busy.value() <= gap*total {
+				pick, from, most = m, l, n
 			}
-			if !b.w.handOver(m, l, b.peers[low]) {
-				b.costs[low] = mine // it takes no more now
-				return true
-			}
-			b.costs[low]++
-			mine--
-			moved++
-			return moved < maxMoves
+			return true
 		})
 	}
-	if hot && warm > 1 && pick != nil && b.w.handOver(pick, from, idler) {
-		b.warmAt = now + warmPause
-		moved++
-	}
-	return moved
+	b.before, b.after = b.after, b.before
+	return pick != nil && b.w.handOver(pick, from, to)
 }
 
 // parcel is MsgMove: a connection that belongs to whoever has the message.

@@ -95,7 +95,10 @@ type resting struct {
 	conn.Member
 	idle    sys.Nanos // for how long; 0: something is in flight
 	movable bool
+	rate    uint32 // requests from look to look
 	gone    *int
+	k       *clock
+	packed  bool
 }
 
 func (r *resting) Drain(conn.DrainMode)         {}
@@ -106,14 +109,23 @@ func (r *resting) Rest(now sys.Nanos) (sys.Nanos, bool) {
 
 func (r *resting) Pack() *exchange.Parcel {
 	*r.gone++
+	r.packed = true
 	return &exchange.Parcel{}
 }
+
+func (r *resting) Served() uint32 { return r.rate * uint32(r.k.now/lookEvery) }
 
 func TestSpread_WhenOneWorkerCarriesMore_ThenIdleConnectionsMoveUntilItDoesNot(t *testing.T) {
 	many := func(n int, idle sys.Nanos, movable bool) []resting {
 		return slices.Repeat([]resting{{idle: idle, movable: movable}}, n)
 	}
 	long := func(n int) []resting { return many(n, cold, true) }
+	load := func(rates ...uint32) (out []resting) {
+		for _, n := range rates {
+			out = append(out, resting{idle: 1, movable: true, rate: n})
+		}
+		return out
+	}
 	type peer struct {
 		account
 		busy int // thousandths
@@ -125,25 +137,29 @@ func TestSpread_WhenOneWorkerCarriesMore_ThenIdleConnectionsMoveUntilItDoesNot(t
 		conns []resting
 		more  int // what else it carries
 		peers []peer
-		want  []int // moved to each peer in the first look
-		again []int // and in the next one
+		looks [][]int // moved to each peer, look by look
+		which int     // the one that moves if it is one
 	}{
-		{"nothing to do", 0, long(3), 0, []peer{{}, {}}, []int{0, 0}, []int{0, 0}},
-		{"until even", 0, long(12), 0, []peer{{}, {account: account{active: 3}}}, []int{5, 2}, []int{0, 0}},
-		{"not for a quarter", 0, long(99), 0, []peer{{account: account{active: 75}}}, []int{0}, []int{0}},
-		{"more than a quarter", 0, long(100), 0, []peer{{account: account{active: 75}}}, []int{12}, []int{0}},
-		{"a bounded number at once", 0, long(150), 0, []peer{{}}, []int{maxMoves}, []int{11}},
-		{"pending connections count", 0, long(8), 0, []peer{{account: account{pending: 6}}, {}}, []int{0, 4}, []int{0, 0}},
-		{"away from requests", 0, long(6), 20, []peer{{}, {}}, []int{3, 3}, []int{0, 0}},
-		{"never to one that takes none", 0, long(8), 0, []peer{{account: account{shut: true}}, {}}, []int{0, 4}, []int{0, 0}},
-		{"nor to one with another plan", 0, long(8), 0, []peer{{}, {old: true}}, []int{4, 0}, []int{0, 0}},
-		{"not before they are cold", 0, many(8, cold-1, true), 0, []peer{{}}, []int{0}, []int{0}},
-		{"nor when they cannot", 0, many(8, cold, false), 0, []peer{{}}, []int{0}, []int{0}},
-		{"one warm one to the least busy", 800, many(2, 1, true), 0, []peer{{busy: 300}, {busy: 200}}, []int{0, 1}, []int{0, 0}},
-		{"also if the other is in flight", 800, []resting{{}, {idle: 1, movable: true}}, 0, []peer{{}}, []int{1}, []int{0}},
-		{"not the only one", 800, many(1, 1, true), 0, []peer{{}}, []int{0}, []int{0}},
-		{"not when the other is as busy", 800, many(2, 1, true), 0, []peer{{busy: 501}}, []int{0}, []int{0}},
-		{"not when there is time", hotShare - 1, many(2, 1, true), 0, []peer{{}}, []int{0}, []int{0}},
+		{"nothing to do", 0, long(3), 0, []peer{{}, {}}, [][]int{{0, 0}, {0, 0}}, 0},
+		{"until even", 0, long(12), 0, []peer{{}, {account: account{active: 3}}}, [][]int{{5, 2}, {0, 0}}, 0},
+		{"not for a quarter", 0, long(99), 0, []peer{{account: account{active: 75}}}, [][]int{{0}, {0}}, 0},
+		{"more than a quarter", 0, long(100), 0, []peer{{account: account{active: 75}}}, [][]int{{12}, {0}}, 0},
+		{"a bounded number at once", 0, long(150), 0, []peer{{}}, [][]int{{maxMoves}, {11}}, 0},
+		{"pending connections count", 0, long(8), 0, []peer{{account: account{pending: 6}}, {}}, [][]int{{0, 4}, {0, 0}}, 0},
+		{"away from requests", 0, long(6), 20, []peer{{}, {}}, [][]int{{3, 3}, {0, 0}}, 0},
+		{"never to one that takes none", 0, long(8), 0, []peer{{account: account{shut: true}}, {}}, [][]int{{0, 4}, {0, 0}}, 0},
+		{"nor to one with another plan", 0, long(8), 0, []peer{{}, {old: true}}, [][]int{{4, 0}, {0, 0}}, 0},
+		{"not before they are cold", 0, many(8, cold-1, true), 0, []peer{{}}, [][]int{{0}, {0}}, 0},
+		{"nor when they cannot", 0, many(8, cold, false), 0, []peer{{}}, [][]int{{0}, {0}}, 0},
+		{"a warm one that is not the load", 800, load(90, 10), 0, []peer{{busy: 300}, {busy: 200}}, [][]int{{0, 0}, {0, 1}, {0, 0}}, 1},
+		{"the most that fits", 800, load(70, 20, 10, 30), 0, []peer{{}}, [][]int{{0}, {1}, {0}}, 3},
+		{"a half fits", 800, load(50, 50), 0, []peer{{}}, [][]int{{0}, {1}, {0}}, 0},
+		{"not if none does", 800, load(60, 40), 0, []peer{{busy: 300}}, [][]int{{0}, {0}, {0}}, 0},
+		{"also if the others are in flight", 800, append([]resting{{rate: 90}}, load(10)...), 0, []peer{{}}, [][]int{{0}, {1}, {0}}, 1},
+		{"not in flight", 800, append([]resting{{rate: 10}}, load(90)...), 0, []peer{{}}, [][]int{{0}, {0}, {0}}, 0},
+		{"not the only one", 800, load(100), 0, []peer{{}}, [][]int{{0}, {0}, {0}}, 0},
+		{"not when the other is as busy", 800, load(50, 50), 0, []peer{{busy: 501}}, [][]int{{0}, {0}, {0}}, 0},
+		{"not when there is time", hotShare - 1, load(50, 50), 0, []peer{{}}, [][]int{{0}, {0}, {0}}, 0},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			k := &clock{sys.NewLinux(), sys.Second}
@@ -174,12 +190,12 @@ func TestSpread_WhenOneWorkerCarriesMore_ThenIdleConnectionsMoveUntilItDoesNot(t
 			w.listeners["l"] = l
 			for i := range tc.conns {
 				r := &tc.conns[i]
-				r.gone = &gone
+				r.gone, r.k = &gone, k
 				r.Member = conn.Member{H: r}
 				l.Members.Join(&r.Member)
 			}
 			moved := make([]int, len(tc.peers))
-			for look, want := range [][]int{tc.want, tc.again} {
+			for look, want := range tc.looks {
 				w.even.spread(k.now)
 				sum := 0
 				for i := range want {
@@ -194,6 +210,9 @@ func TestSpread_WhenOneWorkerCarriesMore_ThenIdleConnectionsMoveUntilItDoesNot(t
 					t.Errorf("look %d: %d are left, %d were packed, %d are carried; %d have moved", look+1, l.Members.Len(), gone, mine.active, sum)
 				}
 				k.now += lookEvery
+			}
+			if gone == 1 && !tc.conns[tc.which].packed {
+				t.Errorf("it was not connection %d that moved", tc.which)
 			}
 		})
 	}

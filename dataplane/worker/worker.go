@@ -238,6 +238,7 @@ func (w *Worker) NextConnID() uint64 { return w.shared.ConnIDs.Add(1) - 1 }
 func (w *Worker) AdmitConn(l *snapshot.Listener) bool {
 	if w.load != nil {
 		w.load.Active(1)
+		w.even.due = true
 	}
 	if l.IgnoreGlobalLimit {
 		return true
@@ -256,6 +257,7 @@ func (w *Worker) AdmitConn(l *snapshot.Listener) bool {
 func (w *Worker) Released(l *snapshot.Listener) {
 	if w.load != nil {
 		w.load.Active(-1)
+		w.even.due = true
 	}
 	if !l.IgnoreGlobalLimit {
 		w.shared.Connections.Add(-1)

@@ -39,15 +39,23 @@ func (p *proxy) loads() loads {
 	return s.Workers
 }
 
-// each is downstream_cx_active of a listener by worker.
-func (p *proxy) each(listeners ...string) (n [four]int64) {
+// each is downstream_cx_active or _total of listeners by worker.
+func (p *proxy) each(what string, listeners ...string) (n [four]int64) {
 	st := p.stats()
 	for _, l := range listeners {
 		for i := range n {
-			n[i] += st[fmt.Sprintf("listener.%s.worker_%d.downstream_cx_active", l, i)]
+			n[i] += st[fmt.Sprintf("listener.%s.worker_%d.downstream_cx_%s", l, i, what)]
 		}
 	}
 	return n
+}
+
+// sum is of all workers.
+func sum(n [four]int64) (s int64) {
+	for _, x := range n {
+		s += x
+	}
+	return s
 }
 
 // link is a client's connection of either version.
@@ -126,14 +134,21 @@ func TestEven_WhenFewConnectionsCarryAllRequests_ThenNewOnesGoElsewhere(t *testi
 		t.Skip("without eBPF the kernel places connections")
 	}
 	var all []*link
-	for range four {
-		all = append(all, p.link("plain", nil, true))
-	}
-	p.until("a connection on every worker", func() bool { return p.each("plain") == [four]int64{1, 1, 1, 1} })
+	p.until("a connection on every worker", func() bool { // a machine that is busy may stall one, which then gets none
+		for _, l := range all {
+			l.c.Close()
+		}
+		p.until("the last ones to end", func() bool { return sum(p.each("active", "plain")) == 0 })
+		all = nil
+		for range four {
+			all = append(all, p.link("plain", nil, true))
+		}
+		return p.each("active", "plain") == [four]int64{1, 1, 1, 1}
+	})
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var slow sync.WaitGroup
-	want := []int{0, 5, 20, 40}
+	want := []int{0, 3, 10, 20}
 	for i, l := range all {
 		for range want[i] {
 			slow.Go(func() { _ = l.get(ctx, "/slow", 0) })
@@ -154,13 +169,13 @@ func TestEven_WhenFewConnectionsCarryAllRequests_ThenNewOnesGoElsewhere(t *testi
 	for range 8 {
 		all = append(all, p.link("plain", nil, true))
 	}
-	got := p.each("plain")
-	if got[idle[3]] != 1 || got[idle[2]] != 1 || got[idle[0]] < 5 {
+	got := p.each("active", "plain")
+	if got[idle[3]]+got[idle[2]] > 3 { // it would be 6 by numbers; one may come while both others are stalled by the machine
 		t.Errorf("connections by worker %v, where %v is the order of requests in flight: want the new ones on the first two", got, idle)
 	}
 	cancel()
 	slow.Wait()
-	p.until("idle connections to spread", func() bool { return p.spread(1, "plain") })
+	p.until("idle connections to spread", func() bool { return p.spread("plain") })
 	for _, l := range all {
 		if err := l.get(t.Context(), "/", len("hello, world\n")); err != nil {
 			t.Error(err)
@@ -169,10 +184,10 @@ func TestEven_WhenFewConnectionsCarryAllRequests_ThenNewOnesGoElsewhere(t *testi
 	p.alive(t)
 }
 
-// spread tells whether no worker has more connections than another by more than gap.
-func (p *proxy) spread(gap int64, listeners ...string) bool {
-	n := p.each(listeners...)
-	return slices.Max(n[:])-slices.Min(n[:]) <= gap
+// spread tells whether no worker has more connections than another by 4, from which on they move.
+func (p *proxy) spread(listeners ...string) bool {
+	n := p.each("active", listeners...)
+	return slices.Max(n[:])-slices.Min(n[:]) < 4
 }
 
 // Connections of every kind that the kernel has put on one worker spread, and nobody notices: requests go on, without an error and on the same
@@ -193,14 +208,13 @@ func TestEven_WhenConnectionsPileUpOnOneWorker_ThenTheyMoveWithoutLoss(t *testin
 	total := 0
 	for _, open := range kinds {
 		for n := 0; n < piled; { // until enough are on worker 0
-			before := p.each(both...)
+			before := p.each("total", both...)
 			l := open()
 			total++
 			var now [four]int64
-			p.until("the connection to be counted", func() bool { now = p.each(both...); return now != before })
-			if now[0] <= before[0] {
+			p.until("the connection to be counted", func() bool { now = p.each("total", both...); return now != before })
+			if now[0] == before[0] {
 				l.c.Close()
-				p.until("its end to be counted", func() bool { return p.each(both...) == before })
 				continue
 			}
 			all = append(all, l)
@@ -233,7 +247,7 @@ func TestEven_WhenConnectionsPileUpOnOneWorker_ThenTheyMoveWithoutLoss(t *testin
 			})
 		}
 	}
-	p.until("connections to spread", func() bool { return p.spread(1, both...) })
+	p.until("connections to spread", func() bool { return sum(p.each("active", both...)) == int64(len(all)) && p.spread(both...) })
 	stop.Store(true)
 	busy.Wait()
 	for range 3 {
@@ -264,7 +278,7 @@ func TestEven_WhenConnectionsPileUpOnOneWorker_ThenTheyMoveWithoutLoss(t *testin
 	}
 	p.until("every connection to be gone", func() bool {
 		st := p.stats()
-		return p.each(both...) == [four]int64{} && st["http.plain.downstream_cx_active"]+st["http.tls.downstream_cx_active"] == 0
+		return p.each("active", both...) == [four]int64{} && st["http.plain.downstream_cx_active"]+st["http.tls.downstream_cx_active"] == 0
 	})
 	if st := p.stats(); st["http.plain.downstream_cx_destroy_remote"]+st["http.tls.downstream_cx_destroy_remote"] != int64(total) {
 		t.Errorf("%d connections were opened, and ended by the client: %d and %d", total, st["http.plain.downstream_cx_destroy_remote"],
