@@ -16,10 +16,12 @@ type policy struct {
 	spec *Spec
 
 	// Worker
-	hosts *hostset.Hosts
-	prios []prioState
-	seed  uint64
-	now   sys.Nanos // of the latest query; slow start in Update counts with it
+	hosts   *hostset.Hosts
+	prios   []prioState
+	told    []told // picks that were made ahead, oldest first
+	healthy int    // hosts
+	seed    uint64
+	now     sys.Nanos // of the latest query; slow start in Update counts with it
 }
 
 // prioState is the position in one priority.
@@ -45,6 +47,7 @@ func newPolicy(s *Spec, seed uint64, h *hostset.Hosts) *policy {
 // turn boundary, not on the request path.
 func (p *policy) Update(h *hostset.Hosts) {
 	p.hosts = h
+	p.forget(h)
 	if h.Plan == nil { // not made by hostset.Build: nothing to pick from
 		p.prios = nil
 		return
@@ -108,6 +111,13 @@ func (p *policy) scheduled(set *hostset.Set) bool {
 
 // Pick implements Policy.
 func (p *policy) Pick(q *Query) *hostset.Host {
+	if h := p.foretold(q); h != nil {
+		return h
+	}
+	return p.pick(q)
+}
+
+func (p *policy) pick(q *Query) *hostset.Host {
 	if len(p.prios) == 0 {
 		return nil
 	}

@@ -5,6 +5,8 @@
 // connection is, ALPN may decide, and the pool remembers it for the connections to come. It applies the cluster's circuit breakers, counts Envoy's
 // upstream_cx_* and upstream_rq_* stats, and decides nothing about retries: a request that cannot be served gets a fault.Kind.
 //
+// With preconnect_policy it makes connections ahead of the requests: see ahead.go.
+//
 // Everything is data: a request waits with a Waiter, and the pool queues the waiter's task when there is a result.
 //
 // Bounds: connections by circuit_breakers.max_connections (one per pool is always allowed, as in Envoy), waiting requests by

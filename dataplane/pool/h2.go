@@ -102,6 +102,7 @@ func (m *Member) Open(h *httpmsg.Head, end bool, u mux.User) *mux.Stream {
 // ReleaseStream ends the loan of a stream, which the user has finished or aborted before; opened tells that Open made one.
 func (m *Member) ReleaseStream(opened bool) {
 	p := m.pool
+	p.active--
 	p.block.Dec(stats.ClusterUpstreamRqActive)
 	p.host.RqActive.Add(-1)
 	p.cfg.Limits.Requests[p.prio].Add(-1)
@@ -113,6 +114,7 @@ func (m *Member) ReleaseStream(opened bool) {
 		p.link(&p.idle, m, mIdle)
 		m.idleSince = p.l.Now()
 	}
+	p.settle()
 	p.l.Ready(&m.task) // which closes it, gives the place away or arms the idle timeout
 }
 

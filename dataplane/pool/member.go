@@ -77,6 +77,13 @@ func (m *Member) Local() sys.Addr {
 
 // Advance runs a member that is not lent: the outcome of a connect, its timeout, an idle connection that became readable, the idle timeout.
 func (m *Member) Advance(now sys.Nanos) loop.Step {
+	p := m.pool
+	step := m.advance(now)
+	p.settle()
+	return step
+}
+
+func (m *Member) advance(now sys.Nanos) loop.Step {
 	if m.k != nil {
 		return m.drive(now)
 	}

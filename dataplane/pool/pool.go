@@ -73,6 +73,7 @@ func (w *Waiter) Cancel() {
 		p := w.pool
 		p.dequeue(w)
 		p.block.Inc(stats.ClusterUpstreamRqCancelled)
+		p.settle()
 		w.st, w.pool = wNone, nil
 
 	case wReady:
@@ -103,6 +104,8 @@ type Config struct {
 	TLS     *conn.TLS
 	// SNI and SAN are the server name and the name that the certificate must have because of the requests; "" = as the TLS context says.
 	SNI, SAN string
+	// Sum is what the pool adds its load to; nil = nobody asks.
+	Sum *Load
 	// Internal is for hosts behind internal listeners.
 	Internal *conn.Internal
 }
@@ -149,12 +152,18 @@ type Pool struct {
 	first      *Waiter // the longest waiting
 	last       *Waiter
 	waiting    int
+	active     int // streams: loans
+	sum        *Load
+	told       Load // what sum has of it
+	healthy    bool // the host, see SetHealthy
+	ahead      bool // the host's metadata allows connections ahead of requests
 	draining   bool
 }
 
 // New makes an empty pool.
 func New(c Config) *Pool {
-	return &Pool{l: c.Loop, shared: c.Mux, codec: c.Codec, http2: c.Codec != HTTP1, shard: c.Shard, host: c.Host, cfg: c.Cluster, block: c.Block, slab: c.Slab, nextID: c.NextID, prio: c.Prio, tls: c.TLS, internal: c.Internal,
+	ahead := c.Cluster.Preconnect.Hosts
+	return &Pool{l: c.Loop, sum: c.Sum, healthy: true, ahead: ahead == nil || ahead.Match(c.Host.Metadata), shared: c.Mux, codec: c.Codec, http2: c.Codec != HTTP1, shard: c.Shard, host: c.Host, cfg: c.Cluster, block: c.Block, slab: c.Slab, nextID: c.NextID, prio: c.Prio, tls: c.TLS, internal: c.Internal,
 		secure: c.Cluster.Transport(c.Host.Metadata), target: policy.Target{Endpoint: c.Host.Key, Hostname: c.Host.Hostname, SNI: c.SNI, SAN: c.SAN, Fallback: offers[c.Codec]}}
 }
 
@@ -177,12 +186,19 @@ func (p *Pool) Counts() (idle, connecting, busy, waiting int) {
 
 // Get finds a connection for w: an idle one at once, else w waits for one that is connecting or becomes free.
 func (p *Pool) Get(w *Waiter) Outcome {
+	o := p.get(w)
+	p.settle()
+	return o
+}
+
+func (p *Pool) get(w *Waiter) Outcome {
 	if p.codec != HTTP1 {
 		if m := p.ready(); m != nil {
 			if !p.admit() {
 				return w.fail(fault.Overflow, 0, p)
 			}
 			p.lendStream(m, w)
+			p.further(maxAhead)
 			return Ready
 		}
 	}
@@ -198,24 +214,18 @@ func (p *Pool) Get(w *Waiter) Outcome {
 		return w.fail(fault.Overflow, 0, p)
 	}
 	p.enqueue(w)
-	if p.short() {
-		if e := p.dial(); e != 0 {
-			// Only this request learns of it; those before it still have connections to wait for.
-			p.dequeue(w)
-			p.block.Inc(stats.ClusterUpstreamRqPendingFailureEject)
-			return w.fail(fault.ConnectFailed, e, p)
-		}
+	if e := p.grow(); e != 0 {
+		// Only this request learns of it; those before it still have connections to wait for.
+		p.dequeue(w)
+		p.block.Inc(stats.ClusterUpstreamRqPendingFailureEject)
+		return w.fail(fault.ConnectFailed, e, p)
 	}
 	return Queued
 }
 
 // short tells whether more requests wait than the connections that are being made can take.
 func (p *Pool) short() bool {
-	n := p.connecting.n
-	if p.http2 {
-		n *= int(min(p.cfg.H2.MaxConcurrentStreams, 1<<20))
-	}
-	return n < p.waiting
+	return p.connecting.n*p.expected() < p.waiting
 }
 
 // getIdle lends an idle HTTP/1 connection.
@@ -230,6 +240,7 @@ func (p *Pool) getIdle(w *Waiter) (o Outcome, ok bool) {
 			return w.fail(fault.Overflow, 0, p), true
 		}
 		p.lend(m, w)
+		p.further(maxAhead)
 		return Ready, true
 	}
 	return Queued, false
@@ -266,6 +277,7 @@ func (p *Pool) lend(m *Member, w *Waiter) {
 // countLoan counts a request that gets m.
 func (p *Pool) countLoan(m *Member) {
 	m.requests++
+	p.active++
 	b := p.block
 	b.Inc(stats.ClusterUpstreamRqTotal)
 	b.Inc(stats.ClusterUpstreamRqActive)
@@ -303,6 +315,13 @@ func (m *Member) ReleaseReset() {
 
 func (m *Member) release(reuse bool, by closer) {
 	p := m.pool
+	m.giveBack(reuse, by)
+	p.settle()
+}
+
+func (m *Member) giveBack(reuse bool, by closer) {
+	p := m.pool
+	p.active--
 	p.block.Dec(stats.ClusterUpstreamRqActive)
 	p.host.RqActive.Add(-1)
 	p.cfg.Limits.Requests[p.prio].Add(-1)
@@ -343,6 +362,9 @@ func (p *Pool) makeIdle(m *Member) {
 		}
 		p.l.Ready(w.task)
 		if ok {
+			if p.waiting > 0 {
+				p.further(maxAhead)
+			}
 			return
 		}
 	}
@@ -534,6 +556,7 @@ func (p *Pool) Drain() {
 			p.connecting.head.close(byUs)
 		}
 	}
+	p.settle()
 }
 
 func (p *Pool) enqueue(w *Waiter) {

@@ -10,6 +10,7 @@ import (
 	"sidecar/dataplane/http2"
 	"sidecar/dataplane/httpmsg"
 	"sidecar/dataplane/lb"
+	"sidecar/dataplane/match"
 	"sidecar/dataplane/route"
 	"sidecar/dataplane/sys"
 	"sidecar/dataplane/transport/tls/policy"
@@ -63,6 +64,7 @@ type ClusterConfig struct {
 
 	Protocol           UpstreamProtocol
 	Names              Names
+	Preconnect         Preconnect
 	H1                 http1.Options
 	H2                 http2.Options
 	TLSStats           TLSScopes
@@ -99,6 +101,14 @@ type Names struct {
 	SNI    bool        // auto_sni
 	SAN    bool        // auto_san_validation: the certificate must have the name
 	Header httpmsg.Key // override_auto_sni_header; "" = :authority
+}
+
+// Preconnect is preconnect_policy: for how many streams there are to be connections, as a multiple of those that run or wait. At most 1 means that none is
+// made ahead.
+type Preconnect struct {
+	PerHost    float32         // per_upstream_preconnect_ratio
+	Predictive float32         // predictive_preconnect_ratio: over all hosts
+	Hosts      *match.Metadata // preconnect_enabled_metadata: to which hosts; nil = to all
 }
 
 // OriginalDst is original_dst_lb_config.

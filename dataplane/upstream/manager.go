@@ -183,6 +183,9 @@ type Cluster struct {
 	lastPool *pool.Pool
 	lastAt   int
 	names    names
+	query    lb.Query                 // scratch: Peek is an interface call
+	ahead    lb.Peeker                // nil: which hosts come next cannot be told, or nobody asks
+	load     pool.Load                // with ahead: of all pools
 	onDemand map[sys.Addr]*demandHost // ORIGINAL_DST
 	extra    map[string]*extraStats   // made on demand by filters
 	dirty    bool                     // hosts changed since the last sweep
@@ -202,6 +205,9 @@ func newCluster(m *Manager, row *snapshot.Cluster) *Cluster {
 		m.wakeIn(c.cleanupEvery())
 	} else {
 		c.lb = row.LB(m.l.Rand(), row.Hosts)
+		if c.cfg.Preconnect.Predictive > 1 {
+			c.ahead, _ = c.lb.(lb.Peeker)
+		}
 	}
 	return c
 }
@@ -311,6 +317,13 @@ func poolAt(prio int, codec pool.Codec) int { return prio + priorities*int(codec
 // Pool returns the pool of h at a priority (0 default, 1 high) for requests with a name (see ServerName), making it on first use; nil when there are too
 // many, or the name is too long for TLS.
 func (c *Cluster) Pool(h *hostset.Host, prio int, codec pool.Codec, name []byte) *pool.Pool {
+	if c.ahead != nil && !c.retired {
+		c.anticipate(prio, codec, name)
+	}
+	return c.find(h, prio, codec, name)
+}
+
+func (c *Cluster) find(h *hostset.Host, prio int, codec pool.Codec, name []byte) *pool.Pool {
 	if len(name) > 0 {
 		if sni, san := c.wanted(h, name); sni || san {
 			return c.named(h, prio, codec, name, sni, san)
@@ -325,7 +338,7 @@ func (c *Cluster) Pool(h *hostset.Host, prio int, codec pool.Codec, name []byte)
 		if !c.room(prio) {
 			return nil
 		}
-		p = pool.New(c.config(h, prio, codec))
+		p = c.newPool(c.config(h, prio, codec))
 		if c.byHost[at] == nil {
 			c.byHost[at] = map[*hostset.Host]*pool.Pool{}
 		}
@@ -374,21 +387,38 @@ func (c *Cluster) sweep() {
 	if c.onDemand != nil {
 		return
 	}
-	member := make(map[*hostset.Host]bool, c.pools())
-	c.each(func(h *hostset.Host, _ *pool.Pool) { member[h] = false })
+	member := make(map[*hostset.Host]membership, c.pools())
+	c.each(func(h *hostset.Host, _ *pool.Pool) { member[h] = gone })
 	for i := range c.row.Hosts.Priorities {
 		for j := range c.row.Hosts.Priorities[i].Hosts {
-			h := c.row.Hosts.Priorities[i].Hosts[j].Host
-			if _, ok := member[h]; ok {
-				member[h] = true
+			e := &c.row.Hosts.Priorities[i].Hosts[j]
+			if _, ok := member[e.Host]; ok {
+				member[e.Host] = membershipOf(e)
 			}
 		}
 	}
-	for h, in := range member {
-		if !in {
+	for h, is := range member {
+		if is == gone {
 			c.dropHost(h)
 		}
 	}
+	c.each(func(h *hostset.Host, p *pool.Pool) { p.SetHealthy(member[h] == healthy) })
+}
+
+// membership is what a generation of hosts says of one.
+type membership uint8
+
+const (
+	gone membership = iota
+	unwell
+	healthy
+)
+
+func membershipOf(e *hostset.Entry) membership {
+	if e.Health == hostset.Healthy {
+		return healthy
+	}
+	return unwell
 }
 
 // dropHost drains the pools of h and forgets them: what is still busy is closed by the pool itself when its request is over.

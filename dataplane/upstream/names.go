@@ -117,7 +117,7 @@ func (c *Cluster) named(h *hostset.Host, prio int, codec pool.Codec, name []byte
 	if san {
 		cfg.SAN = string(name)
 	}
-	n := &named{p: pool.New(cfg), key: namedKey{h, at, string(lower)}}
+	n := &named{p: c.newPool(cfg), key: namedKey{h, at, string(lower)}}
 	if c.names.byKey == nil {
 		c.names.byKey = map[namedKey]*named{}
 	}

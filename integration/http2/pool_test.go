@@ -169,3 +169,39 @@ func TestPool_WhenTheClusterTakesNamesFromRequests_ThenAConnectionForEachName(t 
 	}
 	p.alive(t)
 }
+
+func TestPool_WhenTheClusterHasAPreconnectPolicy_ThenConnectionsBeforeTheyAreNeeded(t *testing.T) {
+	var c config
+	hosts := func() []string { return []string{tell(t).addr, tell(t).addr, tell(t).addr} }
+	cases := []struct {
+		name   string
+		fields string
+		hosts  []string
+		want   int64 // connections after the first request
+	}{
+		{"predictive", "preconnect_policy: {predictive_preconnect_ratio: 1.5},", hosts(), 3}, // the first one: for Envoy the connections of all clusters count
+		{"none", "", hosts()[:1], 1},
+		{"per-host", "preconnect_policy: {per_upstream_preconnect_ratio: 2.5},", hosts()[:1], 3},
+		{"least-request", "lb_policy: LEAST_REQUEST, preconnect_policy: {predictive_preconnect_ratio: 1.5},", hosts(), 1},
+		{"not-these", "preconnect_policy: {per_upstream_preconnect_ratio: 2.5, preconnect_enabled_metadata: {filter: f, path: [{key: k}], value: {present_match: true}}},",
+			hosts()[:1], 1},
+	}
+	for _, x := range cases {
+		c.clusterWith(x.name, upstreamOf("")+x.fields, x.hosts...)
+		c.listener(x.name, x.name, "", "")
+	}
+	p := start(t, c.String())
+	for _, x := range cases {
+		if got := p.ask(t, x.name, "a.test"); got != "200 HTTP/1.1" {
+			t.Errorf("%s: %s", x.name, got)
+		}
+		s := p.stats()
+		if n := s["cluster."+x.name+".upstream_cx_total"]; n != x.want {
+			t.Errorf("%s: %d connections, want %d", x.name, n, x.want)
+		}
+		if n := s["cluster."+x.name+".upstream_cx_preconnect_skipped"]; (n > 0) != (x.name == "not-these") {
+			t.Errorf("%s: %d skipped", x.name, n)
+		}
+	}
+	p.alive(t)
+}

@@ -25,6 +25,7 @@ import (
 	"sidecar/internal/telemetry/stats"
 	"sidecar/xds/compile/endpoint"
 	"sidecar/xds/compile/lbpolicy"
+	"sidecar/xds/compile/matcher"
 	"sidecar/xds/compile/secret"
 	"sidecar/xds/compile/transportsocket"
 	"sidecar/xds/registry"
@@ -104,6 +105,7 @@ func Compile(c *registry.Ctx, cl *clusterv3.Cluster, hash uint64) (*Result, erro
 	s.bind()
 	s.http()
 	s.breakers()
+	s.preconnect()
 	s.idle()
 	if err := errors.Join(s.errs...); err != nil {
 		return nil, err
@@ -372,6 +374,19 @@ func (s *state) breakers() {
 			seen[p] = true
 			s.out.Breakers[p].MaxConnectionsPerHost = number(t.GetMaxConnections(), 0)
 		}
+	}
+}
+
+// preconnect compiles preconnect_policy; the ratios are between 1 and 3 (the message's own rules).
+func (s *state) preconnect() {
+	p := s.cl.GetPreconnectPolicy()
+	x := &s.out.Preconnect
+	x.PerHost = float32(p.GetPerUpstreamPreconnectRatio().GetValue())
+	x.Predictive = float32(p.GetPredictivePreconnectRatio().GetValue())
+	if m := p.GetPreconnectEnabledMetadata(); m != nil {
+		out, err := matcher.Metadata(s.c, "preconnect_policy.preconnect_enabled_metadata", m)
+		s.fail(err)
+		x.Hosts = &out
 	}
 }
 

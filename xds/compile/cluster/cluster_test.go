@@ -286,10 +286,10 @@ func TestCompile_WhenAFieldIsWrong_ThenTheErrorNamesItsPath(t *testing.T) {
 
 func TestCompile_WhenAFieldOnlyAdvises_ThenAWarning(t *testing.T) {
 	for text, path := range map[string]registry.Path{
-		`"outlier_detection":{}`:                                 "outlier_detection",
-		`"preconnect_policy":{}`:                                 "preconnect_policy",
-		`"common_lb_config":{"update_merge_window":"1s"}`:        "common_lb_config.update_merge_window",
-		`"track_cluster_stats":{"request_response_sizes":true}`:  "track_cluster_stats.request_response_sizes",
+		`"outlier_detection":{}`: "outlier_detection",
+		`"lb_policy":"MAGLEV","preconnect_policy":{"predictive_preconnect_ratio":2}`: "preconnect_policy.predictive_preconnect_ratio",
+		`"common_lb_config":{"update_merge_window":"1s"}`:                            "common_lb_config.update_merge_window",
+		`"track_cluster_stats":{"request_response_sizes":true}`:                      "track_cluster_stats.request_response_sizes",
 		`"dns_jitter":"1s"`:                                      "dns_jitter",
 		`"cleanup_interval":"1s"`:                                "cleanup_interval",
 		`"maglev_lb_config":{"table_size":"7"}`:                  "maglev_lb_config",
@@ -359,6 +359,17 @@ func TestCompile_WhenNamesComeFromRequests_ThenTheClusterSaysWhichAndWhence(t *t
 	_, rep, err := compile(t, `{"name":"c","upstream_http_protocol_options":{"auto_sni":true},`+typed[:len(typed)-1]+`}}}`)
 	if err != nil || len(rep.Warnings) != 1 || rep.Warnings[0].Path != "upstream_http_protocol_options" {
 		t.Errorf("%v, warnings %v", err, rep.Warnings)
+	}
+}
+
+func TestCompile_WhenConnectionsAreMadeAhead_ThenTheRatiosArrive(t *testing.T) {
+	p := mustCompile(t, `{"name":"c","preconnect_policy":{"per_upstream_preconnect_ratio":1.5,"predictive_preconnect_ratio":3,
+	  "preconnect_enabled_metadata":{"filter":"f","path":[{"key":"k"}],"value":{"string_match":{"exact":"v"}}}}}`).Config.Preconnect
+	if p.PerHost != 1.5 || p.Predictive != 3 || p.Hosts == nil || !p.Hosts.Match(map[string]any{"f": map[string]any{"k": "v"}}) || p.Hosts.Match(nil) {
+		t.Errorf("%+v", p)
+	}
+	if p := mustCompile(t, `{"name":"c"}`).Config.Preconnect; p != (snapshot.Preconnect{}) {
+		t.Errorf("by default %+v", p)
 	}
 }
 

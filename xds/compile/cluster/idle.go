@@ -5,6 +5,7 @@ package cluster
 import (
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 
+	"sidecar/dataplane/lb"
 	"sidecar/xds/registry"
 )
 
@@ -17,6 +18,9 @@ func (s *state) idle() {
 		}
 	}
 	s.idleBalance(warn)
+	if kind := s.out.Balance; kind != nil && kind.Kind != lb.RoundRobin && kind.Kind != lb.Random {
+		warn(s.out.Preconnect.Predictive > 1, "preconnect_policy.predictive_preconnect_ratio", "the next picks of "+kind.Name()+" cannot be told")
+	}
 	if _, typed := cl.GetTypedExtensionProtocolOptions()[httpOptionsName]; typed {
 		const why = "typed_extension_protocol_options is set"
 		warn(cl.GetCommonHttpProtocolOptions() != nil, "common_http_protocol_options", why)

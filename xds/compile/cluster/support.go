@@ -57,7 +57,7 @@ var Messages = registry.Messages{
 		"track_timeout_budgets":                     registry.Warn("timeout budgets are not counted yet"),
 		"upstream_config":                           registry.Refuse("custom connection pools are not supported"),
 		"track_cluster_stats":                       registry.Supported,
-		"preconnect_policy":                         registry.Warn("connections are made when they are needed"),
+		"preconnect_policy":                         registry.Supported,
 		"connection_pool_per_downstream_connection": registry.Only("false"),
 		"queuing_policies":                          registry.Refuse("pending requests wait in order"),
 		"stats_matcher":                             registry.Warn("stats_config of the bootstrap decides which stats are shown"),
@@ -93,7 +93,12 @@ var Messages = registry.Messages{
 		"use_hostname_for_hashing": registry.Supported.Note("STRICT_DNS only, as in Envoy"), "hash_balance_factor": registry.Supported,
 	},
 	"envoy.config.cluster.v3.Cluster.RefreshRate": {"base_interval": registry.Supported, "max_interval": registry.Supported},
-	"envoy.config.cluster.v3.CircuitBreakers":     {"thresholds": registry.Supported, "per_host_thresholds": registry.Supported},
+	"envoy.config.cluster.v3.Cluster.PreconnectPolicy": {
+		"per_upstream_preconnect_ratio": registry.Supported.Note("of HTTP connections"),
+		"predictive_preconnect_ratio":   registry.Supported.Note("of HTTP connections; by ROUND_ROBIN and RANDOM, as in Envoy"),
+		"preconnect_enabled_metadata":   registry.Whole,
+	},
+	"envoy.config.cluster.v3.CircuitBreakers": {"thresholds": registry.Supported, "per_host_thresholds": registry.Supported},
 	"envoy.config.cluster.v3.CircuitBreakers.Thresholds": {
 		"priority": registry.Supported, "max_connections": registry.Supported, "max_pending_requests": registry.Supported, "max_requests": registry.Supported,
 		"max_retries": registry.Supported, "retry_budget": registry.Supported, "track_remaining": registry.Supported,
