@@ -4,8 +4,6 @@
 // one byte arena that belongs to the exchange. Nothing here allocates once an arena has grown to its working size.
 package httpmsg
 
-import "slices"
-
 // Arena is the storage that spans point into. It only grows while a message lives; Reset reuses it. Owner: one exchange (worker).
 // Bound: the codec's max_request_headers_kb plus what header mutations add.
 type Arena struct{ b []byte }
@@ -93,8 +91,8 @@ func (f *Fields) Find(id ID, from int) int {
 
 //go:noinline
 func (f *Fields) find(id ID, from int) int { // by itself, so that Find is inlined
-	for i := from; i < len(f.List); i++ {
-		if f.List[i].ID == id && !f.List[i].Dead {
+	for i := range f.List {
+		if l := &f.List[i]; l.ID == id && i >= from && !l.Dead {
 			return i
 		}
 	}
@@ -166,16 +164,10 @@ func (f *Fields) Grow(id ID) *Field {
 
 // line puts a field into the arena as HTTP/1 writes it, which makes that a copy (http1.AppendRequestHead).
 func line[T string | []byte](a *Arena, name string, v T) (Span, Span) {
-	at := len(a.b)
-	value := at + len(name) + 2
-	end := value + len(v)
-	b := slices.Grow(a.b, end+2-at)[:end+2]
-	copy(b[at:], name)
-	b[value-2], b[value-1] = ':', ' '
-	copy(b[value:], v)
-	b[end], b[end+1] = '\r', '\n'
-	a.b = b
-	return Span{uint32(at), uint32(len(name))}, Span{uint32(value), uint32(len(v))}
+	at := uint32(len(a.b))
+	value := at + uint32(len(name)+len(": "))
+	a.b = append(append(append(append(a.b, name...), ": "...), v...), "\r\n"...)
+	return Span{at, uint32(len(name))}, Span{value, uint32(len(v))}
 }
 
 // Add appends a field; name must be lower case.
