@@ -201,7 +201,7 @@ func (x *Exchange) addresses() bool {
 	if edge {
 		var t [64]byte
 		if remote.IsValid() {
-			req.Set(keyExternal, remote.AppendTo(t[:0]))
+			req.Set(keyExternal, sys.AppendIP(t[:0], remote))
 		}
 	}
 	if others != 0 {
@@ -323,7 +323,7 @@ func (x *Exchange) appendXFF(xff int) {
 		if (addr == loopback4 || addr == loopback6) && x.env.LocalIP.IsValid() {
 			addr = x.env.LocalIP
 		}
-		ip = addr.AppendTo(t[:0])
+		ip = sys.AppendIP(t[:0], addr)
 	} else {
 		return // a Unix peer has no address
 	}

@@ -167,3 +167,22 @@ func TestAddr_WhenInternal_ThenNameAndEndpointComeBack(t *testing.T) {
 		t.Error("a Unix socket is a pipe and not internal")
 	}
 }
+
+func TestAddr_WhenAppended_ThenAsNetipPrintsIt(t *testing.T) {
+	for _, s := range []string{"0.0.0.0:0", "1.22.133.255:9", "127.0.0.1:80", "10.9.99.100:443", "255.255.255.255:65535", "192.168.0.1:8080", "[::1]:1", "[::ffff:1.2.3.4]:5"} {
+		ip := netip.MustParseAddrPort(s)
+		a := AddrOf(ip)
+		if got := string(a.Append([]byte("x"))); got != "x"+a.IP.String() {
+			t.Errorf("%s: %s", s, got)
+		}
+		if got := string(a.AppendIP(nil)); got != a.IP.Addr().String() {
+			t.Errorf("%s: %s", s, got)
+		}
+	}
+	for p := range 1 << 16 {
+		a := AddrOf(netip.AddrPortFrom(netip.AddrFrom4([4]byte{byte(p), byte(p >> 8), 0, 1}), uint16(p)))
+		if got, want := string(a.Append(nil)), a.IP.String(); got != want {
+			t.Fatalf("%s, want %s", got, want)
+		}
+	}
+}

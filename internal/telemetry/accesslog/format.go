@@ -3,6 +3,7 @@
 package accesslog
 
 import (
+	"encoding/binary"
 	"fmt"
 	"regexp"
 	"strings"
@@ -27,6 +28,20 @@ type Format struct {
 type step struct {
 	lead string
 	op   *op
+	// short and n are a lead of at most eight bytes, the first one lowest: one store appends it.
+	short uint64
+	n     uint8
+}
+
+// newStep returns the step for an operator behind lead.
+func newStep(lead string, o *op) step {
+	s := step{lead: lead, op: o}
+	var b [8]byte
+	if len(lead) <= len(b) {
+		copy(b[:], lead)
+		s.lead, s.short, s.n = "", binary.LittleEndian.Uint64(b[:]), uint8(len(lead))
+	}
+	return s
 }
 
 // Default returns the format used when none is configured, for HTTP and TCP alike.
@@ -69,7 +84,7 @@ func CompileOptions(text string, o Options) (*Format, error) {
 			f.tail = ops[i].text
 			continue
 		}
-		f.text = append(f.text, step{f.tail, &ops[i]})
+		f.text = append(f.text, newStep(f.tail, &ops[i]))
 		f.tail = ""
 	}
 	return f, nil
@@ -143,13 +158,28 @@ func (f *Format) Append(b []byte, r *Record) []byte {
 	}
 	for i := range f.text {
 		st := &f.text[i]
-		b = append(b, st.lead...)
+		if at := len(b); cap(b)-at >= 8 && st.lead == "" {
+			binary.LittleEndian.PutUint64(b[at:at+8], st.short)
+			b = b[:at+int(st.n)]
+		} else {
+			b = st.appendLead(b)
+		}
 		var k kind
 		if b, k = st.op.append(b, r, false); k == absent && !f.omit {
 			b = append(b, '-')
 		}
 	}
 	return append(b, f.tail...)
+}
+
+// appendLead appends the literal where one store does not do.
+func (st *step) appendLead(b []byte) []byte {
+	if st.lead != "" {
+		return append(b, st.lead...)
+	}
+	var t [8]byte
+	binary.LittleEndian.PutUint64(t[:], st.short)
+	return append(b, t[:st.n]...)
 }
 
 // AppendHeader is Append for header mutations, where an absent value is empty.

@@ -226,8 +226,11 @@ const (
 	TCPConnectionStart
 )
 
-// Reset empties the record for reuse.
+// Reset empties the record for reuse. It writes every field in place: a composite literal would be built elsewhere first and copied.
 func (r *Record) Reset() {
-	*r = Record{Tried: r.Tried[:0], PoolReady: Unset, LastDownRx: Unset, FirstUpTx: Unset, LastUpTx: Unset, FirstUpRx: Unset, LastUpRx: Unset, FirstDownTx: Unset, LastDownTx: Unset,
-		End: Unset, UpConnStart: Unset, UpConnDone: Unset, UpTLSDone: Unset}
+	tried := r.Tried[:0]
+	*r = Record{}
+	r.Tried, r.PoolReady, r.End = tried, Unset, Unset
+	r.LastDownRx, r.FirstUpTx, r.LastUpTx, r.FirstUpRx, r.LastUpRx, r.FirstDownTx, r.LastDownTx = Unset, Unset, Unset, Unset, Unset, Unset, Unset
+	r.UpConnStart, r.UpConnDone, r.UpTLSDone = Unset, Unset, Unset
 }
