@@ -17,8 +17,9 @@ const (
 	// maxShakes bounds the handshakes of one worker that hold a stack. Beyond it the oldest fails: a good peer is done within a round trip or two, so
 	// it is the stalled ones that go.
 	maxShakes = 4096
-	// stepsPerTurn is how many handshake steps one turn runs: each may take a quarter of a millisecond, while other connections wait.
-	stepsPerTurn = 4
+	// stepsPerTurn is how many handshake steps one turn runs: each may take a quarter of a millisecond, while other connections wait. A turn costs about
+	// a microsecond.
+	stepsPerTurn = 1
 )
 
 // timedOutDetails is %CONNECTION_TERMINATION_DETAILS% after transport_socket_connect_timeout.

@@ -87,7 +87,7 @@ func (f *Fleet) Start() {
 		f.plan = f.planOf(f.plan.Snap) // opens the sockets
 	}
 	f.kick = make(chan struct{}, 1)
-	f.off.start()
+	f.off.start(len(f.workers))
 	f.done.Go(func() { f.reaper(f.kick) })
 	for _, w := range f.workers {
 		f.done.Add(1)

@@ -3,17 +3,20 @@
 package fleet
 
 import (
+	"runtime"
 	"sync"
 	"time"
 
 	"sidecar/dataplane/conn"
 	"sidecar/dataplane/loop"
+	"sidecar/dataplane/sys"
 	"sidecar/dataplane/worker"
 )
 
 const (
-	// signers is how many goroutines make signatures: an RSA signature takes most of a millisecond, and workers have the processors first.
-	signers = 2
+	// workersPerSigner is how many workers share a goroutine that makes signatures; there is always one. More would take the P of a worker that waits
+	// for events (the process has one P more than workers), which then waits for the end of a signature: most of a millisecond for RSA.
+	workersPerSigner = 2
 	// maxSignatures bounds those that wait; beyond it workers sign themselves.
 	maxSignatures = 256
 	// deliverFor bounds how long a signature waits for room in its worker's mailbox; the handshake's timeout ends what it belonged to.
@@ -33,8 +36,8 @@ type signature struct {
 
 func newOffload() *offload { return &offload{jobs: make(chan signature, maxSignatures)} }
 
-func (o *offload) start() {
-	for range signers {
+func (o *offload) start(workers int) {
+	for range max(workers/workersPerSigner, 1) {
 		o.done.Go(o.run)
 	}
 }
@@ -56,6 +59,8 @@ func (o *offload) Offload(w *worker.Worker, s *conn.Signature) bool {
 }
 
 func (o *offload) run() {
+	runtime.LockOSThread() // ends with its goroutine: no other inherits the priority
+	_ = sys.Polite()
 	for j := range o.jobs {
 		j.s.Run()
 		for end := time.Now().Add(deliverFor); !j.w.Post(loop.Msg{Kind: worker.MsgSigned, Payload: j.s}) && time.Now().Before(end); {

@@ -87,6 +87,7 @@ func (w *Worker) Seq() uint64 { return w.seq.Load() }
 func (w *Worker) Run() {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
+	_ = sys.Brisk()
 	for !w.stopping {
 		w.Turn(true)
 	}

@@ -100,11 +100,12 @@ func surcharge(s *settings, c *cell) (map[string]float64, error) {
 	return out, nil
 }
 
-// rsaStorm measures the latency of plain requests at a fixed rate while clients make full handshakes as fast as they can. The storm's clients run at the lowest
-// priority: they share a core with the client that measures, and their own signatures' checks must not show in its latencies.
+// rsaStorm measures the latency of plain requests at a fixed rate while clients make full handshakes as fast as they can. The storm's clients run when
+// nobody else does: they share a core with the client that measures, and their own signatures' checks must not show in its latencies. (The lowest nice value is not
+// enough: the scheduler lets it finish its slice, several milliseconds, before a thread that wakes up.)
 func rsaStorm(s *settings, c *cell) (map[string]float64, error) {
 	length := s.warmup + s.duration + stormLead
-	cmd, out, _, err := s.client(c, "handshakes", "-conns", stormClients, "-nice", "19", "-warmup", "0s", "-duration", length.String())
+	cmd, out, _, err := s.client(c, "handshakes", "-conns", stormClients, "-background", "-warmup", "0s", "-duration", length.String())
 	if err != nil {
 		return nil, err
 	}

@@ -56,7 +56,8 @@ type Result struct {
 
 type options struct {
 	addr, to, host, path string
-	cpu, nice            int
+	cpu                  int
+	background           bool
 	conns, body          int
 	rate                 float64
 	warmup, duration     time.Duration
@@ -99,7 +100,7 @@ func parse(mode string, args []string) (o options, rest []string) {
 	fs.IntVar(&o.streams, "streams", 1, "h2: streams per connection")
 	fs.BoolVar(&o.grpc, "grpc", false, "h2: gRPC calls with a message of 100 bytes each way instead of GET")
 	fs.BoolVar(&o.stream, "stream", false, "h2: with -grpc, one call per stream that never ends, one message in flight")
-	fs.IntVar(&o.nice, "nice", 0, "raise the nice value, for load that must not delay who measures")
+	fs.BoolVar(&o.background, "background", false, "run when nobody else does (SCHED_IDLE), for load that must not delay who measures")
 	fs.Parse(args) // Exits when it fails.
 	o.tls.serverName = o.host
 	return o, fs.Args()
@@ -107,9 +108,10 @@ func parse(mode string, args []string) (o options, rest []string) {
 
 func run(mode string, args []string) error {
 	o, rest := parse(mode, args)
-	if o.nice > 0 {
-		if err := eachThread(func(tid int) error { return unix.Setpriority(unix.PRIO_PROCESS, tid, o.nice) }); err != nil {
-			return fmt.Errorf("nice %d: %w", o.nice, err)
+	if o.background {
+		attr := &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_IDLE}
+		if err := eachThread(func(tid int) error { return unix.SchedSetAttr(tid, attr, 0) }); err != nil {
+			return fmt.Errorf("background: %w", err)
 		}
 	}
 	if o.cpu >= 0 {
