@@ -5,7 +5,9 @@ package http2
 import (
 	"bytes"
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
+	"math/big"
 	"os"
 	"path/filepath"
 	"slices"
@@ -163,6 +165,22 @@ func TestSDS_WhenARotationIsBroken_ThenTheOldPairServesAndTheReasonIsEverywhere(
 					p.until("the error is gone", func() bool { return !strings.Contains(p.get("/certs?verbose"), "last_error") })
 				})
 			}
+			t.Run("a certificate of another authority", func(t *testing.T) { // nothing is broken about it, but peers with these roots refuse it
+				p.t, friend.t = t, t
+				odd := newPKI(t, "other").leaf(func(c *x509.Certificate) { c.SerialNumber = big.NewInt(1000) })
+				push(secretOf(pemOf(t, odd)), rootsOf(root))
+				p.until("it serves", func() bool { return shows(t, p, client) == "1000" })
+				const why = "unable to get local issuer certificate"
+				if certs := p.get("/certs?verbose"); !strings.Contains(certs, `"warning": "TLS_error`) || !strings.Contains(certs, why) {
+					t.Errorf("/certs?verbose does not warn:\n%s", certs)
+				}
+				if line := `secret "workload" has changed, and now a context's authorities refuse its own certificate`; !strings.Contains(p.log.String(), line) {
+					t.Error("the log does not warn")
+				}
+				friend.asks()
+				push(goodSecret, rootsOf(root))
+				p.until("the warning is gone", func() bool { return !strings.Contains(p.get("/certs?verbose"), why) })
+			})
 			p.t = t
 			p.alive(t)
 		})

@@ -24,7 +24,9 @@ type tlsContext struct {
 		Update(policy.Lookup) error
 		Materials() ([]*policy.Certificate, *policy.Validation)
 	}
-	refs []transportsocket.SecretRef
+	refs   []transportsocket.SecretRef
+	server bool
+	doubts *policy.Doubts // of all contexts
 }
 
 // Secrets implements controller.TLSContext.
@@ -58,6 +60,12 @@ func (x *tlsContext) Update(find func(key string) any) error {
 		s, _ := find(key).(*policy.Secret)
 		return s
 	})
+}
+
+// Doubt implements controller.TLSContext.
+func (x *tlsContext) Doubt() error {
+	certs, v := x.context.Materials()
+	return x.doubts.Of(time.Now, certs, v, x.server)
 }
 
 // Materials implements controller.TLSContext.
@@ -100,15 +108,16 @@ func plugTLS(k *controller.Compilers, compiler *secret.Compiler) {
 		}
 		return r.Secret, nil
 	}
+	doubts := &policy.Doubts{}
 	k.ListenerTLS = func(r *listener.Result) (out []controller.TLSContext) {
 		for _, x := range r.TLS {
-			out = append(out, &tlsContext{x.TLS, x.Secrets})
+			out = append(out, &tlsContext{x.TLS, x.Secrets, true, doubts})
 		}
 		return out
 	}
 	k.ClusterTLS = func(r *cluster.Result) (out []controller.TLSContext) {
 		for _, x := range r.TLS {
-			out = append(out, &tlsContext{x.TLS, x.Secrets})
+			out = append(out, &tlsContext{x.TLS, x.Secrets, false, doubts})
 		}
 		return out
 	}

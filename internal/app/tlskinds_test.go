@@ -77,7 +77,7 @@ func TestTLSContext_WhenSecretsAreCompiled_ThenTheContextTakesThoseOfItsKinds(t 
 		t.Fatal(err)
 	}
 	x := &tlsContext{server, []transportsocket.SecretRef{{Key: "c", Name: "cert", Kind: transportsocket.KindCertificate},
-		{Key: "v", Name: "ca", Kind: transportsocket.KindValidation}}}
+		{Key: "v", Name: "ca", Kind: transportsocket.KindValidation}}, true, &policy.Doubts{}}
 	refs := x.Secrets()
 	if refs[0].Fits(cert) != nil || refs[1].Fits(ca) != nil || refs[0].Fits(ca) == nil || refs[1].Fits(cert) == nil {
 		t.Error("kinds are mixed up")

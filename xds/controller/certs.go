@@ -98,6 +98,8 @@ type SecretStatus struct {
 	// Error is why the last version was refused, since when; the one before keeps serving.
 	Error []string   `json:"last_error,omitempty"`
 	Since *time.Time `json:"last_error_since,omitempty"`
+	// Warning is why the authorities of a context that uses the secret refuse the context's own certificate, although they did not always.
+	Warning string `json:"warning,omitempty"`
 }
 
 // SecretStatuses lists the secrets with what went wrong last. Any goroutine.
@@ -111,10 +113,25 @@ func (c *Controller) SecretStatuses() (out []SecretStatus) {
 			if r := c.rejected[resource.Secret.String()+"/"+st.key.name]; r != nil {
 				x.Error, x.Since = r.Details, &r.Since
 			}
+			if err := st.warning(); err != nil {
+				x.Warning = err.Error()
+			}
 			out = append(out, x)
 		}
 	})
 	return out
+}
+
+// warning is what is doubtful about the contexts that use a secret; nil for nothing.
+func (st *secretState) warning() error {
+	for _, u := range st.users {
+		for _, b := range u.naming[st] {
+			if err := b.warning(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // certificateDetails is one certificate as /certs shows it.

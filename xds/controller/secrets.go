@@ -27,6 +27,9 @@ type TLSContext interface {
 	// Update derives the context anew. find gives what Compilers.Secret made of the secret with a SecretRef's Key; it is only called when all
 	// secrets are there. On an error the context stays as it was.
 	Update(find func(key string) any) error
+	// Doubt is why the authorities of the context would refuse its own certificate, which is what peers that trust the same ones do; nil when they
+	// would not, or when it lacks one of the two.
+	Doubt() error
 	// Materials are the certificates in force, for /certs; both are empty while it waits for secrets.
 	Materials() (own, authorities []Material)
 }
@@ -85,7 +88,23 @@ type tlsUse struct {
 // boundContext is a context with the secrets that it needs.
 type boundContext struct {
 	TLSContext
-	refs []boundRef
+	refs    []boundRef
+	doubt   error // Doubt after the last update
+	trusted bool  // there was a time without doubt: both ends trust the same authorities, and a doubt is worth a warning
+}
+
+// judge looks at what an update has made of the context.
+func (b *boundContext) judge() {
+	b.doubt = b.Doubt()
+	b.trusted = b.trusted || b.doubt == nil
+}
+
+// warning is what is doubtful about the context; nil for nothing.
+func (b *boundContext) warning() error {
+	if !b.trusted {
+		return nil
+	}
+	return b.doubt
 }
 
 type boundRef struct {
@@ -170,6 +189,7 @@ func (c *Controller) bindAll(u *tlsUse, contexts []TLSContext) error {
 			if err := b.Update(b.find); err != nil {
 				return err
 			}
+			b.judge()
 		}
 	}
 	return nil
@@ -503,6 +523,15 @@ func (c *Controller) rotate(st *secretState, next *secretContent) error {
 			}
 			done = append(done, b)
 		}
+	}
+	var warning error
+	for _, b := range done {
+		if b.judge(); warning == nil {
+			warning = b.warning()
+		}
+	}
+	if warning != nil {
+		c.cfg.Log("warning", "config", "secret %q has changed, and now a context's authorities refuse its own certificate, as peers may: %v", st.key.name, warning)
 	}
 	for _, u := range st.users {
 		u.scope.Control().Add(stats.SSLSocketFactoryContextUpdateBySDS, int64(len(u.naming[st])))

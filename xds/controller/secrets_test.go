@@ -57,6 +57,14 @@ func (x *context) Update(find func(string) any) error {
 
 func (x *context) Materials() (own, authorities []Material) { return nil, nil }
 
+// Doubt: only what comes from "elsewhere" is doubtful, and strangers always.
+func (x *context) Doubt() error {
+	if strings.Contains(x.state, "elsewhere") || strings.Contains(x.state, "stranger") {
+		return errors.New("nobody knows its authority")
+	}
+	return nil
+}
+
 // needing is a context that needs secrets over ADS with an initial_fetch_timeout (0 = for ever).
 func needing(timeout time.Duration, names ...string) *context {
 	x := &context{}
@@ -271,6 +279,44 @@ func TestSecret_WhenARotationIsBroken_ThenItIsRefusedByNameAndTheOldOneServes(t 
 				t.Error("the rejection outlives the next good version")
 			}
 		})
+	}
+}
+
+func TestSecret_WhenAContextsAuthoritiesRefuseItsNewCertificate_ThenItServesWithAWarning(t *testing.T) {
+	s := newSecretRig(t, ads.Delta)
+	var lines []string
+	s.c.cfg.Log = func(level, _, format string, args ...any) {
+		if level == "warning" {
+			lines = append(lines, fmt.Sprintf(format, args...))
+		}
+	}
+	x, y := needing(0, "cert"), needing(0, "other")
+	s.contexts["l"], s.contexts["m"] = []TLSContext{x}, []TLSContext{y}
+	s.start()
+	s.listener("l", "m")
+	warning := func(name string) string {
+		for _, st := range s.c.secrets {
+			if err := st.warning(); err != nil && st.key.name == name {
+				return err.Error()
+			}
+		}
+		return ""
+	}
+	// Authorities that never knew the certificate are those of other peers: nothing to warn of.
+	s.secret(secretOf("other", "stranger"))
+	s.secret(secretOf("other", "stranger again"))
+	s.secret(secretOf("cert", "one"))
+	if len(lines) > 0 || warning("cert")+warning("other") != "" {
+		t.Fatalf("%q, %q, %q", lines, warning("cert"), warning("other"))
+	}
+	if e := s.secret(secretOf("cert", "from elsewhere")); e != "" || x.state != "from elsewhere" {
+		t.Errorf("NACK %q, %q serves", e, x.state)
+	}
+	if len(lines) != 1 || !strings.Contains(lines[0], `"cert"`) || !strings.Contains(lines[0], "nobody knows its authority") || warning("cert") == "" || warning("other") != "" {
+		t.Errorf("%q, %q, %q", lines, warning("cert"), warning("other"))
+	}
+	if s.secret(secretOf("cert", "two")); len(lines) != 1 || warning("cert") != "" {
+		t.Errorf("the warning outlives its cause: %q, %q", lines, warning("cert"))
 	}
 }
 
