@@ -10,10 +10,12 @@ import (
 	"net/http"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"text/tabwriter"
 	"time"
 
 	xh2 "golang.org/x/net/http2"
@@ -263,6 +265,9 @@ func TestAttack_WhenFramesHarm_ThenMemoryOthersAndTheProcessDoNotSuffer(t *testi
 		t.Fatal(err)
 	}
 	addr := backend(t, nil)
+	var table strings.Builder
+	rows := tabwriter.NewWriter(&table, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(rows, "attack\tpeak RSS +MiB (bound)\tothers' p50\tp99\tmax\tfailed\tconnections\tcut off\tcounter\tmoved")
 	for _, a := range attacks {
 		t.Run(a.name, func(t *testing.T) {
 			var c config
@@ -273,13 +278,15 @@ func TestAttack_WhenFramesHarm_ThenMemoryOthersAndTheProcessDoNotSuffer(t *testi
 			p := start(t, c.String()) // a fresh process, whose memory is small
 			warm := &others{p: p}
 			warm.during(200 * time.Millisecond)
-			a.test(t, p, d)
+			fmt.Fprintln(rows, a.test(t, p, d))
 		})
 	}
+	_ = rows.Flush()
+	t.Logf("%v each, by %d connections at once; others' p99 may be %v\n%s", d, attackers, maxP99, &table)
 }
 
-// test attacks for d, and checks what must hold.
-func (k *attack) test(t *testing.T, p *proxy, d time.Duration) {
+// test attacks for d, and checks what must hold. The result is a row of the table.
+func (k *attack) test(t *testing.T, p *proxy, d time.Duration) (row string) {
 	before, rss := p.stats(), p.rss()
 	var stop atomic.Bool
 	var conns, cut atomic.Int64
@@ -323,10 +330,15 @@ func (k *attack) test(t *testing.T, p *proxy, d time.Duration) {
 	p.alive(t)
 	after := p.stats()
 	moved := after[k.counter] - before[k.counter]
-	t.Logf("RSS %d MiB, peak +%.1f MiB; others: %d requests, p50 %v, p99 %v, max %v; %d connections, %d cut off %s; %s +%d%s", rss>>20, float64(peak-rss)/(1<<20),
-		len(o.took), o.at(50), o.at(99), o.at(100), conns.Load(), cut.Load(), names(&codes), cmp.Or(k.counter, "no counter"), moved, changes(before, after))
+	t.Logf("RSS %d MiB; others: %d requests%s", rss>>20, len(o.took), changes(before, after))
+	ended := strconv.FormatInt(cut.Load(), 10) + " " + names(&codes)
+	if k.lawful && cut.Load() == 0 {
+		ended = "lawful"
+	}
+	row = fmt.Sprintf("%s\t%.1f (%d)\t%v\t%v\t%v\t%d\t%d\t%s\t%s\t%d", k.name, float64(peak-rss)/(1<<20), cmp.Or(k.growth, maxGrowth)>>20,
+		o.at(50), o.at(99), o.at(100), o.failed, conns.Load(), ended, cmp.Or(k.counter, "-"), moved)
 	if envoy {
-		return
+		return row
 	}
 	if o.failed > 0 {
 		t.Errorf("%d requests of others failed: %v", o.failed, o.err)
@@ -343,6 +355,7 @@ func (k *attack) test(t *testing.T, p *proxy, d time.Duration) {
 	if !k.lawful && cut.Load() == 0 {
 		t.Error("no attacker was cut off")
 	}
+	return row
 }
 
 // names lists how connections ended.
