@@ -457,7 +457,7 @@ func (x *Exchange) filterLocal(body []byte) []byte {
 			x.filters[i].OnData(x.ctx(i), filter.Response, d, true)
 			if len(d.Bytes) != len(body) {
 				x.resp.Length = int64(len(d.Bytes))
-				x.resp.SetSpan(keyCL, x.respA.Take(appendUint(x.respA.Tail(), uint64(len(d.Bytes)))))
+				setNumber(&x.resp, keyCL, uint64(len(d.Bytes)))
 			}
 			body = d.Bytes
 		}

@@ -21,7 +21,7 @@ func (x *Exchange) grpcReply() {
 	x.rec.Code = 200
 	resp.Body = httpmsg.BodyNone
 	resp.SetString(keyContentType, "application/grpc")
-	resp.SetSpan(keyGrpcStatus, x.respA.Take(appendUint(x.respA.Tail(), n)))
+	setNumber(resp, keyGrpcStatus, n)
 	msg := l.body
 	if l.formatted {
 		msg = bytes.TrimRight(msg, "\n") // a JSON format ends with a newline

@@ -4,6 +4,7 @@ package exchange
 
 import (
 	"net/netip"
+	"strconv"
 
 	"sidecar/dataplane/fault"
 	"sidecar/dataplane/filter"
@@ -215,7 +216,7 @@ func (x *Exchange) replyBody(body []byte) {
 		}
 		resp.AddString(keyContentType, ct)
 	}
-	resp.AddSpan(keyCL, x.respA.Take(appendUint(x.respA.Tail(), uint64(len(body)))))
+	resp.AddSpan(keyCL, x.respA.Take(strconv.AppendUint(x.respA.Tail(), uint64(len(body)), 10)))
 	// Envoy has these two in front.
 	n := len(resp.List)
 	for i := n - 1; i > 0; i-- {

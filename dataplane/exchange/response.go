@@ -73,10 +73,10 @@ func (x *Exchange) routerHeaders(now sys.Nanos) {
 	h, resp := x.ch.h, &x.resp
 	http1.StripHopByHop(resp, true)
 	if !h.Router.SuppressEnvoyHeaders && x.reqDone > 0 {
-		resp.SetSpan(keyServiceTime, x.respA.Take(appendUint(x.respA.Tail(), clockMillis(now-x.reqDone))))
+		setNumber(resp, keyServiceTime, clockMillis(now-x.reqDone))
 	}
 	if x.vh.IncludeAttemptsResp {
-		resp.SetSpan(keyAttempts, x.respA.Take(appendUint(x.respA.Tail(), uint64(x.attempts))))
+		setNumber(resp, keyAttempts, uint64(x.attempts))
 	}
 	if x.cookie != nil {
 		resp.AddSpan(keySetCookie, x.respA.Take(x.cookie.Append(x.respA.Tail())))

@@ -3,6 +3,8 @@
 package exchange
 
 import (
+	"strconv"
+
 	"sidecar/dataplane/fault"
 	"sidecar/dataplane/route"
 	"sidecar/dataplane/sys"
@@ -111,7 +113,7 @@ func appendGrpcTimeout(b []byte, ms uint64) []byte {
 		}
 		n /= 60
 	}
-	return append(appendUint(b, n), "mSMH"[unit])
+	return append(strconv.AppendUint(b, n, 10), "mSMH"[unit])
 }
 
 // upstreamMaxDuration is the limit of one try, response included: the cluster's max_stream_duration or x-envoy-upstream-stream-duration-ms.
