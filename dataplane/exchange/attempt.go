@@ -529,6 +529,7 @@ func (x *Exchange) releaseStream(m *pool.Member, st *mux.Stream) {
 // endStream counts how a stream to cl ended and gives it back.
 func endStream(cl *upstream.Cluster, m *pool.Member, st *mux.Stream) {
 	switch {
+	case st.Unprocessed: // Envoy counts no refused stream
 	case st.Reset != fault.None && st.Remote:
 		cl.Block.Inc(stats.ClusterUpstreamRqRxReset)
 	case !st.S.Closed():

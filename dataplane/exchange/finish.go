@@ -35,6 +35,9 @@ func (x *Exchange) abort(k fault.Kind) {
 	x.rec.Details = row.Details
 	if k == fault.DownstreamGone {
 		x.ch.hcm.Inc(stats.HCMDownstreamRqRxReset)
+		if s := x.reqIn.s; x.st == stTunnel && s != nil && !s.S.RemoteEnded() {
+			x.ch.hcm.Inc(stats.HCMDownstreamRqResponseBeforeRqComplete)
+		}
 	}
 	x.leaveUpstream()
 	x.log(x.env.L.Now())

@@ -259,13 +259,16 @@ func (s *h2Server) close(k fault.Kind, code http2.Code) {
 // abort ends every stream.
 func (s *h2Server) abort(k fault.Kind, code http2.Code) {
 	b := s.ch.hcm
-	if s.k.H2.Active() > 0 {
+	if s.k.Busy() {
 		b.Inc(stats.HCMDownstreamCxDestroyActiveRq)
 		if s.gone {
 			b.Inc(stats.HCMDownstreamCxDestroyRemoteActiveRq)
 		} else {
 			b.Inc(stats.HCMDownstreamCxDestroyLocalActiveRq)
 		}
+	}
+	if s.gone {
+		s.k.H2.Stop() // there is nobody to tell
 	}
 	for st := s.k.H2.Oldest(); st != nil; st = s.k.H2.Oldest() {
 		m := mux.Of(st)

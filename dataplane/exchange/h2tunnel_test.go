@@ -8,6 +8,7 @@ import (
 
 	xh2 "golang.org/x/net/http2"
 
+	"sidecar/dataplane/inspect"
 	"sidecar/dataplane/route"
 	"sidecar/dataplane/snapshot"
 	"sidecar/dataplane/sys"
@@ -406,5 +407,46 @@ func TestTunnel_WhenCONNECTEndsHere_ThenRawBytesUpstream(t *testing.T) {
 	r.check()
 	if len(r.log) != 1 || r.log[0] != "200 - via_upstream 7 5 attempts=1 route=connect" {
 		t.Errorf("log %q", r.log)
+	}
+}
+
+func TestTunnel_WhenAPOSTEndsHere_ThenItsContentIsTheBytes(t *testing.T) {
+	for _, proxy := range []uint8{0, 1, 2} {
+		r := tunnelRig(t, false)
+		f := *r.vh.Routes[0].Forward
+		f.ConnectPost, f.ConnectProxy = true, proxy
+		e := *r.vh.Routes[0]
+		e.Name, e.Forward, e.Path = "post", &f, route.PathMatch{Kind: route.PathPrefix, Text: "/"}
+		r.vh.Routes = []*route.Entry{&e}
+		c := r.dialH2()
+		c.post(1, "/p")
+		c.data(1, "hello", true)
+		c.send()
+		r.turn()
+		p := r.ups[0].accept()
+		if p == nil {
+			t.Fatal("no upstream connection")
+		}
+		u := plainSide{p}
+		r.turn()
+		got, _ := p.read()
+		head := strings.TrimSuffix(got, "hello")
+		h, v := inspect.ProxyHeader([]byte(head), true, true)
+		if head == got || proxy == 0 && head != "" || proxy > 0 && (v != inspect.Match || h.Version != proxy || h.Len != len(head)) {
+			t.Errorf("upstream got %q", got)
+		}
+		if got, _ := c.frames(); got != "1 HEADERS :status=200 x-envoy-upstream-service-time=# date=# server=envoy" {
+			t.Error(got)
+		}
+		u.say("bye")
+		u.end()
+		r.turn()
+		r.wantFrames(c, "1 DATA end bye")
+		r.check()
+		one := r.dial()
+		one.write(post5)
+		r.turn()
+		text, _ := one.read()
+		r.want("HTTP/1 client", text, "403 Forbidden")
 	}
 }

@@ -114,7 +114,12 @@ func (x *Exchange) startTunnel(now sys.Nanos, out *sender) {
 	if x.retries > 0 {
 		x.cl.Block.Inc(stats.ClusterUpstreamRqRetrySuccess)
 	}
-	if x.has(xTerminate) {
+	if s := x.reqIn.s; x.has(xTerminate) && x.req.Method == httpmsg.MethodPost {
+		if s.S.RemoteEnded() {
+			x.reqDone = now // it has an end, as any request
+		}
+		x.routerHeaders(now)
+	} else if x.has(xTerminate) {
 		x.entry.FinalizeResponse(&x.choice, &x.resp, &x.q)
 	} else {
 		x.routerHeaders(now)

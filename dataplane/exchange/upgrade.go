@@ -5,6 +5,7 @@ package exchange
 import (
 	"sidecar/dataplane/fault"
 	"sidecar/dataplane/httpmsg"
+	"sidecar/dataplane/inspect"
 	"sidecar/dataplane/route"
 	"sidecar/dataplane/sys"
 	"sidecar/internal/telemetry/stats"
@@ -34,7 +35,7 @@ func (x *Exchange) allowUpgrade(e *route.Entry) bool {
 	req := &x.req
 	connect := req.Method == httpmsg.MethodConnect
 	if !connect && !req.Upgrade {
-		return true
+		return e == nil || e.Forward == nil || !e.Forward.ConnectPost || req.Method != httpmsg.MethodPost || x.terminatePost()
 	}
 	kind := []byte("connect")
 	if !connect {
@@ -64,6 +65,18 @@ func (x *Exchange) allowUpgrade(e *route.Entry) bool {
 	x.ch.hcm.Inc(stats.HCMDownstreamCxUpgradesTotal)
 	x.ch.hcm.Inc(stats.HCMDownstreamCxUpgradesActive)
 	// Such a request has no end before the answer: no route timeout, no service time, and a refusal is an early answer.
+	x.fl &^= xReqEnd
+	x.reqDone = 0
+	return true
+}
+
+// terminatePost makes a POST a tunnel that ends here (allow_post). Its content is the bytes, so it takes an HTTP/2 stream.
+func (x *Exchange) terminatePost() bool {
+	if x.reqIn.s == nil || x.has(xPrebuf) {
+		x.replyKind(fault.UpgradeFailed)
+		return false
+	}
+	x.fl |= xUpgrade | xTerminate
 	x.fl &^= xReqEnd
 	x.reqDone = 0
 	return true
@@ -145,6 +158,11 @@ func (x *Exchange) rawAnswer(now sys.Nanos) bool {
 	x.upstreamTLS(x.tcp.C, true)
 	if x.needsLocal() {
 		r.UpstreamLocal = x.tcp.C.Local()
+	}
+	if v := x.entry.Forward.ConnectProxy; v > 0 {
+		b := inspect.AppendProxyHeader(x.env.L.Enc(), v, x.side.Remote.IP, x.side.Local.IP)
+		x.tcp.C.Send(b, nil)
+		x.env.L.SetEnc(b)
 	}
 	x.resp.Reset(&x.respA)
 	x.resp.Status, x.resp.Version = 200, httpmsg.HTTP11

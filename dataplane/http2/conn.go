@@ -160,6 +160,9 @@ type Conn struct {
 	random     uint64
 }
 
+// Stop ends the sending of anything: the peer has gone.
+func (c *Conn) Stop() { c.fl |= cFailed }
+
 // Serves tells whether c has the server role.
 func (c *Conn) Serves() bool { return c.role == Server }
 

@@ -31,6 +31,7 @@ func (k *Link) linger(s *Stream) bool {
 		k.first = s
 	}
 	k.last = s
+	k.idle++
 	k.Wake() // to have the timer set
 	return true
 }
@@ -51,7 +52,11 @@ func (k *Link) unlist(s *Stream) {
 		k.last = s.older
 	}
 	s.due, s.older, s.newer = 0, nil, nil
+	k.idle--
 }
+
+// Busy tells whether there is a stream that does not only linger.
+func (k *Link) Busy() bool { return k.H2.Active() > k.idle }
 
 // Deadline is when OnTime is to be called, 0 for never.
 func (k *Link) Deadline() sys.Nanos {

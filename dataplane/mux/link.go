@@ -53,6 +53,7 @@ type Link struct {
 	busy   bool    // the owner's task runs: it flushes when it is done
 	first  *Stream // of those that linger, by when they began
 	last   *Stream
+	idle   int // how many linger
 }
 
 // Init makes k the link on c, in the given role; task is the owner's, which calls Begin, Next and Flush.

@@ -150,6 +150,8 @@ type Forward struct {
 	Hash                []HashPolicy
 	HighPriority        bool
 	Upgrades            []Upgrade
+	ConnectPost         bool  // connect_config.allow_post: POST is terminated like CONNECT
+	ConnectProxy        uint8 // version of the PROXY protocol header in front of what is terminated (connect_config.proxy_protocol_config); 0 = none
 	InternalRedirect    *InternalRedirect
 	MetadataMatch       map[string]any
 	IncludeVHRateLimits bool
@@ -157,11 +159,9 @@ type Forward struct {
 
 // Upgrade is one route-level upgrade_configs entry.
 type Upgrade struct {
-	Type                 string // lower case: "websocket", "connect"
-	Enabled              bool
-	Connect              bool // connect_config is set: terminate CONNECT here
-	ConnectProxyProtocol bool
-	AllowPost            bool
+	Type    string // lower case: "websocket", "connect"
+	Enabled bool
+	Connect bool // connect_config is set: terminate CONNECT here
 }
 
 // Weighted is weighted_clusters.

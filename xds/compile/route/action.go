@@ -307,6 +307,13 @@ func (s *state) upgrades(c *registry.Ctx, a *routev3.RouteAction, f *route.Forwa
 		}
 		f.Upgrades = append(f.Upgrades, route.Upgrade{Type: low, Enabled: u.GetEnabled() == nil || u.GetEnabled().GetValue(),
 			Connect: u.GetConnectConfig() != nil})
+		if x := u.GetConnectConfig(); x != nil {
+			f.ConnectPost = x.GetAllowPost()
+			f.ConnectProxy = 0
+			if p := x.GetProxyProtocolConfig(); p != nil {
+				f.ConnectProxy = 1 + uint8(p.GetVersion())
+			}
+		}
 	}
 }
 

@@ -101,6 +101,7 @@ func TestCompile_WhenConfigIsWrong_ThenItIsRefusedWithPathAndReason(t *testing.T
 		{"no hash", action(`"cluster":"b1","hash_policy":[{}]`), "hash_policy[0].policy_specifier: is required"},
 		{"cookie", action(`"cluster":"b1","hash_policy":[{"cookie":{"name":"a","ttl":"0s","path":"/;x"}}]`), "hash_policy[0].cookie.path: must not contain"},
 		{"upgrade twice", action(`"cluster":"b1","upgrade_configs":[{"upgrade_type":"websocket"},{"upgrade_type":"WebSocket"}]`), "Duplicate upgrade WebSocket"},
+		{"connect_config tlvs", action(`"cluster":"b1","upgrade_configs":[{"upgrade_type":"CONNECT","connect_config":{"proxy_protocol_config":{"added_tlvs":[{"type":1,"value":"YQ=="}]}}}]`), "added_tlvs"},
 		{"connect_config", action(`"cluster":"b1","upgrade_configs":[{"upgrade_type":"websocket","connect_config":{}}]`), "Non-CONNECT upgrade type websocket has ConnectConfig"},
 		{"virtual cluster", vhosts(`{"name":"v","domains":["*"],"virtual_clusters":[{"name":"a"}]}`), "virtual_clusters[0]: virtual clusters must define 'headers'"},
 		{"matcher tree", vhosts(`{"name":"v","domains":["*"],"matcher":{}}`), "virtual_hosts[0].matcher: matcher trees are not supported"},

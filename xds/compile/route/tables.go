@@ -122,8 +122,12 @@ var Messages = registry.Messages{
 		"upgrade_type": registry.Supported, "enabled": registry.Supported, "connect_config": registry.Supported,
 	},
 	"envoy.config.route.v3.RouteAction.UpgradeConfig.ConnectConfig": {
-		"proxy_protocol_config": registry.Refuse("a PROXY header on terminated CONNECT tunnels is not supported"),
-		"allow_post":            registry.Refuse("POST as a tunnel is not supported"),
+		"proxy_protocol_config": registry.Supported, "allow_post": registry.Supported.Note("over HTTP/2"),
+	},
+	"envoy.config.core.v3.ProxyProtocolConfig": {
+		"version":           registry.Supported,
+		"pass_through_tlvs": registry.Refuse("the header in front of a tunnel has no TLVs; Envoy leaves them out in silence"),
+		"added_tlvs":        registry.Refuse("the header in front of a tunnel has no TLVs; Envoy leaves them out in silence"),
 	},
 	"envoy.config.route.v3.RouteAction.MaxStreamDuration": {
 		"max_stream_duration": registry.Supported, "grpc_timeout_header_max": registry.Supported,
