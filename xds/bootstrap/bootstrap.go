@@ -108,6 +108,8 @@ type GRPCService struct {
 	Cluster *clusterv3.Cluster
 	// Target is the target_uri of a google_grpc service.
 	Target string
+	// SSL is TLS to the target of a google_grpc service, nil for plain text.
+	SSL *corev3.GrpcService_GoogleGrpc_SslCredentials
 	// Name is the cluster name or the stat_prefix: for messages and stats.
 	Name string
 	// Authority overrides the :authority header; "" means the cluster name or the target.

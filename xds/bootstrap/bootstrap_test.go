@@ -199,12 +199,13 @@ overload_manager: {resource_monitors: [{name: m, typed_config: {"@type": type.go
 		}},
 		{"dynamic resources", "b.yaml", `
 dynamic_resources:
-  ads_config: {api_type: GRPC, transport_api_version: V2, grpc_services: [{envoy_grpc: {cluster_name: gone}}, {google_grpc: {target_uri: "x:1", stat_prefix: s, channel_credentials: {ssl_credentials: {}}}}]}
+  ads_config: {api_type: GRPC, transport_api_version: V2, grpc_services: [{envoy_grpc: {cluster_name: gone}}, {google_grpc: {target_uri: "x:1", stat_prefix: s, channel_credentials: {ssl_credentials: {}}}}, {google_grpc: {target_uri: "x:1", stat_prefix: s, channel_credentials: {google_default: {}}}}]}
   lds_config: {api_config_source: {api_type: REST, transport_api_version: V3, cluster_names: [a], grpc_services: [{envoy_grpc: {cluster_name: gone}}]}}
   cds_config: {resource_api_version: V3}
 `, []string{
 			"dynamic_resources.ads_config.transport_api_version: value V2 is not supported", `grpc_services[0].envoy_grpc.cluster_name: there is no static cluster "gone"`,
-			"grpc_services[1].google_grpc.channel_credentials.ssl_credentials: waits for a later issue (TLS)",
+			"grpc_services[1].google_grpc.channel_credentials.ssl_credentials.root_certs: must be set",
+			"grpc_services[2].google_grpc.channel_credentials.google_default: waits for a later issue (TLS)",
 			"lds_config.api_config_source.grpc_services: REST has none", "lds_config.api_config_source.refresh_delay: refresh_delay is required",
 			`lds_config.api_config_source.cluster_names[0]: there is no static cluster "a"`,
 			"dynamic_resources.cds_config: no config source is set", "node: id and cluster must be set",

@@ -215,6 +215,10 @@ func (d *digester) grpcService(g *corev3.GrpcService, at registry.Path) GRPCServ
 		}
 	case *corev3.GrpcService_GoogleGrpc_:
 		out.Name, out.Target = t.GoogleGrpc.GetStatPrefix(), t.GoogleGrpc.GetTargetUri()
+		out.SSL = t.GoogleGrpc.GetChannelCredentials().GetSslCredentials()
+		if at := at.Field("google_grpc.channel_credentials.ssl_credentials.root_certs"); out.SSL != nil && out.SSL.GetRootCerts() == nil {
+			d.fail(at, "must be set: there are no roots of our own")
+		}
 	default:
 		d.fail(at, "envoy_grpc or google_grpc must be set")
 	}

@@ -91,7 +91,10 @@ var Messages = registry.Messages{
 		"channel_args":                  registry.Warn("only tunes Envoy's gRPC library"),
 	},
 	"envoy.config.core.v3.GrpcService.GoogleGrpc.ChannelCredentials": {
-		"local_credentials": registry.Whole.Note("plaintext"), "ssl_credentials": registry.Later("TLS"), "google_default": registry.Later("TLS"),
+		"local_credentials": registry.Whole.Note("plaintext"), "ssl_credentials": registry.Supported, "google_default": registry.Later("TLS"),
+	},
+	"envoy.config.core.v3.GrpcService.GoogleGrpc.SslCredentials": {
+		"root_certs": registry.Whole.Note("required"), "private_key": registry.Whole, "cert_chain": registry.Whole,
 	},
 	"envoy.config.bootstrap.v3.ClusterManager": {
 		"local_cluster_name":               registry.WarnLater("zone-aware routing"),

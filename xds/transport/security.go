@@ -14,6 +14,7 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/protobuf/types/known/anypb"
 
 	"sidecar/dataplane/transport/tls/policy"
 	"sidecar/xds/compile/secret"
@@ -21,13 +22,14 @@ import (
 	"sidecar/xds/registry"
 )
 
-// security is TLS to a control plane: the UpstreamTlsContext of its bootstrap cluster, verified by the rules that hold for traffic. Certificates are
+// security is TLS to a control plane: the UpstreamTlsContext of its bootstrap cluster, or what the ssl_credentials of google_grpc amount to, verified by the rules that hold for traffic. Certificates are
 // inline, in files, or in static secrets; files are read for every connection, and while they are broken the last good ones serve.
 type security struct {
 	// Immutable
 	cluster string
 	socket  *corev3.TransportSocket
 	secrets []*tlsv3.Secret
+	name    string // that the certificate must carry besides; "" = none
 
 	// Shared, under mu
 	mu   sync.Mutex
@@ -40,6 +42,29 @@ func newSecurity(cluster string, ts *corev3.TransportSocket, secrets []*tlsv3.Se
 	var err error
 	s.good, err = s.compile()
 	return s, err
+}
+
+// newSSL is the security of ssl_credentials: as in gRPC the server must prove to be the host of the target.
+func newSSL(name, host string, c *corev3.GrpcService_GoogleGrpc_SslCredentials) (*security, error) {
+	common := &tlsv3.CommonTlsContext{ValidationContextType: &tlsv3.CommonTlsContext_ValidationContext{
+		ValidationContext: &tlsv3.CertificateValidationContext{TrustedCa: c.GetRootCerts()}}}
+	if c.GetCertChain() != nil || c.GetPrivateKey() != nil {
+		common.TlsCertificates = []*tlsv3.TlsCertificate{{CertificateChain: c.GetCertChain(), PrivateKey: c.GetPrivateKey()}}
+	}
+	ctx := &tlsv3.UpstreamTlsContext{CommonTlsContext: common}
+	if net.ParseIP(host) == nil {
+		ctx.Sni = host
+	}
+	typed, err := anypb.New(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s, err := newSecurity(name, &corev3.TransportSocket{Name: "envoy.transport_sockets.tls", ConfigType: &corev3.TransportSocket_TypedConfig{TypedConfig: typed}}, nil)
+	if err != nil {
+		return nil, err
+	}
+	s.name = host
+	return s, nil
 }
 
 func (s *security) compile() (*policy.Client, error) {
@@ -104,7 +129,7 @@ func (s *security) client() *policy.Client {
 // alpn is what it offers when the context says nothing.
 func (s *security) handshake(ctx context.Context, c net.Conn, alpn string) (*tls.Conn, error) {
 	x := s.client()
-	target := &policy.Target{}
+	target := &policy.Target{SAN: s.name}
 	if d, ok := c.(*dialed); ok {
 		target.Hostname = d.host
 	}

@@ -25,6 +25,7 @@ import (
 
 	"sidecar/internal/testctl"
 	"sidecar/xds/ads"
+	"sidecar/xds/bootstrap"
 	"sidecar/xds/registry"
 	"sidecar/xds/resource"
 )
@@ -193,6 +194,60 @@ func TestStream_WhenTheControlPlaneDemandsMutualTLS_ThenBothSidesAreVerified(t *
 			})
 		}
 	}
+}
+
+func TestStream_WhenGoogleGRPCHasSSLCredentials_ThenBothSidesAreVerified(t *testing.T) {
+	a, stranger := newAuthority(t), newAuthority(t)
+	cert, key := a.issue("me")
+	inline := func(field string, p []byte) string { return fmt.Sprintf("%s: {inline_string: %q}, ", field, p) }
+	own := inline("cert_chain", cert) + inline("private_key", key)
+	file := "root_certs: {filename: " + write(t, filepath.Join(t.TempDir(), "ca"), a.pem()) + "}, "
+	for _, tc := range []struct{ name, server, credentials, err string }{
+		{"inline", "localhost", inline("root_certs", a.pem()) + own, ""},
+		{"file", "localhost", file + own, ""},
+		{"another authority", "localhost", inline("root_certs", stranger.pem()) + own, "CERTIFICATE_VERIFY_FAILED"},
+		{"another name", "cp.test", file + own, "SAN"},
+		{"no certificate", "localhost", file, "handshake failure"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			srv, seen := guarded(t, a, tc.server)
+			_, port, _ := net.SplitHostPort(srv.Addr())
+			target, err := googleTarget(t, "localhost:"+port, tc.credentials)
+			if err != nil {
+				t.Fatal(err)
+			}
+			err = once(t, target, ads.Delta)
+			if tc.err != "" {
+				if err == nil || !strings.Contains(err.Error(), tc.err) {
+					t.Errorf("got %v, want %q", err, tc.err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := <-seen; got != "me localhost h2" {
+				t.Errorf("the server saw %q", got)
+			}
+		})
+	}
+	_, err := googleTarget(t, "localhost:1", file+inline("cert_chain", cert))
+	if want := "ssl_credentials: transport_socket.typed_config.common_tls_context.tls_certificates[0]"; err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("a certificate without its key: got %v, want %q", err, want)
+	}
+}
+
+// googleTarget loads a bootstrap whose control plane is reached by google_grpc.
+func googleTarget(t *testing.T, uri, credentials string) (*Target, error) {
+	t.Helper()
+	c, err := bootstrap.Load(bootstrap.Options{Data: []byte(`
+node: {id: a, cluster: b}
+dynamic_resources: {ads_config: {api_type: GRPC, transport_api_version: V3, grpc_services: [{google_grpc: {target_uri: "` + uri + `", stat_prefix: g,
+  channel_credentials: {ssl_credentials: {` + credentials + `}}}}]}}`)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return TargetOf(c.ADS.Services[0])
 }
 
 func TestStream_WhenItsCertificateFilesChange_ThenTheNextConnectionHasThemUnlessTheyAreBroken(t *testing.T) {

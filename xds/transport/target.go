@@ -70,7 +70,13 @@ func TargetOf(s bootstrap.GRPCService) (*Target, error) {
 		if err != nil {
 			return nil, fmt.Errorf("google_grpc.target_uri: %w", err)
 		}
-		return &Target{Name: s.Name, Endpoints: []Endpoint{e}, Authority: first(s.Authority, authorityOf(e)), Metadata: s.Metadata, ConnectTimeout: ConnectTimeout}, nil
+		t := &Target{Name: s.Name, Endpoints: []Endpoint{e}, Authority: first(s.Authority, authorityOf(e)), Metadata: s.Metadata, ConnectTimeout: ConnectTimeout}
+		if s.SSL != nil {
+			if t.security, err = newSSL(s.Name, hostOf(e), s.SSL); err != nil {
+				return nil, fmt.Errorf("google_grpc.channel_credentials.ssl_credentials: %w", err)
+			}
+		}
+		return t, nil
 	}
 	c := s.Cluster
 	t := &Target{Name: c.GetName(), Authority: first(s.Authority, c.GetName()), Metadata: s.Metadata, ConnectTimeout: ConnectTimeout}
@@ -195,6 +201,15 @@ func authorityOf(e Endpoint) string {
 		return "localhost"
 	}
 	return e.Address
+}
+
+// hostOf is the name that the certificate of e must carry.
+func hostOf(e Endpoint) string {
+	host, _, err := net.SplitHostPort(authorityOf(e))
+	if err != nil {
+		return authorityOf(e)
+	}
+	return host
 }
 
 func first(a, b string) string {
