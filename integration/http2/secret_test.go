@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
 	"fmt"
 	"math/big"
 	"os"
@@ -185,6 +186,47 @@ func TestSDS_WhenARotationIsBroken_ThenTheOldPairServesAndTheReasonIsEverywhere(
 			p.alive(t)
 		})
 	}
+}
+
+func TestSecretFiles_WhenASPIFFEBundleMapChanges_ThenItIsReadAgain(t *testing.T) {
+	if envoy {
+		t.Skip("looks at files that are moved only")
+	}
+	ca, next := newPKI(t, "ca"), newPKI(t, "next")
+	ca.save("workload", ca.leaf())
+	bundles := func(p *pki) []byte {
+		return fmt.Appendf(nil, `{"trust_domains": {"cluster.local": {"keys": [{"use": "x509-svid", "x5c": [%q]}]}}}`, base64.StdEncoding.EncodeToString(p.cert.Raw))
+	}
+	file := ca.write("bundles.json", bundles(ca))
+	sources := ca.write("secrets.yaml", fmt.Appendf(nil, `resources:
+- {"@type": %stransport_sockets.tls.v3.Secret, name: workload, tls_certificate: {certificate_chain: {filename: %s/workload.pem}, private_key: {filename: %s/workload.key}}}
+- {"@type": %stransport_sockets.tls.v3.Secret, name: roots, validation_context: {custom_validator_config: {name: envoy.tls.cert_validator.spiffe, typed_config: {
+    "@type": %stransport_sockets.tls.v3.SPIFFECertValidatorConfig, trust_domains: [{name: ignored.test}], trust_bundles: {filename: %s}}}}}
+`, types, ca.dir, ca.dir, types, types, file))
+	var c config
+	secretListener(&c, t, "path_config_source: {path: "+sources+"}")
+	p := start(t, c.String())
+	served := func(client *tls.Certificate) bool {
+		v := visit(t, p.addr["h"], &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{*client}}) // only the proxy checks
+		return strings.HasPrefix(v.answer, "HTTP/1.1 200 OK")
+	}
+	old, young := ca.leaf(), next.leaf()
+	if !served(old) || served(young) {
+		t.Fatalf("before: %v %v", served(old), served(young))
+	}
+	ca.write("bundles.json", bundles(next))
+	p.until("the new authority counts", func() bool { return served(young) })
+	if served(old) {
+		t.Error("the old authority still counts")
+	}
+	ca.write("bundles.json", []byte(`{"trust_domains": {}}`))
+	p.until("a broken map is refused", func() bool {
+		return strings.Contains(p.get("/certs?verbose"), "no trust domains found in SPIFFE bundle")
+	})
+	if !served(young) || served(old) {
+		t.Error("a broken map changed something")
+	}
+	p.alive(t)
 }
 
 func TestSecretFiles_WhenAPairIsBrokenOrHalfWritten_ThenTheOldOneServesUntilItIsWhole(t *testing.T) {

@@ -15,6 +15,7 @@ import (
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/known/anypb"
 
 	"sidecar/internal/telemetry/stats"
 	"sidecar/xds/registry"
@@ -29,7 +30,7 @@ const secretFileMax = 4 << 20
 // looked at through symbolic links.
 func readSources(m *tlsv3.Secret) (files []string, full *tlsv3.Secret, err error) {
 	full = proto.Clone(m).(*tlsv3.Secret)
-	eachSource(full.ProtoReflect(), "", func(at registry.Path, d *corev3.DataSource) {
+	read := func(at registry.Path, d *corev3.DataSource) {
 		path := d.GetFilename()
 		if path == "" || err != nil {
 			return
@@ -42,7 +43,11 @@ func readSources(m *tlsv3.Secret) (files []string, full *tlsv3.Secret, err error
 		files = append(files, path)
 		d.Specifier = &corev3.DataSource_InlineBytes{InlineBytes: b}
 		d.WatchedDirectory = nil
-	})
+	}
+	eachSource(full.ProtoReflect(), "", read)
+	if e := readValidator(full.GetValidationContext().GetCustomValidatorConfig().GetTypedConfig(), read); err == nil {
+		err = e
+	}
 	if err != nil {
 		return nil, nil, err
 	}
@@ -57,6 +62,16 @@ func readSources(m *tlsv3.Secret) (files []string, full *tlsv3.Secret, err error
 	}
 	slices.Sort(files)
 	return slices.Compact(files), full, nil
+}
+
+// readValidator reads the files of the SPIFFE validator; those of others are their compilers'.
+func readValidator(a *anypb.Any, read func(registry.Path, *corev3.DataSource)) error {
+	m := &tlsv3.SPIFFECertValidatorConfig{}
+	if !a.MessageIs(m) || a.UnmarshalTo(m) != nil { // its compiler says what is wrong
+		return nil
+	}
+	eachSource(m.ProtoReflect(), "validation_context.custom_validator_config.typed_config", read)
+	return a.MarshalFrom(m)
 }
 
 func readFile(path string) ([]byte, error) {
@@ -84,7 +99,7 @@ func watchesDirectory(m *tlsv3.Secret) bool {
 	return on
 }
 
-// eachSource calls fn for every data source in m; those inside an Any are their compiler's.
+// eachSource calls fn for every data source in m, but not for those inside an Any.
 func eachSource(m protoreflect.Message, at registry.Path, fn func(registry.Path, *corev3.DataSource)) {
 	m.Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
 		name := string(fd.Name())

@@ -46,7 +46,7 @@ var Messages = registry.Messages{
 		"san_type": registry.Only("EMAIL", "DNS", "URI", "IP_ADDRESS"), "matcher": registry.Whole, "oid": registry.Refuse("only used for OTHER_NAME"),
 	},
 	"envoy.extensions.transport_sockets.tls.v3.SPIFFECertValidatorConfig": {
-		"trust_domains": registry.Supported, "trust_bundles": registry.Supported.Note("a SPIFFE trust bundle map; a file is read once"),
+		"trust_domains": registry.Supported, "trust_bundles": registry.Supported.Note("a SPIFFE trust bundle map; a file is watched in SDS secrets, read once in contexts"),
 	},
 	"envoy.extensions.transport_sockets.tls.v3.SPIFFECertValidatorConfig.TrustDomain": {
 		"name": registry.Supported, "trust_bundle": registry.Supported, "workload_trust_domain": registry.Refuse("filter state does not reach handshakes"),
