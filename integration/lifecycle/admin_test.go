@@ -45,7 +45,7 @@ func TestAdmin_WhenAsked_ThenEveryEndpointKnowsTheProcess(t *testing.T) {
 		{"/certs", true, []string{"certificates"}},
 		{"/runtime", true, []string{`"a.b"`, `"final_value": "7"`}},
 		{"/init_dump", true, nil},
-		{"/steering", true, []string{`"mode"`, "127.0.0.1"}},
+		{"/steering", true, []string{`"mode"`, "127.0.0.1", `"score": `, `"connections": 1`, `"moved_out": 0`}},
 		{"/xds", true, []string{"rejected", "warnings"}},
 	} {
 		got := p.get(tc.path)
