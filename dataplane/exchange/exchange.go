@@ -145,6 +145,7 @@ type Exchange struct {
 	filters []filter.HTTP
 	fctx    []filter.Ctx
 	fphase  []filter.Phase
+	fmakers []filter.Factory // while the instances are made
 	fwake   []sys.Nanos
 	fdata   filter.Data
 	fevents uint64 // bit i: EventResume for filter i

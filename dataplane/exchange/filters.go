@@ -21,23 +21,36 @@ func (x *Exchange) startFilters(now sys.Nanos) {
 		return
 	}
 	for i := range list {
-		f, ok := list[i].Config.(filter.Factory)
-		if !ok || list[i].Disabled || len(x.filters) == maxFilters {
+		f := factoryOf(&list[i])
+		if f == nil || len(x.filters) == maxFilters {
 			continue
 		}
 		n := len(x.filters)
 		x.fctx = append(x.fctx, filter.Ctx{S: x, Shard: x.env.Shard, Req: &x.req, Rec: &x.rec, Now: now, Wall: x.env.L.Wall(), Rand: x.q.Rand, Index: n})
 		x.filters = append(x.filters, nil)
+		x.fmakers = append(x.fmakers, f)
 		x.fphase = append(x.fphase, f.Phases())
 		x.fwake = append(x.fwake, 0)
 	}
-	n := 0
-	for i := range list {
-		if f, ok := list[i].Config.(filter.Factory); ok && !list[i].Disabled && n < len(x.filters) {
-			x.filters[n] = f.New(&x.fctx[n])
-			n++
-		}
+	for i, f := range x.fmakers {
+		x.filters[i] = f.New(&x.fctx[i])
 	}
+	clear(x.fmakers)
+	x.fmakers = x.fmakers[:0]
+}
+
+// factoryOf is the factory of a configured filter as of now; nil if exchanges have no instance of it.
+func factoryOf(f *snapshot.HTTPFilter) filter.Factory {
+	if f.Disabled {
+		return nil
+	}
+	switch c := f.Config.(type) {
+	case *filter.Dynamic:
+		return c.Current()
+	case filter.Factory:
+		return c
+	}
+	return nil
 }
 
 // ctx prepares filter i's view for a call.
@@ -63,7 +76,7 @@ func (x *Exchange) routeConfig() {
 	n := 0
 	for i := range x.ch.h.Filters {
 		f := &x.ch.h.Filters[i]
-		if _, ok := f.Config.(filter.Factory); !ok || f.Disabled || n == len(x.filters) {
+		if factoryOf(f) == nil || n == len(x.filters) {
 			continue
 		}
 		cfg, off := perRoute(e, wc, f.Name)

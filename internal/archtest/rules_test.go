@@ -79,6 +79,7 @@ var dataplaneFiles = map[string]struct {
 	"dataplane/sys/linux.go":                   {[]string{"time"}, "the kernel's door reads the clock"},
 	"dataplane/sys/resident.go":                {[]string{"os", "time"}, "control side; the type of CPU time, reads no clock"},
 	"dataplane/hostset/hosts.go":               {[]string{"sync/atomic"}, "live numbers of a host, shared by workers"},
+	"dataplane/filter/dynamic.go":              {[]string{"sync/atomic"}, "the factory of a discovered filter: swapped when its configuration changes"},
 	"dataplane/hostset/build.go":               {[]string{"sync/atomic"}, "numbers hosts; several goroutines build"},
 	"dataplane/snapshot/cluster.go":            {[]string{"sync/atomic"}, "live numbers against the breakers, shared by workers"},
 	"dataplane/transport/tls/policy/clock.go":  {[]string{"time"}, "the type of wall time that crypto/tls and certificates have; reads no clock"},

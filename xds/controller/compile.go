@@ -45,6 +45,7 @@ func (k *Compilers) listenerEnv(c *Controller) *listenercompile.Env {
 	e.Secrets = k.Secrets
 	e.Table = c.internTable
 	e.Scopes = c.scopesRef
+	e.Discovered = c.discoveredFilter
 	e.Routes = func(ctx *registry.Ctx, rc *routev3.RouteConfiguration) (*route.Table, error) {
 		return k.Routes(c, ctx, rc, 0, true)
 	}

@@ -110,10 +110,12 @@ type Controller struct {
 	later     []*listenerVersion     // static listeners that ask for routes when the clusters are warm
 	routes    map[string]*routeState // RDS
 
-	vhostSources map[*feed]*vhostSource // VHDS
-	scopeSources map[*feed]*scopeSource // SRDS
-	scopes       map[string]*scopeSet   // scoped routes, by key
-	uses         map[string]*use        // who names a cluster
+	vhostSources map[*feed]*vhostSource           // VHDS
+	extensions   map[extensionKey]*extensionState // ECDS
+	filters      map[string]*filterUse            // of extensions, by key
+	scopeSources map[*feed]*scopeSource           // SRDS
+	scopes       map[string]*scopeSet             // scoped routes, by key
+	uses         map[string]*use                  // who names a cluster
 	secrets      map[secretKey]*secretState
 	contents     map[resource.Hash]*secretContent // of secrets, each once
 	fileUsers    map[string][]*secretState        // by path: the secrets that were read from it
@@ -182,7 +184,7 @@ func New(cfg Config) *Controller {
 		services: map[serviceKey]*serviceState{}, listeners: map[string]*listenerState{}, routes: map[string]*routeState{},
 		addresses: map[addressKey]*addressOwner{}, uses: map[string]*use{}, rejected: map[string]*Rejected{}, skipped: map[string]bool{}, warnings: map[string]*Warned{},
 		values: RuntimeValues{Admin: map[string]string{}, RTDS: map[string]*structpb.Struct{}}, state: PreInitializing, secrets: map[secretKey]*secretState{}, contents: map[resource.Hash]*secretContent{},
-		scopes: map[string]*scopeSet{}, scopeSources: map[*feed]*scopeSource{}, vhostSources: map[*feed]*vhostSource{}, fileUsers: map[string][]*secretState{}, panicked: map[string]bool{}}
+		scopes: map[string]*scopeSet{}, scopeSources: map[*feed]*scopeSource{}, vhostSources: map[*feed]*vhostSource{}, extensions: map[extensionKey]*extensionState{}, filters: map[string]*filterUse{}, fileUsers: map[string][]*secretState{}, panicked: map[string]bool{}}
 	c.fileWatch.changed = func(paths []string) { c.Post(func() { c.filesChanged(paths) }) }
 	if c.cfg.Log == nil {
 		c.cfg.Log = func(string, string, string, ...any) {}

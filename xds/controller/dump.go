@@ -30,13 +30,16 @@ type Query struct {
 func (q *Query) takes(name string) bool { return q.Name == nil || q.Name(name) }
 
 // ConfigDump returns the dynamic and static configuration as Envoy's dump messages, without Bootstrap: Clusters, Endpoints (when asked for),
-// Listeners, ScopedRoutes, Routes, Secrets (redacted). The resources inside are those received, unmodified; they are shared and must not be changed. Any goroutine;
+// extension configurations (when there are any), Listeners, ScopedRoutes, Routes, Secrets (redacted). The resources inside are those received, unmodified; they are shared and must not be changed. Any goroutine;
 // nil when the controller is gone.
 func (c *Controller) ConfigDump(q Query) (out []proto.Message) {
 	c.Call(dumpTimeout, func() {
 		out = append(out, c.dumpClusters(&q))
 		if q.Endpoints {
 			out = append(out, c.dumpEndpoints(&q))
+		}
+		if len(c.extensions) > 0 {
+			out = append(out, c.dumpExtensions(&q))
 		}
 		out = append(out, c.dumpListeners(&q), c.dumpScopes(&q), c.dumpRoutes(&q), c.dumpSecrets(&q))
 	})
@@ -270,6 +273,11 @@ func (c *Controller) InitDump() *adminv3.UnreadyTargetsDumps {
 				for _, x := range v.scopes {
 					if x.waiting() {
 						waits = append(waits, "SRDS "+x.Name)
+					}
+				}
+				for _, u := range v.filters {
+					if u.waiting(s.active != nil) {
+						waits = append(waits, "FilterConfigSubscription init "+u.Name)
 					}
 				}
 				add("init manager Listener "+s.name, waits)

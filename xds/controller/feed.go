@@ -239,6 +239,7 @@ func (f *feed) failed() {
 		}
 	}
 	c.scopesFailed(f)
+	c.extensionsFailed(f)
 	for _, l := range c.layers {
 		if l.feed == f {
 			l.counts.failed()
@@ -270,6 +271,8 @@ func (f *feed) deliver(d ads.Deliver) {
 		v.Rejected = c.applyRoutes(f, d)
 	case resource.VirtualHost:
 		v.Rejected = c.applyVirtualHosts(f, d)
+	case resource.ExtensionConfig:
+		v.Rejected = c.applyExtensions(f, d)
 	case resource.Secret:
 		v.Rejected = c.applySecrets(f, d)
 	case resource.ScopedRoute:
@@ -366,6 +369,8 @@ func (c *Controller) expired(f *feed, e ads.Expired) {
 		c.clearRoute(f, e.Name)
 	case resource.VirtualHost:
 		c.applyVirtualHosts(f, ads.Deliver{Version: f.version[t], Removed: []string{e.Name}})
+	case resource.ExtensionConfig:
+		c.clearExtension(f, e.Name, f.version[t])
 	case resource.ScopedRoute:
 		c.clearScope(f, e.Name)
 	case resource.Runtime:

@@ -23,17 +23,18 @@ import (
 // listenerVersion is one accepted version of a listener.
 type listenerVersion struct {
 	received
-	s      *listenerState
-	model  *snapshot.Listener
-	res    *listenercompile.Result
-	names  []*route.ClusterRef // clusters that it names itself; held
-	routes map[string]bool     // RDS names
-	waits  map[string]bool     // RDS names that are not in yet
-	colds  map[string]bool     // clusters that are not warm yet
-	timer  *time.Timer         // bounds colds
-	parked bool                // of the bootstrap; subscribes when the clusters are warm
-	tls    *tlsUse
-	scopes []*scopeSet
+	s       *listenerState
+	model   *snapshot.Listener
+	res     *listenercompile.Result
+	names   []*route.ClusterRef // clusters that it names itself; held
+	routes  map[string]bool     // RDS names
+	waits   map[string]bool     // RDS names that are not in yet
+	colds   map[string]bool     // clusters that are not warm yet
+	timer   *time.Timer         // bounds colds
+	parked  bool                // of the bootstrap; subscribes when the clusters are warm
+	tls     *tlsUse
+	scopes  []*scopeSet
+	filters []*filterUse
 }
 
 // listenerState is one listener by name.
@@ -144,6 +145,7 @@ func (c *Controller) addListener(d *resource.Decoded, raw *ads.Raw, version stri
 	if err := c.subscribeListener(s, v); err != nil {
 		c.leaveSecrets(v.tls)
 		c.leaveScopes(v.scopes)
+		c.leaveFilters(v.filters)
 		c.cfg.Plane.Discard(m)
 		releaseListener(m, res)
 		for n := range v.routes {
@@ -243,7 +245,7 @@ func (c *Controller) ownAddresses(l *snapshot.Listener, s *listenerState, n int)
 // subscribeListener asks for the route configurations and secrets that v needs. Static listeners ask when the clusters are warm, in Envoy's order.
 func (c *Controller) subscribeListener(s *listenerState, v *listenerVersion) error {
 	contexts := c.cfg.Compile.listenerTLS(v.res)
-	if c.phase < phaseListeners && (len(v.res.RDS) > 0 || len(v.res.Scoped) > 0 || len(contexts) > 0) {
+	if c.phase < phaseListeners && (len(v.res.RDS)+len(v.res.Scoped)+len(v.res.Filters)+len(contexts) > 0) {
 		if err := c.checkStaticSecrets(contexts); err != nil {
 			return err
 		}
@@ -281,6 +283,14 @@ func (c *Controller) subscribeListener(s *listenerState, v *listenerVersion) err
 		}
 		v.scopes = append(v.scopes, x)
 	}
+	for i := range v.res.Filters {
+		u, err := c.useFilter(&v.res.Filters[i])
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		v.filters = append(v.filters, u)
+	}
 	return errors.Join(errs...)
 }
 
@@ -308,7 +318,8 @@ func (v *listenerVersion) clusterWarm(c *Controller, name string) {
 // tryActivate makes the warming version the active one when it waits for nothing.
 func (c *Controller) tryActivate(s *listenerState) {
 	v := s.warming
-	if v == nil || v.parked || len(v.waits) > 0 || len(v.colds) > 0 || v.tls.waiting() || slices.ContainsFunc(v.scopes, (*scopeSet).waiting) {
+	if v == nil || v.parked || len(v.waits) > 0 || len(v.colds) > 0 || v.tls.waiting() || slices.ContainsFunc(v.scopes, (*scopeSet).waiting) ||
+		slices.ContainsFunc(v.filters, func(u *filterUse) bool { return u.waiting(s.active != nil) }) {
 		return
 	}
 	if v.timer != nil {
@@ -335,6 +346,7 @@ func (c *Controller) endWarming(v *listenerVersion) {
 	c.noWait(v, v.colds)
 	c.leaveSecrets(v.tls)
 	c.leaveScopes(v.scopes)
+	c.leaveFilters(v.filters)
 	c.cfg.Plane.Discard(v.model)
 	c.ownAddresses(v.model, v.s, -1)
 	c.unhold(v.names)
@@ -349,7 +361,7 @@ func (c *Controller) endActive(v *listenerVersion, replaced bool) {
 	c.ownAddresses(v.model, v.s, -1)
 	c.unhold(v.names)
 	c.leaveSecrets(v.tls)
-	d := &drainingListener{name: v.s.name, since: time.Now(), replaced: replaced, scopes: v.scopes}
+	d := &drainingListener{name: v.s.name, since: time.Now(), replaced: replaced, scopes: v.scopes, filters: v.filters}
 	for n := range v.routes {
 		if !c.usesRoute(v.s.name, n) {
 			d.routes = append(d.routes, n)
@@ -357,7 +369,7 @@ func (c *Controller) endActive(v *listenerVersion, replaced bool) {
 	}
 	if replaced {
 		releaseListener(v.model, v.res)
-		if len(d.routes)+len(d.scopes) == 0 {
+		if len(d.routes)+len(d.scopes)+len(d.filters) == 0 {
 			return
 		}
 	} else {
@@ -371,6 +383,7 @@ type drainingListener struct {
 	name     string
 	routes   []string // RDS names that only it used
 	scopes   []*scopeSet
+	filters  []*filterUse
 	since    time.Time
 	replaced bool
 	model    *snapshot.Listener // whose statistics still count; nil when a newer version has them
@@ -414,7 +427,8 @@ func (c *Controller) dropRoutes(d *drainingListener) {
 	}
 	d.routes = nil
 	c.leaveScopes(d.scopes)
-	d.scopes = nil
+	c.leaveFilters(d.filters)
+	d.scopes, d.filters = nil, nil
 }
 
 // releaseListener gives back the statistics of a version.

@@ -34,6 +34,7 @@ func Defs() []*Def {
 		ReloadDef,
 		RDSDef,
 		VHDSDef,
+		ECDSDef,
 		SRDSDef,
 		SDSDef,
 		SSLSocketFactoryDef,

@@ -62,6 +62,20 @@ var VHDSDef = &Def{Name: "vhds", Stats: []Stat{
 	{Name: "update_empty", Kind: Counter},
 }}
 
+// The ids of ECDSDef.
+const (
+	ECDSConfigReload = iota
+	ECDSConfigFail
+	ECDSConfigConflict
+)
+
+// ECDSDef is what "extension_config_discovery.http_filter.NAME." has besides SubscriptionDef.
+var ECDSDef = &Def{Name: "ecds", Stats: []Stat{
+	{Name: "config_reload", Kind: Counter},
+	{Name: "config_fail", Kind: Counter},
+	{Name: "config_conflict", Kind: Counter},
+}}
+
 // The ids of SRDSDef.
 const (
 	SRDSUpdateEmpty = iota

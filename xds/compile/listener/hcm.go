@@ -37,6 +37,8 @@ type HTTPFilter struct {
 	Config any              // a filter factory (dataplane/filter)
 }
 
+const routerName = "envoy.filters.http.router"
+
 // HTTPFilters is the table of HTTP filters.
 var HTTPFilters = registry.MustTable("http filters", []registry.Row[HTTPFilter]{
 	{Name: "envoy.filters.http.grpc_http1_bridge", Message: &grpcbridgev3.Config{}, Status: registry.StatusStable, Trust: registry.TrustTrusted,
@@ -45,8 +47,9 @@ var HTTPFilters = registry.MustTable("http filters", []registry.Row[HTTPFilter]{
 		Compile: plain(httpfilter.GrpcStats)},
 	{Name: "envoy.filters.http.grpc_web", Message: &grpcwebv3.GrpcWeb{}, Status: registry.StatusStable, Trust: registry.TrustRobustBoth,
 		Compile: plain(httpfilter.GrpcWeb)},
-	{Name: "envoy.filters.http.router", Message: &routerv3.Router{}, Status: registry.StatusStable, Compile: compileRouter},
+	{Name: routerName, Message: &routerv3.Router{}, Status: registry.StatusStable, Compile: compileRouter},
 }, map[string]string{
+	"type.googleapis.com/envoy.extensions.filters.http.on_demand.v3.OnDemand":                 "virtual hosts and clusters on demand",
 	"type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault":                    "policies",
 	"type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors":                          "policies",
 	"type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC":                          "policies",
@@ -282,8 +285,10 @@ func (s *state) hcmFilters(c *registry.Ctx, h *hcmv3.HttpConnectionManager, out 
 	routed := false
 	for i, f := range h.GetHttpFilters() {
 		at := registry.Path(fmt.Sprintf("http_filters[%d]", i))
-		if f.GetConfigDiscovery() != nil {
-			s.fail(c.Errorf(at.Field("config_discovery"), "%w (extension config discovery)", registry.ErrLater))
+		if d := f.GetConfigDiscovery(); d != nil {
+			if x := s.discovered(c.At(at.Field("config_discovery")), f.GetName(), d); x != nil {
+				out.Filters = append(out.Filters, snapshot.HTTPFilter{Name: f.GetName(), Disabled: f.GetDisabled(), Config: x})
+			}
 			continue
 		}
 		x, err := HTTPFilters.Compile(c, at.Field("typed_config"), f.GetName(), f.GetTypedConfig())

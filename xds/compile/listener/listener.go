@@ -20,6 +20,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"sidecar/dataplane/filter"
 	"sidecar/dataplane/match"
 	"sidecar/dataplane/route"
 	"sidecar/dataplane/snapshot"
@@ -39,6 +40,8 @@ type Env struct {
 	Table   func(name string) *route.TableRef
 	// Scopes returns the ref of the scoped routes with a key that are in use already, or nil.
 	Scopes func(key string) *route.ScopesRef
+	// Discovered returns the discovered filter with a key that is in use already, or nil.
+	Discovered func(key string) *filter.Dynamic
 	// Routes compiles an inline route_config.
 	Routes func(c *registry.Ctx, rc *routev3.RouteConfiguration) (*route.Table, error)
 	// AccessLog compiles one access log.
@@ -73,6 +76,7 @@ type Result struct {
 	RDS      []RDS
 	Inline   []Inline
 	Scoped   []Scoped
+	Filters  []DiscoveredFilter
 	TLS      []transportsocket.Server // contexts of filter chains, with the secrets that they wait for
 }
 
