@@ -37,7 +37,9 @@ var failures = [...]int{policy.ConnectionError: stats.SSLConnectionError, policy
 // countFailed counts a handshake that failed, or a bad record, by the reason.
 func (x *secure) countFailed(why error) {
 	if x.ssl != nil {
-		x.ssl.Inc(failures[policy.Classify(why)])
+		if r := policy.Classify(why); r != policy.Uncounted {
+			x.ssl.Inc(failures[r])
+		}
 		if x.s.Info() == nil {
 			x.countStaple()
 		}

@@ -32,6 +32,7 @@ type named struct {
 	// Worker
 	p            *pool.Pool
 	key          namedKey
+	spelled      string // the name as the request had it for which the pool was made
 	newer, older *named
 }
 
@@ -104,20 +105,24 @@ func (c *Cluster) named(h *hostset.Host, prio int, codec pool.Codec, name []byte
 	}
 	at := poolAt(prio, codec)
 	if n := c.names.byKey[namedKey{h, at, string(lower)}]; n != nil {
-		c.names.touch(n)
-		return n.p
+		if n.spelled == string(name) || !n.p.Empty() {
+			c.names.touch(n)
+			return n.p
+		}
+		c.forget(n) // a connection tells the name as its first request has it
 	}
 	if !c.room(prio) {
 		return nil
 	}
 	cfg := c.config(h, prio, codec)
+	n := &named{key: namedKey{h, at, string(lower)}, spelled: string(name)}
 	if sni {
-		cfg.SNI = string(name)
+		cfg.SNI = n.spelled
 	}
 	if san {
-		cfg.SAN = string(name)
+		cfg.SAN = n.spelled
 	}
-	n := &named{p: c.newPool(cfg), key: namedKey{h, at, string(lower)}}
+	n.p = c.newPool(cfg)
 	if c.names.byKey == nil {
 		c.names.byKey = map[namedKey]*named{}
 	}

@@ -4,9 +4,11 @@ package upstream
 
 import (
 	"math"
+	"net/netip"
 	"strconv"
 	"testing"
 
+	"sidecar/dataplane/conn"
 	"sidecar/dataplane/hostset"
 	"sidecar/dataplane/httpmsg"
 	"sidecar/dataplane/loop"
@@ -107,7 +109,6 @@ func TestPool_WhenNamesDiffer_ThenSoDoThePools(t *testing.T) {
 		same     bool
 	}{
 		{"equal", true, false, false, "a.test", "a.test", true},
-		{"case", true, false, false, "a.test", "A.TEST", true},
 		{"different", true, false, false, "a.test", "b.test", false},
 		{"name and none", true, false, false, "a.test", "", false},
 		{"addresses are no server names", true, false, false, "1.2.3.4", "::1", true},
@@ -225,5 +226,28 @@ func TestPool_WhenTheNameIsKnown_ThenFindingItsPoolAllocatesNothing(t *testing.T
 	look()
 	if n := testing.AllocsPerRun(100, look); n != 0 {
 		t.Errorf("%v allocations", n)
+	}
+}
+
+func TestPool_WhenNamesDifferInCase_ThenTheConnectionIsSharedUnderTheFirst(t *testing.T) {
+	r := newRig(t, nil)
+	r.m.TLS = conn.NewTLS(r.l, nil)
+	h := &hostset.Host{Addr: sys.AddrOf(netip.MustParseAddrPort("127.0.0.1:1"))} // nobody listens there
+	a := r.pool(h, "a.test")
+	w := &waiter{}
+	w.task.Init(w)
+	w.w.Init(&w.task)
+	b := r.pool(h, "A.test")
+	if a == b {
+		t.Error("a pool without connections keeps the name of a request that is over")
+	}
+	if b.Get(&w.w) != pool.Queued {
+		t.Fatal("no connection")
+	}
+	if r.pool(h, "a.TEST") != b {
+		t.Error("another connection for the same name")
+	}
+	if len(r.c.names.byKey) != 1 || r.c.names.newest.spelled != "A.test" {
+		t.Errorf("%d pools, %q", len(r.c.names.byKey), r.c.names.newest.spelled)
 	}
 }

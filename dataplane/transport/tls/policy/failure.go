@@ -21,6 +21,7 @@ const (
 	FailVerifySAN                  // ssl.fail_verify_san
 	FailVerifyHash                 // ssl.fail_verify_cert_hash
 	FailVerifyNoCert               // ssl.fail_verify_no_cert: a required client certificate is missing
+	Uncounted                      // none of them
 )
 
 // Failure is a peer that was refused. Immutable.
@@ -56,9 +57,8 @@ func Classify(err error) Reason {
 }
 
 var (
-	failSANList    = &Failure{FailVerifySAN, "verify cert failed: verify SAN list"}
 	failHash       = &Failure{FailVerifyHash, "verify cert failed: cert hash and spki"}
-	failNoRoots    = &Failure{ConnectionError, ""} // a name is to be verified, but nothing says whose word for it counts
+	failNoRoots    = &Failure{Uncounted, ""} // a name is to be verified, but nothing says whose word for it counts
 	failUnverified = &Failure{FailVerifyError, "verify cert failed"}
 	failPrecheck   = &Failure{FailVerifyError, "verify cert failed: SPIFFE precheck failed"}
 	failTrust      = &Failure{FailVerifyError, "verify cert failed: no trust bundle store"}
@@ -92,8 +92,16 @@ const maxShown = 32
 
 // sanFailure is a certificate none of whose names was expected.
 func sanFailure(c *identity.Certificate) *Failure {
-	names := c.SANs[:min(len(c.SANs), maxShown)]
-	return &Failure{FailVerifySAN, "verify cert failed: SAN matcher, certificate SANs are [" + strings.Join(names, ", ") + "]"}
+	return &Failure{FailVerifySAN, "verify cert failed: SAN matcher, certificate SANs are [" + shownSANs(c) + "]"}
+}
+
+// sanListFailure is a certificate that has not the name want.
+func sanListFailure(c *identity.Certificate, want string) *Failure {
+	return &Failure{FailVerifySAN, "verify cert failed: verify SAN list, expected SANs: [" + want + "], certificate SANs: [" + shownSANs(c) + "]"}
+}
+
+func shownSANs(c *identity.Certificate) string {
+	return strings.Join(c.SANs[:min(len(c.SANs), maxShown)], ", ")
 }
 
 // chainFailure is a certificate at depth (0 is the leaf) that was refused.

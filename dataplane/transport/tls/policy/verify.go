@@ -119,7 +119,7 @@ func (f *verifier) standard(now Clock, certs []*x509.Certificate, out *verdict, 
 	}
 	if want.san != "" {
 		if !listed(out.peer, want.san) {
-			return failSANList
+			return sanListFailure(out.peer, want.san)
 		}
 		out.validated = true
 	}
