@@ -529,11 +529,19 @@ func (x *Exchange) releaseStream(m *pool.Member, st *mux.Stream) {
 // endStream counts how a stream to cl ended and gives it back.
 func endStream(cl *upstream.Cluster, m *pool.Member, st *mux.Stream) {
 	switch {
-	case st.Unprocessed: // Envoy counts no refused stream
-	case st.Reset != fault.None && st.Remote:
-		cl.Block.Inc(stats.ClusterUpstreamRqRxReset)
-	case !st.S.Closed():
-		cl.Block.Inc(stats.ClusterUpstreamRqTxReset)
+	case st.Reset == fault.None:
+		if !st.S.Closed() {
+			cl.Block.Inc(stats.ClusterUpstreamRqTxReset)
+		}
+	default:
+		switch streamKind(st) {
+		case fault.ConnectionTerminate:
+			cl.Block.Inc(stats.ClusterUpstreamRqPendingFailureEject) // as in Envoy, though nothing was pending
+		case fault.UpstreamProtocol:
+			cl.Block.Inc(stats.ClusterUpstreamRqTxReset)
+		case fault.StreamReset:
+			cl.Block.Inc(stats.ClusterUpstreamRqRxReset)
+		}
 	}
 	st.Abort(http2.CodeCancel)
 	m.ReleaseStream(true)

@@ -180,11 +180,26 @@ func (s *h2Server) event(now sys.Nanos) bool {
 		s.close(fault.DownstreamGone, http2.CodeNo)
 		return false
 	case mux.Failed:
-		s.ch.hcm.Inc(stats.HCMDownstreamCxProtocolError)
+		if !overloads(ev.Fault) {
+			s.ch.hcm.Inc(stats.HCMDownstreamCxProtocolError)
+		}
+		if ev.Fault == fault.H2Protocol {
+			ev.Fault = fault.H2Connection
+		}
 		if ev.Fault == fault.H2PrematureResets {
 			s.ch.hcm.Inc(stats.HCMDownstreamRqTooManyPrematureResets)
 		}
-		s.abort(ev.Fault, ev.Code)
+		code, head := ev.Code, ev.ID != 0
+		if head {
+			s.refused(ev, now)
+		}
+		k := ev.Fault
+		s.abort(k, code, head)
+		if k == fault.H2Timeout { // nobody is there to read the last word
+			s.k.Flush(now)
+			s.end()
+			return false
+		}
 		s.startLinger(now)
 		return false
 	}
@@ -194,30 +209,54 @@ func (s *h2Server) event(now sys.Nanos) bool {
 	case ev.Stream != nil:
 		s.k.Deliver(ev, now)
 	case ev.Kind == http2.EventReset:
-		e.spare.prepare() // a head that is none may have left something there
+		s.refused(ev, now)
 	}
 	return s.st != h2Closed
 }
 
+// overloads tells whether a fault is a flood or a timeout, which Envoy does not count as a protocol error.
+func overloads(k fault.Kind) bool {
+	return k == fault.H2Timeout || k == fault.H2EmptyFrames || k == fault.H2PriorityFlood || k == fault.H2WindowFlood || k == fault.H2OutboundFlood
+}
+
 // request starts the exchange of a new stream.
 func (s *h2Server) request(ev *http2.Event, now sys.Nanos) {
-	ch := s.ch
-	x := ch.env.spare
-	ch.env.spare = nil
+	x := s.ch.env.spare
+	s.ch.env.spare = nil
+	st := s.k.Open(ev.Stream, x, ev.End)
+	s.begin(x, st, now, 1)
+	ev.Stream.Trailers = &x.reqTr
+	if most := s.ch.h.MaxRequestsPerConn; s.st == h2Open && most > 0 && s.k.H2.Streams() >= most {
+		s.ch.hcm.Inc(stats.HCMDownstreamCxMaxRequestsReached)
+		s.startDrain()
+	}
+	x.onHead(now)
+	x.h2.run(now)
+}
+
+// refused counts and logs a request whose head was none; as in Envoy, nothing of it is in the record.
+func (s *h2Server) refused(ev *http2.Event, now sys.Nanos) {
+	x := s.ch.env.spare
+	s.ch.env.spare = nil
+	x.prepare() // the head may have left something there
+	s.begin(x, nil, now, 0)
+	x.rec.Req = nil
+	s.ch.hcm.Inc(stats.HCMDownstreamRqRxReset)
+	x.abort(ev.Fault)
+}
+
+// begin starts the exchange x on st.
+func (s *h2Server) begin(x *Exchange, st *mux.Stream, now sys.Nanos, headBytes int) {
 	if !x.bound {
 		x.bound = true
 		x.own.Init(x)
 		x.timer.Init(&x.own)
 	}
-	st := s.k.Open(ev.Stream, x, ev.End)
 	x.h2 = h2Client{s: s, x: x, st: st, connect: x.req.Method == httpmsg.MethodConnect}
 	_, shaken := s.k.C.HandshakeTimes()
-	x.begin(&origin{c: &x.h2, side: s.Place.Info, task: &x.own, ch: ch, in: source{s: st}, shaken: shaken}, now, now, 1)
-	ev.Stream.Trailers = &x.reqTr
+	x.begin(&origin{c: &x.h2, side: s.Place.Info, task: &x.own, ch: s.ch, in: source{s: st}, shaken: shaken}, now, now, headBytes)
 	x.rec.Protocol = "HTTP/2"
-	ch.hcm.Inc(stats.HCMDownstreamRqHTTP2Total)
-	x.onHead(now)
-	x.h2.run(now)
+	s.ch.hcm.Inc(stats.HCMDownstreamRqHTTP2Total)
 }
 
 // settle ends a run: what was queued leaves, a connection that has nothing more to do closes, the timer is set.
@@ -249,33 +288,38 @@ func (s *h2Server) count() {
 
 // close ends the connection and every stream on it.
 func (s *h2Server) close(k fault.Kind, code http2.Code) {
-	s.abort(k, code)
+	s.abort(k, code, false)
 	if !s.gone {
 		s.k.Flush(s.ch.env.L.Now())
 	}
 	s.end()
 }
 
-// abort ends every stream.
-func (s *h2Server) abort(k fault.Kind, code http2.Code) {
-	b := s.ch.hcm
-	if s.k.Busy() {
-		b.Inc(stats.HCMDownstreamCxDestroyActiveRq)
-		if s.gone {
-			b.Inc(stats.HCMDownstreamCxDestroyRemoteActiveRq)
-		} else {
-			b.Inc(stats.HCMDownstreamCxDestroyLocalActiveRq)
-		}
-	}
+// abort ends every stream; head says that there was one more, whose head was the fault.
+func (s *h2Server) abort(k fault.Kind, code http2.Code, head bool) {
+	b, active := s.ch.hcm, head || s.k.Busy()
 	if s.gone {
 		s.k.H2.Stop() // there is nobody to tell
 	}
 	for st := s.k.H2.Oldest(); st != nil; st = s.k.H2.Oldest() {
 		m := mux.Of(st)
 		if x, ok := m.User().(*Exchange); ok {
+			if k != fault.DownstreamGone {
+				b.Inc(stats.HCMDownstreamRqRxReset)
+				x.tunnelOver()
+			}
 			x.abort(k)
 		}
 		m.Abort(code)
+	}
+	if !active {
+		return
+	}
+	b.Inc(stats.HCMDownstreamCxDestroyActiveRq)
+	if s.gone || k == fault.H2Timeout { // as in Envoy
+		b.Inc(stats.HCMDownstreamCxDestroyRemoteActiveRq)
+	} else {
+		b.Inc(stats.HCMDownstreamCxDestroyLocalActiveRq)
 	}
 }
 
@@ -440,12 +484,17 @@ func (c *h2Client) run(now sys.Nanos) {
 // reset ends the exchange because its stream is over: the client has lost interest, or has sent what is no message.
 func (c *h2Client) reset(now sys.Nanos, st *mux.Stream) {
 	x := c.x
-	if !st.Remote {
-		x.ch.hcm.Inc(stats.HCMDownstreamRqTxReset)
-	}
 	x.ch.hcm.Inc(stats.HCMDownstreamRqRxReset)
+	x.tunnelOver()
 	x.abort(st.Reset)
 	st.Abort(http2.CodeNo)
+}
+
+// tunnelOver counts the end of a tunnel: Envoy never regards such a request as complete.
+func (x *Exchange) tunnelOver() {
+	if x.has(xTunnel) {
+		x.h2.s.ch.hcm.Inc(stats.HCMDownstreamRqResponseBeforeRqComplete)
+	}
 }
 
 // answer implements client: a connection that is to end says GOAWAY.
@@ -478,6 +527,8 @@ func (c *h2Client) over(e ending, now sys.Nanos) {
 	if e == answered && !st.S.RemoteEnded() && x.fl&xEarly == 0 {
 		s.ch.hcm.Inc(stats.HCMDownstreamRqResponseBeforeRqComplete)
 		s.ch.hcm.Inc(stats.HCMDownstreamRqRxReset) // as Envoy sees the reset that follows
+	} else if e == answered && x.fl&xEarly == 0 {
+		x.tunnelOver()
 	}
 	c.x, c.st = nil, nil
 	switch e {

@@ -4,6 +4,7 @@ package exchange
 
 import (
 	"sidecar/dataplane/fault"
+	"sidecar/dataplane/http2"
 	"sidecar/dataplane/httpmsg"
 	"sidecar/dataplane/mux"
 	"sidecar/dataplane/sys"
@@ -389,8 +390,8 @@ func streamKind(st *mux.Stream) fault.Kind {
 		return fault.StreamRefused
 	case st.Reset == fault.ConnectionTerminate || st.Reset == fault.H2Timeout:
 		return fault.ConnectionTerminate
-	case st.Remote:
-		return fault.StreamReset
+	case st.Remote && st.Code != http2.CodeProtocol, st.Reset == fault.H2TooManyHeaders, st.Reset == fault.H2HeadersTooLarge:
+		return fault.StreamReset // as Envoy's, which sees a head over its limits as a reset by the peer
 	}
 	return fault.UpstreamProtocol
 }

@@ -65,7 +65,7 @@ func (x *Exchange) logUnconnected(k fault.Kind) {
 
 // upstreamFault ends a try for something found on the upstream connection, before or after the response began.
 func (x *Exchange) upstreamFault(now sys.Nanos, k fault.Kind) {
-	if k == fault.UpstreamProtocol {
+	if k == fault.UpstreamProtocol && x.respIn.s == nil { // of a connection with streams the pool counts it
 		x.cl.Block.Inc(stats.ClusterUpstreamCxProtocolError)
 	}
 	if x.has(xRespHeld) {

@@ -108,6 +108,7 @@ const (
 
 	// Found by an HTTP/2 codec. None has a local reply: the stream or the connection is reset.
 	H2Protocol        // a violation of the framing layer
+	H2Connection      // such a one, of which the other streams of the connection hear
 	H2Content         // more or less content than content-length says
 	H2Messaging       // a malformed message
 	H2InvalidField    // a malformed field or pseudo-header
@@ -115,6 +116,8 @@ const (
 	H2HeadersTooLarge // max_request_headers_kb
 	H2Underscore      // underscore in a header name with REJECT_REQUEST
 	H2EmptyFrames     // max_consecutive_inbound_frames_with_empty_payload
+	H2PriorityFlood   // max_inbound_priority_frames_per_stream
+	H2WindowFlood     // max_inbound_window_update_frames_per_data_frame_sent
 	H2Flood           // another limit on inbound frames
 	H2OutboundFlood   // max_outbound_frames, max_outbound_control_frames
 	H2PrematureResets // premature_reset_total_stream_count
@@ -180,11 +183,14 @@ var rows = [numKinds]Row{
 	HeadersTooLarge:       {431, "Request Header Fields Too Large", FlagDPE, "http1.headers_too_large", true},
 	TooManyHeaders:        {431, "Request Header Fields Too Large", FlagDPE, "http1.too_many_headers", true},
 	LowVersion:            {426, "Upgrade Required", FlagDPE, "low_version", true},
-	HTTP2Preface:          {0, "", FlagDPE, "http2_not_supported_on_this_listener", true},
+	HTTP2Preface:          {400, "Bad Request", FlagDPE, "http1.codec_error", true},
 	InvalidScheme:         {400, "Bad Request", FlagDPE, "http1.invalid_scheme", true},
 	ConnectionRejected:    {400, "Bad Request", FlagDPE, "http1.connection_header_rejected", true},
 
 	H2Protocol:        {0, "", FlagDPE, "http2.unknown.nghttp2.error", true},
+	H2Connection:      {0, "", FlagDPE, "codec_error:The_user_callback_function_failed", true},
+	H2PriorityFlood:   {0, "", FlagDPE, "codec_error:Too_many_PRIORITY_frames", true},
+	H2WindowFlood:     {0, "", FlagDPE, "codec_error:Too_many_WINDOW_UPDATE_frames", true},
 	H2Messaging:       {0, "", FlagDPE, "http2.violation.of.messaging.rule", true},
 	H2InvalidField:    {0, "", FlagDPE, "http2.invalid.header.field", true},
 	H2TooManyHeaders:  {0, "", FlagDR, "http2.too_many_headers", false},
@@ -195,7 +201,7 @@ var rows = [numKinds]Row{
 	H2Flood:           {0, "", FlagDPE, "http2.unknown.nghttp2.error", true},
 	H2OutboundFlood:   {0, "", FlagDPE, "http2.outbound_frames_flood", true},
 	H2PrematureResets: {0, "", FlagDC, "downstream_remote_disconnect", true},
-	H2Timeout:         {0, "", FlagDC, "downstream_remote_disconnect", true},
+	H2Timeout:         {0, "", FlagDC, "downstream_local_disconnect(http2_ping_timeout)", true},
 	H2RemoteReset:     {0, "", FlagDR, "http2.remote_reset", false},
 	H2RemoteRefuse:    {0, "", FlagDR, "http2.remote_refuse", false},
 

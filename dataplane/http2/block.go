@@ -69,6 +69,9 @@ func (c *Conn) beginContinuation(ev *Event) bool {
 // beginFragment starts on the fragment of a HEADERS or CONTINUATION frame.
 func (c *Conn) beginFragment(ev *Event) bool {
 	c.blockID = c.h.id
+	if c.role == Server && c.h.typ == ftHeaders && c.h.id&1 == 1 && c.h.id > c.highest && uint32(c.streams.count) < c.o.MaxConcurrentStreams {
+		c.opening = c.h.id
+	}
 	n := c.left - c.pad
 	if c.emptyFrame(n == 0 && !(c.h.typ == ftHeaders && c.fl&cBlockEnd != 0)); c.fl&cFailed != 0 {
 		return false
@@ -164,12 +167,14 @@ func (c *Conn) request(block []byte, ev *Event) bool {
 	}
 	c.highest = id
 	if c.fl&cGoawayOut != 0 && id > c.goawayOut { // it knows, or will soon
+		c.opening = 0
 		c.decode(block, &message{})
 		c.closed.add(id, true)
 		return false
 	}
 	c.lastPeer = id
 	if ev.Head == nil || uint32(c.streams.count) >= c.o.MaxConcurrentStreams {
+		c.opening = 0
 		if c.decode(block, &message{}); c.fl&cFailed == 0 {
 			c.counts.inc(CountStreamRefused)
 			if c.reject(id, CodeRefusedStream); c.fl&cUnacked == 0 {
@@ -196,6 +201,7 @@ func (c *Conn) request(block []byte, ev *Event) bool {
 		c.sh.put(s)
 		return c.badRequest(id, k, ev)
 	}
+	c.opening = 0
 	if s.Head = ev.Head; m.end {
 		s.fl |= sRemoteEnd
 	}
@@ -212,6 +218,7 @@ func (c *Conn) badRequest(id uint32, k fault.Kind, ev *Event) bool {
 	if c.reject(id, headCode(k)); !c.early(nil) {
 		return false
 	}
+	c.opening = 0
 	ev.Kind, ev.ID, ev.Code, ev.Fault = EventReset, id, headCode(k), k
 	return true
 }

@@ -26,7 +26,7 @@ const (
 	NeedMore Status = iota // all input was used
 	Got                    // the Event is filled; call Next again with the rest of the input
 	Blocked                // server: the peer does not read what it asked for; call Next again with the rest when output has left
-	Failed                 // the connection is over: Event has Code and Fault. Write what is pending, end all streams (Oldest), close.
+	Failed                 // the connection is over: Event has Code and Fault, and ID when it is the head of a new stream. Write what is pending, end all streams (Oldest), close.
 )
 
 // EventKind is the kind of an Event.
@@ -125,6 +125,7 @@ type Conn struct {
 	lastOwn    uint32 // client: highest stream we opened
 	goawayIn   uint32 // last-stream-id of the peer's GOAWAY
 	goawayOut  uint32 // last-stream-id of ours
+	opening    uint32 // server: stream that the header block under way opens, 0 if it opens none
 	opened     uint32 // streams that got as far as a head from us
 	ended      uint32 // server: streams that are over
 	premature  uint32 // server: streams that were over before they began
@@ -215,7 +216,7 @@ func (c *Conn) Next(in []byte, now sys.Nanos, ev *Event) (n int, st Status) {
 	for {
 		switch {
 		case c.fl&cFailed != 0:
-			ev.Code, ev.Fault = c.code, c.failed
+			ev.Code, ev.Fault, ev.ID = c.code, c.failed, c.opening
 			return n, Failed
 		case c.fl&cSweep != 0 && c.sweep(ev):
 			return n, Got
@@ -304,7 +305,7 @@ func (c *Conn) fail(code Code, k fault.Kind, n Counter) {
 	c.fl |= cFailed
 	c.code, c.failed = code, k
 	c.counts.inc(n)
-	c.goawayFrame(min(c.lastPeer, c.lastGoaway()), code)
+	c.goawayFrame(min(max(c.lastPeer, c.opening), c.lastGoaway()), code)
 	c.sh.Bufs.Put(c.block)
 	c.block = nil
 }
@@ -319,6 +320,9 @@ func (c *Conn) Dead() bool { return c.fl&cFailed != 0 }
 
 // Active is the number of streams that were not released.
 func (c *Conn) Active() int { return c.streams.count }
+
+// Streams is the number of streams that the peer has opened so far.
+func (c *Conn) Streams() uint32 { return c.ended + uint32(c.streams.count) }
 
 // Oldest returns the oldest stream that was not released, nil if there is none: for ending all of them.
 func (c *Conn) Oldest() *Stream { return c.streams.oldest }

@@ -112,7 +112,7 @@ func (m *message) pseudo(f *hpack.Field, o *Options) fault.Kind {
 		}
 		h.Authority, h.HostCount = h.A.Put(f.Value), 1
 	case hpack.PseudoPath:
-		if !validPath(f.Value) {
+		if len(f.Value) == 0 || !validPath(f.Value) {
 			return fault.H2InvalidField
 		}
 		h.Target = h.A.Put(f.Value)

@@ -261,7 +261,7 @@ func (c *Conn) endData(s *Stream, p []byte, ev *Event) bool {
 // priority: RFC 9113 section 6.3. What it says is deprecated and ignored, but for a stream that depends on itself.
 func (c *Conn) priority(ev *Event) bool {
 	if c.prios++; c.prios > uint64(c.o.MaxPriorityPerStream)*(1+uint64(c.opened)) {
-		c.fail(CodeEnhanceYourCalm, fault.H2Flood, CountPriorityFlood)
+		c.fail(CodeEnhanceYourCalm, fault.H2PriorityFlood, CountPriorityFlood)
 		return false
 	}
 	if binary.BigEndian.Uint32(c.part[:])&maxStreamID != c.h.id {
@@ -353,7 +353,7 @@ func (c *Conn) sweep(ev *Event) bool {
 func (c *Conn) windowUpdated(n uint32, ev *Event) bool {
 	c.wins++
 	if most := 5 + 2*(uint64(c.opened)+uint64(c.o.MaxWindowUpdatePerData)*c.datas); c.wins > most {
-		c.fail(CodeEnhanceYourCalm, fault.H2Flood, CountWindowUpdateFlood)
+		c.fail(CodeEnhanceYourCalm, fault.H2WindowFlood, CountWindowUpdateFlood)
 		return false
 	}
 	if c.h.id == 0 {

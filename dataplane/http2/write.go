@@ -368,6 +368,9 @@ func (c *Conn) SendGoaway(last uint32, code Code) {
 		return
 	}
 	c.goawayFrame(min(last, c.lastGoaway()), code)
+	if last != MaxStream {
+		c.counts.inc(CountGoawaySent) // as in Envoy: neither the first of two, nor one that ends the connection
+	}
 }
 
 func (c *Conn) goawayFrame(last uint32, code Code) {
@@ -377,7 +380,6 @@ func (c *Conn) goawayFrame(last uint32, code Code) {
 	c.out = appendHeader(c.out, 8, ftGoaway, 0, 0)
 	c.append32(last)
 	c.append32(uint32(code))
-	c.counts.inc(CountGoawaySent)
 	c.sent(ftGoaway)
 }
 

@@ -156,9 +156,13 @@ func (k *Link) Wake() {
 
 // FailAll tells the user of every stream that it is over because of the connection.
 func (k *Link) FailAll(why fault.Kind, now sys.Nanos) {
+	gone := why == fault.ConnectionTerminate
+	if gone {
+		k.H2.Stop()
+	}
 	for h2 := k.H2.Oldest(); h2 != nil; h2 = k.H2.Oldest() {
 		s := Of(h2)
-		s.Reset, s.Remote = why, true
+		s.Reset, s.Remote = why, gone
 		s.run(now)
 		if k.H2.Oldest() == h2 { // its user holds on to it
 			s.free()

@@ -202,12 +202,15 @@ func (m *Member) rearm(now sys.Nanos) {
 // lost ends a connection that the peer has ended or whose protocol it has broken: every stream learns of it.
 func (m *Member) lost(now sys.Nanos, got mux.Got) {
 	p, why, by := m.pool, fault.ConnectionTerminate, byPeer
+	active := m.streams > 0
 	if got == mux.Failed {
-		p.block.Inc(stats.ClusterUpstreamCxProtocolError)
 		why, by = p.shared.Ev.Fault, byUs
+		if why != fault.H2Timeout {
+			p.block.Inc(stats.ClusterUpstreamCxProtocolError)
+			active = false // the streams end before the connection does
+		}
 	}
 	m.draining = true // nobody gets a stream of it while its own ones look for another
-	active := m.streams > 0
 	m.k.FailAll(why, now)
 	if by == byUs {
 		m.k.Flush(now)

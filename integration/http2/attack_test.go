@@ -99,7 +99,7 @@ var attacks = []attack{
 			a.room()
 		}
 	}},
-	{name: "made you reset: zero increment", counter: "http.h.downstream_cx_protocol_error", run: func(a *attacker) {
+	{name: "made you reset: zero increment", counter: "http2.inbound_window_update_frames_flood", run: func(a *attacker) {
 		for a.going() {
 			_ = a.f.WriteWindowUpdate(a.request("GET", "/slow", true), 0)
 			a.room()

@@ -55,8 +55,13 @@ type Group struct {
 	Files map[string]string `json:"files"`
 	// Normalise is a list of extra [regexp, replacement] pairs for text that differs from run to run.
 	Normalise [][2]string `json:"normalise"`
+	// NormaliseBackend are such pairs for what backends show.
+	NormaliseBackend [][2]string `json:"normalise_backend"`
 	// IgnoreStats is a list of name prefixes (after normalisation) left out for every case, with the reason in a comment of the file.
 	IgnoreStats []string `json:"ignore_stats"`
+
+	// AnyEnd is as Case.AnyEnd, for all cases.
+	AnyEnd bool `json:"any_end"`
 
 	Cases []*Case `json:"cases"`
 	// Validate are cases that only run `--mode validate` on a bootstrap of their own.

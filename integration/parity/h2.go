@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/net/http2"
@@ -55,9 +56,12 @@ type h2End struct {
 	initial int64
 	maxSize int
 
-	wmu    sync.Mutex
-	encBuf bytes.Buffer
-	enc    *hpack.Encoder
+	table atomic.Uint32 // the peer's HEADER_TABLE_SIZE
+
+	wmu      sync.Mutex
+	tableSet uint32 // what enc has been told
+	encBuf   bytes.Buffer
+	enc      *hpack.Encoder
 }
 
 // h2Stream is what arrived on one stream.
@@ -88,6 +92,8 @@ func newH2End(mu *sync.Mutex, cond *sync.Cond, w io.Writer, server bool, opt H2O
 	e.dec = hpack.NewDecoder(4096, nil)
 	e.dec.SetMaxStringLength(1 << 24)
 	e.enc = hpack.NewEncoder(&e.encBuf)
+	e.table.Store(4096)
+	e.tableSet = 4096
 	return e
 }
 
@@ -209,6 +215,8 @@ func (e *h2End) settings(f *http2.SettingsFrame) []byte {
 				}
 			}
 			e.initial = int64(s.Val)
+		case http2.SettingHeaderTableSize:
+			e.table.Store(min(s.Val, 4096))
 		case http2.SettingMaxFrameSize:
 			e.maxSize = int(min(s.Val, 1<<20))
 		}

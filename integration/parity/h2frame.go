@@ -167,9 +167,13 @@ func headerFrames(t uint32, flags http2.Flags, f *Frame, block []byte) (out []by
 	}
 }
 
-// headerBlock encodes fields without the dynamic table, so that repeated frames are the same bytes.
+// headerBlock encodes fields.
 func (e *h2End) headerBlock(fields []string) ([]byte, error) {
 	e.encBuf.Reset()
+	if size := e.table.Load(); size != e.tableSet {
+		e.enc.SetMaxDynamicTableSize(size) // tells so in this block
+		e.tableSet = size
+	}
 	for _, line := range fields {
 		name := h2FieldName(line)
 		value := strings.TrimPrefix(strings.TrimPrefix(line[len(name):], ":"), " ")
@@ -181,7 +185,7 @@ func (e *h2End) headerBlock(fields []string) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		e.enc.WriteField(hpack.HeaderField{Name: string(n), Value: string(v), Sensitive: strings.HasPrefix(line, "x-sensitive")})
+		e.enc.WriteField(hpack.HeaderField{Name: string(n), Value: string(v)})
 	}
 	return append([]byte(nil), e.encBuf.Bytes()...), nil
 }

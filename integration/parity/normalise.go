@@ -60,14 +60,21 @@ func newNormaliser(v *vars, extra [][2]string) (*normaliser, error) {
 		pairs = append(pairs, ":"+p, ":{"+n+"}", "_"+p, "_{"+n+"}")
 	}
 	n := &normaliser{ports: strings.NewReplacer(pairs...), dir: v.dir, extra: []rule{localIPRule(localIP())}}
-	for _, p := range extra {
+	more, err := rules(extra)
+	n.extra = append(n.extra, more...)
+	return n, err
+}
+
+// rules compiles [regexp, replacement] pairs.
+func rules(pairs [][2]string) (out []rule, err error) {
+	for _, p := range pairs {
 		re, err := regexp.Compile(p[0])
 		if err != nil {
 			return nil, err
 		}
-		n.extra = append(n.extra, rule{re, p[1]})
+		out = append(out, rule{re, p[1]})
 	}
-	return n, nil
+	return out, nil
 }
 
 func (n *normaliser) text(s string) string {

@@ -39,6 +39,7 @@ type groupRun struct {
 	r        *Runner
 	v        *vars
 	norm     *normaliser
+	backNorm []rule // for what backends show
 	backends map[string]*backend
 	hole     *blackhole
 	p        *proxy
@@ -143,6 +144,9 @@ func (r *Runner) open(g *Group) (*groupRun, error) {
 	if run.hole, err = newBlackhole(run.v.ports["blackhole"]); err != nil {
 		return nil, err
 	}
+	if run.backNorm, err = rules(g.NormaliseBackend); err != nil {
+		return nil, err
+	}
 	run.norm, err = newNormaliser(run.v, g.Normalise)
 	return run, err
 }
@@ -225,7 +229,7 @@ func (run *groupRun) runCase(c *Case, want *Result) (*Result, error) {
 	time.Sleep(settle)
 	for _, n := range order {
 		text, units := conns[n].render()
-		if c.AnyEnd {
+		if c.AnyEnd || run.g.AnyEnd {
 			text = strings.NewReplacer("end fin\n", "end ended\n", "end rst\n", "end ended\n").Replace(text)
 		}
 		if c.Summary {
@@ -235,21 +239,13 @@ func (run *groupRun) runCase(c *Case, want *Result) (*Result, error) {
 	}
 	for _, n := range sortedKeys(run.backends) {
 		if text := run.backends[n].render(c.Summary); text != "" {
-			res.add("backend "+n, run.norm.text(text))
+			res.add("backend "+n, run.backendText(text))
 		}
 	}
 	for _, n := range order {
 		conns[n].shut("close")
 	}
-	if len(c.TCP) > 0 || c.WireBytes {
-		// A raw connection ends only when both sides have; the proxy logs it then.
-		time.Sleep(defaultSettle)
-		for name, b := range run.backends {
-			if _, raw := c.TCP[name]; raw || c.WireBytes {
-				b.closeConns()
-			}
-		}
-	}
+	run.closeRaw(c)
 	err = run.late(c, res, before.plus(run.clockDigits(c, conns)), want, conns)
 	for _, b := range run.backends {
 		b.closeConns()
@@ -263,6 +259,28 @@ func (run *groupRun) runCase(c *Case, want *Result) (*Result, error) {
 		res.add("leaked gauges", leaked)
 	}
 	return res, err
+}
+
+// closeRaw ends the backends' side of raw connections: one ends only when both sides have, and the proxy logs it then.
+func (run *groupRun) closeRaw(c *Case) {
+	if len(c.TCP) == 0 && !c.WireBytes {
+		return
+	}
+	time.Sleep(defaultSettle)
+	for name, b := range run.backends {
+		if _, raw := c.TCP[name]; raw || c.WireBytes {
+			b.closeConns()
+		}
+	}
+}
+
+// backendText normalises what a backend shows.
+func (run *groupRun) backendText(text string) string {
+	text = run.norm.text(text)
+	for _, r := range run.backNorm {
+		text = r.re.ReplaceAllString(text, r.out)
+	}
+	return text
 }
 
 var serviceTime = regexp.MustCompile(`(?i)x-envoy-upstream-service-time: (\d+)`)
