@@ -76,19 +76,27 @@ func lines(file, line string) string {
 		types, file, line)
 }
 
-// logged waits for the line of an access log that begins with key.
+// logged waits for the line of the access log that begins with key and that no call has returned yet: ports, which make good keys, are used again.
 func (p *proxy) logged(file, key string) (line string) {
 	p.t.Helper()
+	if p.told == nil {
+		p.told = map[string]int{}
+	}
 	p.until("the access log has "+key, func() bool {
 		b, _ := os.ReadFile(file)
+		n := p.told[file+key]
 		for _, l := range strings.Split(string(b), "\n") {
-			if strings.HasPrefix(l, key+" ") {
+			if !strings.HasPrefix(l, key+" ") {
+				continue
+			}
+			if n--; n < 0 {
 				line = l
 				return true
 			}
 		}
 		return false
 	})
+	p.told[file+key]++
 	return line
 }
 

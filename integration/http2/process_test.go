@@ -84,6 +84,7 @@ type proxy struct {
 	log   *output
 	done  chan struct{}
 	addr  map[string]string // of listeners, by name
+	told  map[string]int    // lines of access logs that logged returned, by file and key
 }
 
 // start runs the program until it is live, with two workers unless args say otherwise.
