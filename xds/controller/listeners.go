@@ -106,7 +106,8 @@ func first(a, b string) string {
 	return b
 }
 
-// addListener compiles, binds and either activates a listener or lets it warm; raw is nil for one of the bootstrap.
+// addListener compiles, binds and either activates a listener or lets it warm; raw is nil for one of the bootstrap. It is long because it is one
+// transaction: what fails on the way gives back what was taken before, in sight of it.
 func (c *Controller) addListener(d *resource.Decoded, raw *ads.Raw, version string) error {
 	static := raw == nil
 	l := d.Message.(*listenerv3.Listener)
