@@ -205,7 +205,7 @@ dynamic_resources:
 `, []string{
 			"dynamic_resources.ads_config.transport_api_version: value V2 is not supported", `grpc_services[0].envoy_grpc.cluster_name: there is no static cluster "gone"`,
 			"grpc_services[1].google_grpc.channel_credentials.ssl_credentials.root_certs: must be set",
-			"grpc_services[2].google_grpc.channel_credentials.google_default: waits for a later issue (TLS)",
+			"grpc_services[2].google_grpc.channel_credentials.google_default: Google's default credentials are not supported; use ssl_credentials",
 			"lds_config.api_config_source.grpc_services: REST has none", "lds_config.api_config_source.refresh_delay: refresh_delay is required",
 			`lds_config.api_config_source.cluster_names[0]: there is no static cluster "a"`,
 			"dynamic_resources.cds_config: no config source is set", "node: id and cluster must be set",

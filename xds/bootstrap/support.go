@@ -39,7 +39,7 @@ var Messages = registry.Messages{
 		"node_context_params":              registry.Refuse("xdstp resource names are not supported"),
 		"config_sources":                   registry.Refuse("xdstp resource names are not supported"),
 		"default_config_source":            registry.Refuse("xdstp resource names are not supported"),
-		"certificate_provider_instances":   registry.Later("TLS"),
+		"certificate_provider_instances":   registry.Refuse("certificate provider plugins are not supported; use SDS"),
 	},
 	"envoy.config.bootstrap.v3.Bootstrap.StaticResources": {
 		"listeners": registry.Whole.Note("as for LDS"), "clusters": registry.Whole.Note("as for CDS"), "secrets": registry.Whole.Note("as for SDS; their files are read once, or watched with a watched_directory"),
@@ -82,16 +82,16 @@ var Messages = registry.Messages{
 	"envoy.config.core.v3.GrpcService.GoogleGrpc": {
 		"target_uri": registry.Supported, "stat_prefix": registry.Supported,
 		"channel_credentials":           registry.Supported,
-		"call_credentials":              registry.Later("TLS"),
-		"channel_credentials_plugin":    registry.Later("TLS"),
-		"call_credentials_plugin":       registry.Later("TLS"),
-		"credentials_factory_name":      registry.Later("TLS"),
+		"call_credentials":              registry.Refuse("call credentials are not supported; use initial_metadata"),
+		"channel_credentials_plugin":    registry.Refuse("credential plugins are not supported; use channel_credentials"),
+		"call_credentials_plugin":       registry.Refuse("credential plugins are not supported; use initial_metadata"),
+		"credentials_factory_name":      registry.Refuse("credential factories are not supported; use channel_credentials"),
 		"config":                        registry.Warn("only for credential factories"),
 		"per_stream_buffer_limit_bytes": registry.Warn("the response is held until it was applied"),
 		"channel_args":                  registry.Warn("only tunes Envoy's gRPC library"),
 	},
 	"envoy.config.core.v3.GrpcService.GoogleGrpc.ChannelCredentials": {
-		"local_credentials": registry.Whole.Note("plaintext"), "ssl_credentials": registry.Supported, "google_default": registry.Later("TLS"),
+		"local_credentials": registry.Whole.Note("plaintext"), "ssl_credentials": registry.Supported, "google_default": registry.Refuse("Google's default credentials are not supported; use ssl_credentials"),
 	},
 	"envoy.config.core.v3.GrpcService.GoogleGrpc.SslCredentials": {
 		"root_certs": registry.Whole.Note("required"), "private_key": registry.Whole, "cert_chain": registry.Whole,

@@ -46,7 +46,7 @@ var Messages = registry.Messages{
 		"upstream_bind_config":                      registry.Supported,
 		"transport_socket":                          registry.Whole.Note("see the upstream transport sockets"),
 		"transport_socket_matches":                  registry.Whole.Note("as transport_socket"),
-		"transport_socket_matcher":                  registry.Later("ALPN of upstreams"),
+		"transport_socket_matcher":                  registry.Refuse("matcher trees are not supported; use transport_socket_matches"),
 		"metadata":                                  registry.Whole,
 		"upstream_connection_options":               registry.Supported,
 		"close_connections_on_host_health_failure":  registry.Only("false"),

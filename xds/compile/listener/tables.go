@@ -182,7 +182,7 @@ var hcmFields = registry.Fields{
 	"skip_xff_append": registry.Supported, "via": registry.Supported, "generate_request_id": registry.Supported,
 	"preserve_external_request_id": registry.Supported, "always_set_request_id_in_response": registry.Supported,
 	"forward_client_cert_details":     registry.Supported,
-	"set_current_client_cert_details": registry.Supported, "forward_client_cert_matcher": registry.Later("client certificates"),
+	"set_current_client_cert_details": registry.Supported, "forward_client_cert_matcher": registry.Refuse("matcher trees are not supported; use forward_client_cert_details"),
 	"proxy_100_continue": registry.Supported, "represent_ipv4_remote_address_as_ipv4_mapped_ipv6": registry.Only("false"),
 	"upgrade_configs": registry.Supported, "normalize_path": registry.Supported, "merge_slashes": registry.Supported,
 	"path_with_escaped_slashes_action": registry.Supported, "request_id_extension": registry.Supported,
