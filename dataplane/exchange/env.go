@@ -5,6 +5,7 @@ package exchange
 import (
 	"net/netip"
 
+	"sidecar/dataplane/filter"
 	"sidecar/dataplane/http1"
 	"sidecar/dataplane/loop"
 	"sidecar/dataplane/mux"
@@ -42,6 +43,8 @@ type Env struct {
 	Shard   int          // the worker's stats shard: worker index + 1
 	Logs    AccessLogger // may be nil
 	LocalIP netip.Addr   // the node's address: what x-forwarded-for gets for a loopback peer, and mirrored requests
+	// Ask takes a demand to the control side, whose answer comes by Answered; false when it cannot. It must not block. nil: there is nobody to ask.
+	Ask func(filter.Demand) bool
 
 	// Worker
 	Snap *snapshot.Snapshot
@@ -63,6 +66,7 @@ type Env struct {
 	chains    map[*snapshot.FilterChain]*chain
 	halves    map[*Server]http1.Decoder // of connections with a part of a head
 	bufs      [][]byte
+	demands   demands
 }
 
 // NewEnv makes the environment of one worker.

@@ -148,9 +148,10 @@ type Exchange struct {
 	fmakers []filter.Factory // while the instances are made
 	fwake   []sys.Nanos
 	fdata   filter.Data
-	fevents uint64 // bit i: EventResume for filter i
-	fpos    int    // the filter that holds a head
-	dataPos int    // request body filters start here (those before saw it buffered)
+	demand  filter.Demand // what the filter that holds the head waits for; zero = nothing
+	fevents uint64        // bit i: EventResume for filter i
+	fpos    int           // the filter that holds a head
+	dataPos int           // request body filters start here (those before saw it buffered)
 	respPos int
 	inSeen  uint64
 	outSeen uint64

@@ -284,6 +284,10 @@ func (x *Exchange) filterTimers(now sys.Nanos) {
 
 // deliver gives ev to filter i and moves on if it was the one that held the head and lets go.
 func (x *Exchange) deliver(now sys.Nanos, i int, ev filter.Event) bool {
+	if i == x.fpos && x.endDemand() {
+		x.WakeFilterAt(i, 0)
+		x.lookAgain()
+	}
 	v := x.filters[i].OnEvent(x.ctx(i), ev)
 	holds := i == x.fpos && (x.st == stPaused || x.st == stHold)
 	switch {
@@ -506,6 +510,7 @@ func (x *Exchange) routedTo() *snapshot.Cluster {
 
 // doneFilters calls OnDone exactly once for every instance.
 func (x *Exchange) doneFilters() {
+	x.endDemand()
 	for i, f := range x.filters {
 		if f != nil {
 			f.OnDone(x.ctx(i))

@@ -120,6 +120,9 @@ type Stream interface {
 	// ClusterStats is this worker's share of the statistics under "cluster.NAME.SUB", SUB with its final dot, of the cluster that the request goes to;
 	// nil if it goes to none, or if the cluster has too many of these.
 	ClusterStats(sub []byte, def *stats.Def) *stats.Block
+	// DemandRoute asks the control side for the virtual host of a request without a route. True: the filter pauses, and gets EventResume when the
+	// answer is in or EventTimer when it does not come in time; the route has been matched again by then. False: there is nobody to ask.
+	DemandRoute(i int) bool
 }
 
 // Ctx is one filter's view of its exchange. Owner: the exchange; valid until OnDone returns.

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"sidecar/dataplane/filter"
 	"sidecar/dataplane/loop"
 	"sidecar/dataplane/snapshot"
 	"sidecar/dataplane/sys"
@@ -50,7 +51,8 @@ type Fleet struct {
 	stopped map[snapshot.Direction]bool // directions whose listeners are closed for good (drain_listeners)
 	allStop bool
 	plan    *worker.Plan
-	behind  []bool // workers whose mailbox had no room for the last plan
+	behind  []bool            // workers whose mailbox had no room for the last plan
+	owed    [][]filter.Demand // by worker: answers that its mailbox had no room for
 	started bool
 	off     *offload      // makes slow signatures
 	kick    chan struct{} // wakes the reaper; closed by Stop
@@ -59,7 +61,7 @@ type Fleet struct {
 
 // New makes the workers; they do not run yet.
 func New(cfg Config) (*Fleet, error) {
-	f := &Fleet{cfg: cfg, sets: map[setKey]*socketSet{}, stopped: map[snapshot.Direction]bool{}, behind: make([]bool, cfg.Workers)}
+	f := &Fleet{cfg: cfg, sets: map[setKey]*socketSet{}, stopped: map[snapshot.Direction]bool{}, behind: make([]bool, cfg.Workers), owed: make([][]filter.Demand, cfg.Workers)}
 	for i := range cfg.Workers {
 		w, err := cfg.Worker(i, sys.NewLinux())
 		if err != nil {
@@ -132,6 +134,7 @@ func (f *Fleet) reap() {
 			f.behind[i] = !f.workers[i].Post(loop.Msg{Kind: worker.MsgAdopt, Payload: f.plan})
 		}
 	}
+	f.settleOwed()
 	f.closeRetired()
 	if f.pending() {
 		select {
@@ -143,7 +146,29 @@ func (f *Fleet) reap() {
 
 // pending tells whether reap has work left that only waits for the workers.
 func (f *Fleet) pending() bool {
-	return f.started && (len(f.retired) > 0 || slices.Contains(f.behind, true))
+	return f.started && (len(f.retired) > 0 || slices.Contains(f.behind, true) || slices.ContainsFunc(f.owed, func(o []filter.Demand) bool { return len(o) > 0 }))
+}
+
+// Answer tells every worker that the control side has answered demands: what was found is in the last snapshot.
+func (f *Fleet) Answer(list []filter.Demand) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.started {
+		return // nobody has asked
+	}
+	for i := range f.owed {
+		f.owed[i] = append(f.owed[i], list...)
+	}
+	f.reap()
+}
+
+// settleOwed posts answers to the workers that have been given the last plan.
+func (f *Fleet) settleOwed() {
+	for i, list := range f.owed {
+		if len(list) > 0 && !f.behind[i] && f.workers[i].Post(loop.Msg{Kind: worker.MsgAnswer, Payload: list}) {
+			f.owed[i] = nil
+		}
+	}
 }
 
 // reaper closes retired sockets as soon as the workers have let them go: a connection that comes in between is not served any more and must hear so

@@ -5,6 +5,7 @@ package route
 import (
 	"sidecar/dataplane/httpmsg"
 	"sidecar/dataplane/match"
+	"sidecar/dataplane/sys"
 	"sidecar/internal/telemetry/stats"
 )
 
@@ -27,6 +28,7 @@ type Table struct {
 	Metadata             map[string]any
 	VHosts               []*VirtualHost
 	Mirrors              []Mirror
+	VHDS                 *VHDS        // virtual hosts come also by themselves; nil = they do not
 	AsyncClient          *stats.Scope // stats.AsyncClientDef, counts mirrored requests; nil when nothing is mirrored
 
 	internalOnly []httpmsg.Key
@@ -35,6 +37,12 @@ type Table struct {
 	prefix       radix                   // "foo.*"
 	wild         []*VirtualHost
 	any          *VirtualHost // "*"
+}
+
+// VHDS is what requests for unknown hosts need to know of RouteConfiguration.vhds.
+type VHDS struct {
+	// Wait is how long a request waits for its virtual host: initial_fetch_timeout. 0 = as long as it may.
+	Wait sys.Nanos
 }
 
 // Verdict is the outcome of Table.Match.

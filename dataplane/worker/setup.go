@@ -8,6 +8,7 @@ import (
 
 	"sidecar/dataplane/conn"
 	"sidecar/dataplane/exchange"
+	"sidecar/dataplane/filter"
 	"sidecar/dataplane/listener"
 	"sidecar/dataplane/loop"
 	"sidecar/dataplane/snapshot"
@@ -32,6 +33,7 @@ type Worker struct {
 	drains    drains
 	plan      *Plan
 	next      *Plan
+	answers   []filter.Demand // of this turn
 	listeners map[string]*listener.Listener
 	byDst     map[sys.Addr]*listener.Listener
 	up        *upstream.Manager
@@ -68,6 +70,8 @@ type Config struct {
 	DrainImmediate bool
 	// InternalBuffer is buffer_size_kb of envoy.bootstrap.internal_listener, in bytes.
 	InternalBuffer int
+	// Ask takes what requests lack to the control side, without blocking; false when that is busy. May be nil.
+	Ask func(filter.Demand) bool
 }
 
 // New makes a worker; Run drives it.
@@ -92,7 +96,7 @@ func New(c Config) (*Worker, error) {
 	w.up.TLS = w.tls
 	w.up.Internal = &conn.Internal{Accept: w.acceptInternal, Buffer: c.InternalBuffer}
 	w.http = exchange.NewEnv(l, w.up, c.Index+1, empty)
-	w.http.Logs, w.http.LocalIP = w, c.LocalIP
+	w.http.Logs, w.http.LocalIP, w.http.Ask = w, c.LocalIP, c.Ask
 	w.tcp = &tunnel.Env{L: l, Up: w.up, Shard: c.Index + 1, Logs: w, Snap: empty, Splice: true}
 	w.flush.init(w, w.logs.Flush)
 	w.quick.init(w, w.logs.FlushQuick)

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 
 	"sidecar/dataplane/conn"
+	"sidecar/dataplane/filter"
 	"sidecar/dataplane/listener"
 	"sidecar/dataplane/loop"
 	"sidecar/dataplane/snapshot"
@@ -24,6 +25,7 @@ const (
 	MsgSequence                  // DrainSequence
 	MsgSigned                    // *conn.Signature that comes back
 	MsgMove                      // *parcel: a connection of another worker
+	MsgAnswer                    // []filter.Demand: the control side knows what it is going to know
 )
 
 // Plan is a snapshot with the sockets that go with it. Immutable.
@@ -121,11 +123,22 @@ func (w *Worker) handle(m loop.Msg) {
 	case MsgMove:
 		w.tally.coming.Add(-1)
 		w.takeOver(m.Payload.(*parcel))
+	case MsgAnswer:
+		w.answers = append(w.answers, m.Payload.([]filter.Demand)...)
 	}
 }
 
-// boundary is step 8 of the turn: adopting a newer plan.
+// boundary is step 8 of the turn: adopting a newer plan, then telling the requests that waited for something in it.
 func (w *Worker) boundary() {
+	w.adoptNext()
+	for _, d := range w.answers {
+		w.http.Answered(d)
+	}
+	clear(w.answers)
+	w.answers = w.answers[:0]
+}
+
+func (w *Worker) adoptNext() {
 	if w.next == nil {
 		return
 	}

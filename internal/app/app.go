@@ -17,6 +17,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"sidecar/dataplane/filter"
 	"sidecar/dataplane/fleet"
 	"sidecar/dataplane/loop"
 	"sidecar/dataplane/snapshot"
@@ -211,6 +212,7 @@ func (dryPlane) Prepare(*snapshot.Listener) error { return nil }
 func (dryPlane) Discard(*snapshot.Listener)       {}
 func (dryPlane) Publish(*snapshot.Snapshot)       {}
 func (dryPlane) Adopted() uint64                  { return 0 }
+func (dryPlane) Answer([]filter.Demand)           {}
 func (dryPlane) Reap()                            {}
 func (dryPlane) Start()                           {}
 
@@ -244,7 +246,7 @@ func (a *App) buildFleet() error {
 			return worker.New(worker.Config{Index: i, Kernel: k, Seed: seed + uint64(i)*0x9e3779b97f4a7c15, Shared: a.shared, Load: a.steerer.Slot(i),
 				LocalIP: local, LogFlush: sys.Nanos(a.opt.FileFlush),
 				DrainTime: sys.Nanos(a.opt.DrainTime), DrainImmediate: a.opt.DrainImmediate,
-				InternalBuffer: a.boot.InternalBuffer})
+				InternalBuffer: a.boot.InternalBuffer, Ask: func(d filter.Demand) bool { return a.ctl.Demand(d) }})
 		}})
 	return err
 }

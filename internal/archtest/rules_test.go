@@ -11,7 +11,7 @@ var order = []string{
 	"dataplane/fault", "dataplane/httpmsg", "dataplane/match", "dataplane/http1", "dataplane/http2/hpack", "dataplane/http2", "dataplane/inspect", "dataplane/grpc", "dataplane/transport/tls", "dataplane/transport/tls/policy",
 	"internal/telemetry/accesslog",
 	// Floor 2, the immutable model.
-	"dataplane/hostset", "dataplane/lb", "dataplane/route", "dataplane/filter", "dataplane/filters/http/grpcbridge", "dataplane/filters/http/grpcstats", "dataplane/filters/http/grpcweb", "dataplane/snapshot",
+	"dataplane/hostset", "dataplane/lb", "dataplane/route", "dataplane/filter", "dataplane/filters/http/grpcbridge", "dataplane/filters/http/grpcstats", "dataplane/filters/http/grpcweb", "dataplane/filters/http/ondemand", "dataplane/snapshot",
 	// Floor 3, worker tower.
 	"dataplane/loop", "dataplane/conn", "dataplane/mux", "dataplane/pool", "dataplane/upstream", "dataplane/tunnel", "dataplane/exchange", "dataplane/listener",
 	"dataplane/worker", "dataplane/fleet",

@@ -18,6 +18,8 @@ type Raw struct {
 	// Name under which the protocol knows the resource: the outer name in delta, the name inside the message in SotW ("" when the bytes
 	// are too broken to tell).
 	Name string
+	// Aliases are other names that the resource answers to (delta only).
+	Aliases []string
 	// Version of the resource; "" in SotW and from servers that keep none.
 	Version string
 	// TypeURL of the Any.
@@ -73,6 +75,8 @@ type Subscribe struct {
 	Names   []string
 	// Wildcard asks for all resources of the type.
 	Wildcard bool
+	// Again asks also for names that are asked for already: a delta server answers each time.
+	Again bool
 }
 
 // Unsubscribe takes names (or the wildcard) back. The resources are forgotten at once.

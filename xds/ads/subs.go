@@ -15,7 +15,7 @@ func (s *Session) subscribe(e Subscribe) {
 		st.wildcard, st.dirty = true, true
 	}
 	for _, n := range e.Names {
-		if _, ok := st.want[n]; ok {
+		if _, ok := st.want[n]; ok && (!e.Again || s.cfg.Variant == SotW) {
 			continue
 		}
 		st.want[n] = struct{}{}

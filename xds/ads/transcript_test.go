@@ -142,6 +142,8 @@ func run(t *testing.T, s *Session, words []string) (*Session, []Action) {
 		return s, s.Step(Closed{}, nil)
 	case "subscribe":
 		return s, s.Step(Subscribe{TypeURL: long(bare[0]), Names: without(bare[1:], "*"), Wildcard: has("*")}, nil)
+	case "again":
+		return s, s.Step(Subscribe{TypeURL: long(bare[0]), Names: bare[1:], Again: true}, nil)
 	case "unsubscribe":
 		return s, s.Step(Unsubscribe{TypeURL: long(bare[0]), Names: without(bare[1:], "*"), Wildcard: has("*")}, nil)
 	case "flush":

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/structpb"
 
+	"sidecar/dataplane/filter"
 	"sidecar/dataplane/hostset"
 	"sidecar/dataplane/match"
 	"sidecar/dataplane/route"
@@ -45,6 +46,8 @@ type Plane interface {
 	// Discard gives back what Prepare bound for a listener that is not published.
 	Discard(l *snapshot.Listener)
 	Publish(s *snapshot.Snapshot)
+	// Answer says that demands were answered: what was found is in the last snapshot.
+	Answer(list []filter.Demand)
 	// Adopted is the lowest epoch over all workers; Reap closes what no worker uses any more.
 	Adopted() uint64
 	Reap()
@@ -134,8 +137,9 @@ type Controller struct {
 	cdsIn        bool // the first CDS response was handled, or its fetch timed out
 	ldsIn        bool
 
-	cdsChanged         bool     // by the running batch
-	fresh, freshTables []string // names interned by the running event
+	answers            []filter.Demand // for the workers, with the next snapshot
+	cdsChanged         bool            // by the running batch
+	fresh, freshTables []string        // names interned by the running event
 	soonFns            []func()
 
 	// Counts, so that no event looks at everything
@@ -271,6 +275,7 @@ func (c *Controller) settleEvent() {
 	c.sweepFresh()
 	c.gauges()
 	c.publish()
+	c.answer()
 }
 
 // soon runs fn after the running event, before the next snapshot: for steps that must not happen inside a batch.

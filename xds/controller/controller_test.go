@@ -23,6 +23,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"sidecar/dataplane/filter"
 	"sidecar/dataplane/match"
 	"sidecar/dataplane/route"
 	"sidecar/dataplane/snapshot"
@@ -41,6 +42,7 @@ type plane struct {
 	last     *snapshot.Snapshot
 	n        int
 	prepared map[*snapshot.Listener]bool
+	answers  []filter.Demand
 }
 
 func (p *plane) Prepare(l *snapshot.Listener) error { p.prepared[l] = true; return nil }
@@ -52,6 +54,9 @@ func (p *plane) Publish(s *snapshot.Snapshot) {
 func (p *plane) Adopted() uint64 { return p.last.Epoch }
 func (p *plane) Reap()           {}
 func (p *plane) Start()          {}
+func (p *plane) Answer(l []filter.Demand) {
+	p.answers = append(p.answers, l...)
+}
 
 // wire is the transport: it keeps what would be sent.
 type wire struct{ sent []ads.Send }

@@ -9,6 +9,7 @@ import (
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 
 	"sidecar/dataplane/route"
+	"sidecar/dataplane/sys"
 	"sidecar/internal/telemetry/stats"
 	"sidecar/xds/ads"
 	listenercompile "sidecar/xds/compile/listener"
@@ -183,6 +184,9 @@ func (c *Controller) compileRoutes(p *pendingTable, rep *registry.Report) (t *ro
 	})
 	if err == nil {
 		t.Ref = p.r.ref
+		if p.vhds != nil {
+			t.VHDS = &route.VHDS{Wait: sys.Nanos(p.vhds.wait)}
+		}
 	}
 	return t, err
 }
@@ -258,6 +262,7 @@ func (c *Controller) serveTable(p *pendingTable) {
 		c.unhold(old.Clusters)
 		releaseTable(old)
 	}
+	c.flushAnswers(r)
 	c.routeArrived(r)
 }
 

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
+	"sidecar/dataplane/filter"
 	"sidecar/dataplane/route"
 	"sidecar/internal/telemetry/stats"
 	"sidecar/xds/ads"
@@ -28,6 +29,8 @@ type vhostSource struct {
 	have map[string]*vhost    // by resource name
 	uses map[string]*vhostUse // by route configuration
 	in   bool                 // answered at least once
+
+	demands demands
 }
 
 // vhost is one accepted virtual host.
@@ -42,9 +45,12 @@ type vhostUse struct {
 	r      *routeState
 	src    *vhostSource
 	counts *subscription
-	scope  *stats.Scope // stats.VHDSDef
-	ready  bool         // its virtual hosts are in, or were waited for in vain
-	timer  *time.Timer  // initial_fetch_timeout
+	scope  *stats.Scope  // stats.VHDSDef
+	ready  bool          // its virtual hosts are in, or were waited for in vain
+	timer  *time.Timer   // initial_fetch_timeout
+	wait   time.Duration // the same: how long requests wait for a virtual host
+	// answered are demands whose answer takes effect with the newest version of the route configuration.
+	answered []filter.Demand
 }
 
 // vhostRounds bounds the attempts to leave bad virtual hosts out of a route configuration; then all new ones are refused.
@@ -92,7 +98,8 @@ func (c *Controller) virtualHostsFor(r *routeState, rc *routev3.RouteConfigurati
 		return u, nil
 	}
 	prefix := r.prefix + "vhds." + r.name + "."
-	u := &vhostUse{r: r, src: s, counts: c.mgr.subscription(prefix, nil), scope: c.mgr.reg.Scope(prefix, stats.VHDSDef)}
+	u := &vhostUse{r: r, src: s, counts: c.mgr.subscription(prefix, nil), scope: c.mgr.reg.Scope(prefix, stats.VHDSDef),
+		wait: src.InitialFetchTimeout}
 	u.counts.attempt()
 	s.uses[r.name] = u
 	for n := range s.have {
@@ -127,6 +134,7 @@ func (c *Controller) leaveVirtualHosts(r *routeState, u *vhostUse) {
 	if u == nil || r.vhds == u || r.next != nil && r.next.vhds == u {
 		return
 	}
+	c.leaveDemands(u)
 	delete(u.src.uses, r.name)
 	if u.timer != nil {
 		u.timer.Stop()
@@ -283,7 +291,29 @@ func (c *Controller) applyVirtualHosts(f *feed, d ads.Deliver) []ads.Rejection {
 		s.have[n] = v
 		c.accept(resource.VirtualHost, n, nil)
 	}
+	c.answerHosts(s, d)
 	return b.rej
+}
+
+// answerHosts notes what a response says of hosts that requests may wait for: by their names, by their aliases, or that they are not there. One that
+// was refused is still awaited.
+func (c *Controller) answerHosts(s *vhostSource, d ads.Deliver) {
+	for i := range d.Changed {
+		raw := &d.Changed[i]
+		if s.have[raw.Name] == nil {
+			continue
+		}
+		c.hostAnswered(s, raw.Name, true)
+		for _, n := range raw.Aliases {
+			c.hostAnswered(s, n, true)
+		}
+	}
+	for _, n := range d.Removed {
+		c.hostAnswered(s, n, false)
+	}
+	for _, u := range s.uses {
+		c.flushAnswers(u.r)
+	}
 }
 
 func (b *vhostBatch) refuse(name string, lines []string) {

@@ -98,7 +98,7 @@ func wellFormed(b []byte) bool {
 func wrapped(w *discoveryv3.Resource) ads.Raw {
 	out := ads.Raw{
 		Name: w.GetName(), Version: w.GetVersion(), TypeURL: w.GetResource().GetTypeUrl(), Body: w.GetResource().GetValue(),
-		HasBody: w.GetResource() != nil,
+		HasBody: w.GetResource() != nil, Aliases: w.GetAliases(),
 	}
 	if w.GetTtl() != nil {
 		out.TTL = w.GetTtl().AsDuration()

@@ -24,8 +24,10 @@ var Messages = registry.Messages{
 	"envoy.extensions.filters.http.grpc_http1_bridge.v3.Config": {
 		"upgrade_protobuf_to_grpc": registry.Supported, "ignore_query_parameters": registry.Supported},
 	"envoy.extensions.filters.http.grpc_web.v3.GrpcWeb": {},
-	"envoy.config.core.v3.GrpcMethodList":               {"services": registry.Supported},
-	"envoy.config.core.v3.GrpcMethodList.Service":       {"name": registry.Supported, "method_names": registry.Supported},
+	"envoy.extensions.filters.http.on_demand.v3.OnDemand": {
+		"odcds": registry.Later("on-demand clusters")},
+	"envoy.config.core.v3.GrpcMethodList":         {"services": registry.Supported},
+	"envoy.config.core.v3.GrpcMethodList.Service": {"name": registry.Supported, "method_names": registry.Supported},
 }
 
 // GrpcBridge compiles envoy.filters.http.grpc_http1_bridge.

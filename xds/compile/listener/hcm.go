@@ -10,6 +10,7 @@ import (
 	grpcbridgev3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/grpc_http1_bridge/v3"
 	grpcstatsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/grpc_stats/v3"
 	grpcwebv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/grpc_web/v3"
+	demandv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/on_demand/v3"
 	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	pcv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/http/header_formatters/preserve_case/v3"
@@ -47,9 +48,10 @@ var HTTPFilters = registry.MustTable("http filters", []registry.Row[HTTPFilter]{
 		Compile: plain(httpfilter.GrpcStats)},
 	{Name: "envoy.filters.http.grpc_web", Message: &grpcwebv3.GrpcWeb{}, Status: registry.StatusStable, Trust: registry.TrustRobustBoth,
 		Compile: plain(httpfilter.GrpcWeb)},
+	{Name: "envoy.filters.http.on_demand", Message: &demandv3.OnDemand{}, Status: registry.StatusStable, Trust: registry.TrustRobustDownstream,
+		Compile: plain(httpfilter.OnDemand)},
 	{Name: routerName, Message: &routerv3.Router{}, Status: registry.StatusStable, Compile: compileRouter},
 }, map[string]string{
-	"type.googleapis.com/envoy.extensions.filters.http.on_demand.v3.OnDemand":                 "virtual hosts and clusters on demand",
 	"type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault":                    "policies",
 	"type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors":                          "policies",
 	"type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC":                          "policies",

@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package exchange
+
+import (
+	"slices"
+	"testing"
+
+	"sidecar/dataplane/filter"
+	"sidecar/dataplane/filters/http/ondemand"
+	"sidecar/dataplane/route"
+	"sidecar/dataplane/snapshot"
+	"sidecar/dataplane/sys"
+	"sidecar/internal/telemetry/stats"
+)
+
+// demandRig has the filter on_demand and a route table for the host "known" only. asked is what went to the control side.
+type demandRig struct {
+	*rig
+	asked []filter.Demand
+	busy  bool
+}
+
+func newDemandRig(t *testing.T, wait sys.Nanos) *demandRig {
+	r := &demandRig{rig: newRig(t, 1)}
+	r.hcm.Filters = []snapshot.HTTPFilter{{Name: "on_demand", Config: ondemand.Filter{}}}
+	r.vh.Domains = []string{"known"}
+	r.table.Ref, r.table.VHDS = r.hcm.Routes, &route.VHDS{Wait: wait}
+	r.env.Ask = func(d filter.Demand) bool {
+		if r.busy {
+			return false
+		}
+		r.asked = append(r.asked, d)
+		return true
+	}
+	r.publish()
+	return r
+}
+
+// found makes the snapshot have a host, and answers.
+func (r *demandRig) found(host string) {
+	vh := &route.VirtualHost{Name: host, Domains: []string{host}, Routes: []*route.Entry{{Name: host, Path: route.PathMatch{Kind: route.PathPrefix, Text: "/"},
+		Forward: r.forward("c"), RequestBodyLimit: -1}}}
+	r.table = &route.Table{Name: "rt", Ref: r.table.Ref, VHDS: r.table.VHDS, VHosts: append(slices.Clone(r.table.VHosts), vh)}
+	r.publish()
+	r.answer(host)
+}
+
+func (r *demandRig) answer(host string) {
+	r.env.Answered(filter.Demand{Routes: r.table.Ref, Name: host})
+	r.turn()
+}
+
+func (r *demandRig) request(host, rest string) *peer {
+	c := r.dial()
+	c.write("GET / HTTP/1.1\r\nHost: " + host + "\r\n" + rest + "\r\n")
+	r.turn()
+	return c
+}
+
+func (r *demandRig) settled() {
+	r.t.Helper()
+	r.check()
+	if d := &r.env.demands; d.held != 0 || len(d.waiting) != 0 {
+		r.t.Errorf("still held: %d, %v", d.held, d.waiting)
+	}
+}
+
+func TestDemand_WhenTheHostIsFound_ThenAllThatWaitForItGoOn(t *testing.T) {
+	r := newDemandRig(t, 0)
+	a, b := r.request("New:80", ""), r.request("new:80", "x-b: 1\r\n")
+	other := r.request("other", "")
+	if want := (filter.Demand{Routes: r.table.Ref, Name: "new:80"}); len(r.asked) != 2 || r.asked[0] != want || r.asked[1].Name != "other" {
+		t.Fatalf("asked for %v", r.asked)
+	}
+	r.found("new:80")
+	var u1, u2 *peer
+	for _, x := range []struct {
+		c *peer
+		u **peer
+	}{{a, &u1}, {b, &u2}} {
+		r.want("upstream", r.serve(x.u, ok3), "GET / HTTP/1.1\r\n")
+		got, _ := x.c.read()
+		r.want("client", got, "HTTP/1.1 200 OK\r\n")
+	}
+	if got, _ := other.read(); got != "" {
+		t.Errorf("the request for another host got %q", got)
+	}
+	r.answer("other")
+	got, _ := other.read()
+	r.want("a host that is not there", got, "HTTP/1.1 404 Not Found\r\n")
+	r.settled()
+}
+
+func TestDemand_WhenThereIsARouteOrNobodyToAsk_ThenNothingWaits(t *testing.T) {
+	r := newDemandRig(t, 0)
+	var u *peer
+	c := r.request("known", "")
+	r.serve(&u, ok3)
+	got, _ := c.read()
+	r.want("known host", got, "HTTP/1.1 200 OK\r\n")
+	r.busy = true
+	got, _ = r.request("new", "").read()
+	r.want("busy control side", got, "HTTP/1.1 404 Not Found\r\n")
+	r.busy = false
+	r.vh.RequireTLS = route.RequireTLSAll
+	got, _ = r.request("known", "").read()
+	r.want("redirect to TLS", got, "HTTP/1.1 301 Moved Permanently\r\n")
+	long := make([]byte, hostMax+1)
+	for i := range long {
+		long[i] = 'a'
+	}
+	got, _ = r.request(string(long), "").read()
+	r.want("long host", got, "HTTP/1.1 404 Not Found\r\n")
+	r.table.VHDS = nil
+	got, _ = r.request("new", "").read()
+	r.want("without VHDS", got, "HTTP/1.1 404 Not Found\r\n")
+	if len(r.asked) != 0 {
+		t.Errorf("asked for %v", r.asked)
+	}
+	r.settled()
+}
+
+func TestDemand_WhenTheAnswerIsLate_ThenTheRequestEndsInTime(t *testing.T) {
+	r := newDemandRig(t, 2*sys.Second)
+	c := r.request("new", "")
+	r.wait(1999 * sys.Millisecond)
+	if got, _ := c.read(); got != "" {
+		t.Fatalf("early answer %q", got)
+	}
+	r.wait(2 * sys.Millisecond)
+	got, _ := c.read()
+	r.want("client", got, "HTTP/1.1 404 Not Found\r\n")
+	r.found("new") // for nobody
+	var u *peer
+	c = r.request("new", "")
+	r.serve(&u, ok3)
+	got, _ = c.read()
+	r.want("client", got, "HTTP/1.1 200 OK\r\n")
+	r.settled()
+}
+
+func TestDemand_WhenClientsLeave_ThenTheirPlaceIsFree(t *testing.T) {
+	r := newDemandRig(t, 0)
+	a, b := r.request("new", ""), r.request("new", "")
+	a.close()
+	r.turn()
+	if n := r.env.demands.held; n != 1 {
+		t.Errorf("%d held", n)
+	}
+	b.close()
+	r.turn()
+	r.answer("new")
+	r.settled()
+	if n := r.hcmStat(stats.HCMDownstreamRqRxReset); n != 2 {
+		t.Errorf("%d resets", n)
+	}
+}
+
+func TestDemand_WhenTooManyWait_ThenTheNextGoesOnWithout(t *testing.T) {
+	r := newDemandRig(t, 0)
+	var all []*peer
+	for range heldMax {
+		c := r.dial()
+		c.write("GET / HTTP/1.1\r\nHost: new\r\n\r\n")
+		all = append(all, c)
+	}
+	r.turn()
+	got, _ := r.request("new", "").read()
+	r.want("one too many", got, "HTTP/1.1 404 Not Found\r\n")
+	r.answer("new")
+	for _, c := range all {
+		got, _ := c.read()
+		r.want("client", got, "HTTP/1.1 404 Not Found\r\n")
+	}
+	if len(r.asked) != 1 {
+		t.Errorf("asked %d times", len(r.asked))
+	}
+	r.settled()
+}
