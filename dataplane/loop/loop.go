@@ -23,7 +23,7 @@ const (
 	// busyEvents in one turn mean that more have come by its end: the next turn looks for them without the scheduler's part in a blocking wait.
 	// With fewer the look would mostly find nothing and be a system call in vain.
 	busyEvents = 4
-	// clockEvery is how many runs pass between two looks at the clock.
+	// clockEvery is how many runs pass between two looks at the clock; one that has had its share is followed by a look in any case.
 	clockEvery = 32
 	// ScratchSize is the shared read buffer: 256 KiB halves the cost of bulk transfer against 16 KiB and costs nothing per connection.
 	ScratchSize = 256 << 10
@@ -35,7 +35,7 @@ type Step uint8
 // The steps.
 const (
 	Idle  Step = iota // nothing to do until the next wake-up
-	Again             // run me again
+	Again             // it has had its share of this turn: run me again in the next, after what has come meanwhile
 	Done              // finished; the same as Idle to the loop
 )
 
@@ -405,10 +405,11 @@ func (l *Loop) runSome(left int, deadline sys.Nanos) (rest int) {
 		l.current = t
 		rest--
 		l.stats.Runs++
-		if t.run.Advance(l.now) == Again {
-			l.Ready(t)
+		again := t.run.Advance(l.now) == Again
+		if again {
+			l.Later(t)
 		}
-		if rest%clockEvery == 0 && l.K.Now() > deadline {
+		if (again || rest%clockEvery == 0) && l.K.Now() > deadline {
 			rest = 0
 		}
 	}
@@ -435,8 +436,8 @@ func (l *Loop) contain(r any) {
 	}
 }
 
-// Queued tells whether work waits for the next turn.
-func (l *Loop) Queued() int { return l.queue.n }
+// Queued is how many tasks wait for the next turn.
+func (l *Loop) Queued() int { return l.queue.n + len(l.later) }
 
 // Timers is the number of armed timers.
 func (l *Loop) Timers() int { return l.wheel.Len() }

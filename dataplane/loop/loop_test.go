@@ -158,13 +158,54 @@ func TestTurn_WhenATaskNeverStops_ThenOthersRunAndTheTurnEnds(t *testing.T) {
 	other := newRunner(nil)
 	l.Ready(&other.task)
 	l.Turn(true) // must not block: work is left
-	if other.runs != 1 || greedy.runs == 0 || greedy.runs > maxRuns {
-		t.Errorf("greedy ran %d times, the other %d", greedy.runs, other.runs)
+	if other.runs != 1 || greedy.runs != 1 || l.Queued() != 1 {
+		t.Errorf("greedy ran %d times, the other %d, %d queued", greedy.runs, other.runs, l.Queued())
 	}
-	before := greedy.runs
 	l.Turn(true)
-	if greedy.runs == before || l.Queued() != 1 {
-		t.Error("leftovers must go on in the next turn")
+	if greedy.runs != 2 || l.Queued() != 1 {
+		t.Errorf("greedy ran %d times in two turns, %d queued", greedy.runs, l.Queued())
+	}
+	l.Cancel(&greedy.task)
+	if l.Queued() != 0 {
+		t.Error("it is still queued")
+	}
+}
+
+func TestTurn_WhenATaskHasHadItsShare_ThenWhatCameMeanwhileGoesFirst(t *testing.T) {
+	l := newLoop(t, sys.NewLinux(), nil)
+	r, w := pipe(t)
+	order := ""
+	other := newRunner(func(sys.Nanos) Step { order += "o"; return Idle })
+	if _, e := l.Register(sys.FD(r), sourceFunc(func(sys.Events) { l.Ready(&other.task) }), sys.EventIn|sys.EventET); e != 0 {
+		t.Fatal(e)
+	}
+	greedy := newRunner(func(sys.Nanos) Step {
+		if order += "g"; order == "g" {
+			_, _ = unix.Write(w, []byte("x"))
+		}
+		return Again
+	})
+	l.Ready(&greedy.task)
+	l.Turn(true)
+	l.Turn(true)
+	if order != "gog" {
+		t.Errorf("order %q", order)
+	}
+}
+
+func TestTurn_WhenTasksTakeLong_ThenTheClockIsSeenAfterEach(t *testing.T) {
+	k := &clock{sys.NewLinux(), sys.Second}
+	l := newLoop(t, k, nil)
+	var rs [8]*runner
+	total := 0
+	for i := range rs {
+		rs[i] = newRunner(func(sys.Nanos) Step { k.t += maxTurn; total++; return Again })
+		l.Ready(&rs[i].task)
+	}
+	for turn := 1; turn <= len(rs)/2; turn++ {
+		if l.Turn(true); total != 2*turn {
+			t.Errorf("%d runs in %d turns, of %v each", total, turn, maxTurn)
+		}
 	}
 }
 
