@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	xh2 "golang.org/x/net/http2"
 
@@ -488,6 +489,52 @@ func TestH2_WhenTheProtocolIsBroken_ThenGoawayAndTheStreamsEnd(t *testing.T) {
 	if len(r.log) != 1 || !strings.HasPrefix(r.log[0], "0 DPE ") || r.env.Connections() != 0 || r.gone != 1 {
 		t.Errorf("log %q, %d connections", r.log, r.env.Connections())
 	}
+	r.check()
+}
+
+// stream is a kernel whose sockets always have more to read: frames without content that mean nothing.
+type stream struct {
+	sys.Kernel
+	off, reads int
+}
+
+func (k *stream) Recv(_ sys.FD, b []byte) (int, sys.Errno) {
+	k.reads++
+	for i := range b {
+		b[i] = "\x00\x00\x00\x77\x00\x00\x00\x00\x00"[(k.off+i)%9]
+	}
+	k.off = (k.off + len(b)) % 9
+	return len(b), 0
+}
+
+func TestH2_WhenFramesWithoutEventsComeAsFastAsTheyAreRead_ThenTheTurnEndsAndTheNextGoesOn(t *testing.T) {
+	r := newRig(t, 1)
+	c := r.dialH2()
+	c.send()
+	r.turn()
+	k := &stream{Kernel: r.l.K}
+	r.l.K = k
+	c.write("\x00\x00\x00\x77\x00\x00\x00\x00\x00") // an edge
+	done := make(chan bool)
+	go func() {
+		defer close(done)
+		for range 3 {
+			before := k.reads
+			r.l.Turn(false)
+			if n := k.reads - before; n == 0 || n > 16 || r.l.Queued() != 1 {
+				t.Errorf("%d reads, %d tasks left", n, r.l.Queued())
+			}
+		}
+	}()
+	select {
+	case <-done:
+	case <-time.After(10 * time.Second):
+		t.Fatal("the turn does not end")
+	}
+	r.l.K = k.Kernel
+	r.turn()
+	c.close()
+	r.turn()
 	r.check()
 }
 

@@ -22,6 +22,10 @@ const (
 	Gone               // the peer has ended the connection, or it broke
 )
 
+// maxReads bounds how often one run reads, 256 KiB each time: a peer that sends as fast as it is read would else keep the worker. What makes events has
+// bounds of its own with who runs the link; not everything does.
+const maxReads = 4
+
 // Shared is what all links of a worker share.
 type Shared struct {
 	// Worker
@@ -50,6 +54,7 @@ type Link struct {
 	sh     *Shared
 	task   *loop.Task
 	used   int     // input that the last event refers to
+	reads  int     // of this run
 	busy   bool    // the owner's task runs: it flushes when it is done
 	first  *Stream // of those that linger, by when they began
 	last   *Stream
@@ -85,7 +90,7 @@ func (k *Link) Unpack(sh *Shared, c *conn.Conn, task *loop.Task, p *http2.Conn) 
 }
 
 // Begin opens a run of the owner's task: output that is queued until Flush leaves with it.
-func (k *Link) Begin() { k.busy = true }
+func (k *Link) Begin() { k.busy, k.reads = true, 0 }
 
 // Next brings the next event, in Shared.Ev. What it refers to of the input is valid until the next call of Next or Flush.
 func (k *Link) Next(now sys.Nanos) Got {
@@ -103,6 +108,11 @@ func (k *Link) Next(now sys.Nanos) Got {
 			return Nothing // until output has left
 		}
 		k.consume()
+		if k.reads == maxReads {
+			k.sh.L.Later(k.task)
+			return Nothing
+		}
+		k.reads++
 		switch k.C.Fill() {
 		case conn.Blocked:
 			return Nothing
