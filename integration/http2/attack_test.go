@@ -6,14 +6,9 @@ import (
 	"bytes"
 	"cmp"
 	"fmt"
-	"io"
-	"net/http"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"text/tabwriter"
 	"time"
@@ -55,10 +50,30 @@ type attack struct {
 
 	growth int64 // bound for the memory, if not maxGrowth
 
+	leaves bool // the attacker itself ends its connections
+
 	upstream string // Http2ProtocolOptions of the cluster, "" for HTTP/1
+	hcm      string // further fields of the connection manager, each followed by a comma
 }
 
 var attacks = []attack{
+	{name: "nothing, for comparison", lawful: true, run: func(a *attacker) {
+		for a.going() {
+			time.Sleep(10 * time.Millisecond)
+		}
+	}},
+	{name: "requests at full speed, for comparison", lawful: true, run: func(a *attacker) {
+		_ = a.f.WriteWindowUpdate(0, 1<<30)
+		for a.going() {
+			for a.open.Load() < 90 {
+				a.open.Add(1)
+				a.request("GET", "/", true)
+			}
+			a.flush()
+			a.wait()
+		}
+	}},
+	{name: "connections that come and go", lawful: true, leaves: true, counter: "http.h.downstream_cx_total", run: func(*attacker) {}},
 	{name: "rapid reset", counter: "http.h.downstream_rq_too_many_premature_resets", run: func(a *attacker) {
 		for a.going() {
 			_ = a.f.WriteRSTStream(a.request("GET", "/slow", true), xh2.ErrCodeCancel)
@@ -265,106 +280,96 @@ func TestAttack_WhenFramesHarm_ThenMemoryOthersAndTheProcessDoNotSuffer(t *testi
 		t.Fatal(err)
 	}
 	addr := backend(t, nil)
+	foes, friends := cast(t, "attackers", "0"), cast(t, "others", "-20")
+	var home string // of the others' backend
+	friends.hear(&home)
 	var table strings.Builder
-	rows := tabwriter.NewWriter(&table, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(rows, "attack\tpeak RSS +MiB (bound)\tothers' p50\tp99\tmax\tfailed\tconnections\tcut off\tcounter\tmoved")
+	rows := tabwriter.NewWriter(&table, 0, 0, 1, ' ', tabwriter.Debug)
+	fmt.Fprintln(rows, "| attack\t RSS +MiB\t others' p50 ms\t p99\t max\t connections\t cut off\t counter\t")
+	fmt.Fprintln(rows, "|---\t---\t---\t---\t---\t---\t---\t---\t")
 	for _, a := range attacks {
 		t.Run(a.name, func(t *testing.T) {
 			var c config
 			c.cluster("b", addr, "", a.upstream)
-			c.listener("h", "b", "", fmt.Sprintf("stream_idle_timeout: %.3fs, delayed_close_timeout: 0.1s,", d.Seconds()/2))
-			c.cluster("o", addr, "", "")
+			c.listener("h", "b", "", fmt.Sprintf("stream_idle_timeout: %.3fs, delayed_close_timeout: 0.1s, %s", d.Seconds()/2, a.hcm))
+			c.cluster("o", home, "", "")
 			c.listener("other", "o", "", "")
 			p := start(t, c.String()) // a fresh process, whose memory is small
-			warm := &others{p: p}
-			warm.during(200 * time.Millisecond)
-			fmt.Fprintln(rows, a.test(t, p, d))
+			friends.t, foes.t = t, t
+			var warm comfort
+			friends.tell(errand{p.addr["other"], 200 * time.Millisecond})
+			friends.hear(&warm)
+			fmt.Fprintln(rows, a.test(t, p, foes, friends, d))
 		})
 	}
 	_ = rows.Flush()
-	t.Logf("%v each, by %d connections at once; others' p99 may be %v\n%s", d, attackers, maxP99, &table)
+	t.Logf("%v each, %d connections attack at once, bounds: memory %d MiB, others' p99 %v\n%s", d, attackers, maxGrowth>>20, maxP99, &table)
 }
 
 // test attacks for d, and checks what must hold. The result is a row of the table.
-func (k *attack) test(t *testing.T, p *proxy, d time.Duration) (row string) {
+func (k *attack) test(t *testing.T, p *proxy, foes, friends *actor, d time.Duration) (row string) {
 	before, rss := p.stats(), p.rss()
-	var stop atomic.Bool
-	var conns, cut atomic.Int64
-	var codes sync.Map
-	var wg sync.WaitGroup
-	for range attackers {
-		wg.Go(func() {
-			for !stop.Load() {
-				a, err := dialAttacker(p.addr["h"], &stop, k.deaf, k.settings...)
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				k.run(a)
-				conns.Add(1)
-				if !stop.Load() {
-					cut.Add(1)
-					codes.Store(a.end(), true)
-				}
-				a.c.Close()
-				if k.once {
-					return
-				}
-			}
-		})
-	}
-	peak := rss
-	done := make(chan struct{})
+	foes.tell(raid{k.name, p.addr["h"], d})
+	friends.tell(errand{p.addr["other"], d})
+	peak, done := rss, make(chan comfort)
 	go func() {
-		defer close(done)
-		for !stop.Load() {
-			peak = max(peak, p.rss())
-			time.Sleep(20 * time.Millisecond)
-		}
+		var o comfort
+		friends.hear(&o)
+		done <- o
 	}()
-	o := &others{p: p}
-	o.during(d)
-	stop.Store(true)
-	wg.Wait()
-	<-done
+	var o comfort
+	for over := false; !over; {
+		select {
+		case o = <-done:
+			over = true
+		case <-time.After(20 * time.Millisecond):
+		}
+		peak = max(peak, p.rss())
+	}
+	var sum toll
+	foes.hear(&sum)
 	p.alive(t)
 	after := p.stats()
 	moved := after[k.counter] - before[k.counter]
-	t.Logf("RSS %d MiB; others: %d requests%s", rss>>20, len(o.took), changes(before, after))
-	ended := strconv.FormatInt(cut.Load(), 10) + " " + names(&codes)
-	if k.lawful && cut.Load() == 0 {
+	t.Logf("RSS %d MiB; others: %d requests%s", rss>>20, o.Requests, changes(before, after))
+	ended, counter := fmt.Sprintf("%d: %s", sum.CutOff, strings.Join(sum.Ends, ", ")), fmt.Sprintf("%s +%d", k.counter, moved)
+	if k.lawful && sum.CutOff == 0 {
 		ended = "lawful"
 	}
-	row = fmt.Sprintf("%s\t%.1f (%d)\t%v\t%v\t%v\t%d\t%d\t%s\t%s\t%d", k.name, float64(peak-rss)/(1<<20), cmp.Or(k.growth, maxGrowth)>>20,
-		o.at(50), o.at(99), o.at(100), o.failed, conns.Load(), ended, cmp.Or(k.counter, "-"), moved)
+	if k.counter == "" {
+		counter = "–"
+	}
+	row = fmt.Sprintf("| %s\t %.1f\t %s\t %s\t %s\t %d\t %s\t %s\t", k.name, float64(peak-rss)/(1<<20), millis(o.P50), millis(o.P99), millis(o.Max),
+		sum.Connections, ended, counter)
+	if o.Failed > 0 {
+		row += fmt.Sprintf(" %d failed", o.Failed)
+	}
 	if envoy {
 		return row
 	}
-	if o.failed > 0 {
-		t.Errorf("%d requests of others failed: %v", o.failed, o.err)
+	if o.Failed > 0 {
+		t.Errorf("%d requests of others failed: %v", o.Failed, o.Err)
 	}
-	if o.at(99) > maxP99 {
-		t.Errorf("others' p99 is %v", o.at(99))
+	if sum.Err != "" {
+		t.Errorf("the attackers: %s", sum.Err)
+	}
+	if o.P99 > maxP99 {
+		t.Errorf("others' p99 is %v", o.P99)
 	}
 	if bound := cmp.Or(k.growth, maxGrowth); peak-rss > bound {
-		t.Errorf("memory grew by %d MiB", (peak-rss)>>20)
+		t.Errorf("memory grew by %d MiB, the bound is %d", (peak-rss)>>20, bound>>20)
 	}
 	if k.counter != "" && moved == 0 {
 		t.Errorf("%s has not moved", k.counter)
 	}
-	if !k.lawful && cut.Load() == 0 {
+	if !k.lawful && sum.CutOff == 0 {
 		t.Error("no attacker was cut off")
 	}
 	return row
 }
 
-// names lists how connections ended.
-func names(codes *sync.Map) string {
-	var s []string
-	codes.Range(func(c, _ any) bool { s = append(s, c.(string)); return true })
-	slices.Sort(s)
-	return strings.Join(s, ", ")
-}
+// millis prints d in milliseconds.
+func millis(d time.Duration) string { return fmt.Sprintf("%.1f", float64(d)/float64(time.Millisecond)) }
 
 // changes tells which of the counters that concern the codec moved.
 func changes(before, after map[string]int64) string {
@@ -376,62 +381,4 @@ func changes(before, after map[string]int64) string {
 	}
 	slices.Sort(s)
 	return strings.Join(s, "")
-}
-
-// others are clients that do no harm, one of each version.
-type others struct {
-	p      *proxy
-	mu     sync.Mutex
-	took   []time.Duration
-	failed int
-	err    error
-}
-
-// during sends requests for d.
-func (o *others) during(d time.Duration) {
-	end := time.Now().Add(d)
-	var wg sync.WaitGroup
-	for _, http2 := range []bool{false, true} {
-		wg.Go(func() {
-			tr := &http.Transport{Protocols: new(http.Protocols)}
-			defer tr.CloseIdleConnections()
-			tr.Protocols.SetHTTP1(!http2)
-			tr.Protocols.SetUnencryptedHTTP2(http2)
-			cl := &http.Client{Transport: tr, Timeout: patience}
-			for time.Now().Before(end) {
-				from := time.Now()
-				err := ask(cl, "http://"+o.p.addr["other"]+"/1000")
-				o.mu.Lock()
-				if o.took = append(o.took, time.Since(from)); err != nil {
-					o.failed++
-					o.err = err
-				}
-				o.mu.Unlock()
-				time.Sleep(2 * time.Millisecond)
-			}
-		})
-	}
-	wg.Wait()
-	slices.Sort(o.took)
-}
-
-func ask(cl *http.Client, url string) error {
-	resp, err := cl.Get(url)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(resp.Body)
-	if err != nil || resp.StatusCode != 200 || len(b) != 1000 {
-		return fmt.Errorf("status %d, %d bytes, %v", resp.StatusCode, len(b), err)
-	}
-	return nil
-}
-
-// at is a percentile of the latencies.
-func (o *others) at(percent int) time.Duration {
-	if len(o.took) == 0 {
-		return 0
-	}
-	return o.took[min(len(o.took)*percent/100, len(o.took)-1)].Round(10 * time.Microsecond)
 }

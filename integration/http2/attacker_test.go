@@ -24,8 +24,10 @@ type attacker struct {
 	enc   *hpack.Encoder
 	id    uint32 // of the next stream
 	stop  *atomic.Bool
-	cut   bool         // the proxy has ended the connection
-	code  atomic.Int64 // of the GOAWAY that came, plus one
+	cut   bool          // the proxy has ended the connection
+	code  atomic.Int64  // of the GOAWAY that came, plus one
+	open  atomic.Int64  // streams that have not ended, for attacks that count them
+	over  chan struct{} // a stream has ended
 }
 
 // dialAttacker opens a connection. Unless deaf, what comes is read and thrown away.
@@ -34,7 +36,7 @@ func dialAttacker(addr string, stop *atomic.Bool, deaf bool, settings ...xh2.Set
 	if err != nil {
 		return nil, err
 	}
-	a := &attacker{c: c, id: 1, stop: stop}
+	a := &attacker{c: c, id: 1, stop: stop, over: make(chan struct{}, 1)}
 	a.f = xh2.NewFramer(&a.out, nil)
 	a.f.AllowIllegalWrites = true
 	a.enc = hpack.NewEncoder(&a.block)
@@ -61,6 +63,13 @@ func (a *attacker) read() {
 		}
 		if g, ok := fr.(*xh2.GoAwayFrame); ok {
 			a.code.Store(int64(g.ErrCode) + 1)
+		}
+		if t := fr.Header(); t.Type == xh2.FrameRSTStream || (t.Type == xh2.FrameData || t.Type == xh2.FrameHeaders) && t.Flags.Has(xh2.FlagDataEndStream) {
+			a.open.Add(-1)
+			select {
+			case a.over <- struct{}{}:
+			default:
+			}
 		}
 	}
 }
@@ -98,19 +107,13 @@ func (a *attacker) room() {
 	}
 }
 
-// wait is for attacks that hold: until the proxy ends the connection, or the time is over.
+// wait waits for a stream to end.
 func (a *attacker) wait() {
-	a.flush()
-	one := make([]byte, 1)
-	for a.going() {
-		_ = a.c.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
-		if _, err := a.c.Read(one); err != nil {
-			if ne, ok := err.(net.Error); !ok || !ne.Timeout() {
-				a.cut = true
-			}
-			continue
+	for n := a.open.Load(); n > 0 && a.open.Load() == n && a.going(); {
+		select {
+		case <-a.over:
+		case <-time.After(100 * time.Millisecond):
 		}
-		time.Sleep(50 * time.Millisecond) // a byte now and then
 	}
 }
 

@@ -21,16 +21,22 @@ func backend(t *testing.T, conf *tls.Config) string {
 		t.Fatal(err)
 	}
 	addr := ln.Addr().String()
-	srv := &http.Server{Protocols: new(http.Protocols), ErrorLog: log.New(io.Discard, "", 0), Handler: http.HandlerFunc(answer)}
-	srv.Protocols.SetHTTP1(true)
-	srv.Protocols.SetUnencryptedHTTP2(true)
 	if conf != nil {
-		srv.Protocols.SetHTTP2(true)
 		ln = tls.NewListener(ln, conf)
 	}
-	go func() { _ = srv.Serve(ln) }()
+	srv := answering(ln)
 	t.Cleanup(func() { srv.Close() })
 	return addr
+}
+
+// answering is backend on a listener.
+func answering(ln net.Listener) *http.Server {
+	srv := &http.Server{Protocols: new(http.Protocols), ErrorLog: log.New(io.Discard, "", 0), Handler: http.HandlerFunc(answer)}
+	srv.Protocols.SetHTTP1(true)
+	srv.Protocols.SetHTTP2(true)
+	srv.Protocols.SetUnencryptedHTTP2(true)
+	go func() { _ = srv.Serve(ln) }()
+	return srv
 }
 
 func answer(w http.ResponseWriter, r *http.Request) {

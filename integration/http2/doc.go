@@ -9,5 +9,6 @@
 //	SIDECAR_BIN=envoy go test ./integration/http2 -v       # Envoy, to see what it does
 //
 // h2spec runs from its Go packages, the gRPC interop cases from those of grpc-go; golang.org/x/net is the attacker's framer. A sidecar that is attacked must
-// grow by no more than a bound, cut the attacker off, count that as Envoy does, and serve others meanwhile; of Envoy it is only shown.
+// grow by no more than a bound, cut the attacker off, count that as Envoy does, and serve others meanwhile; of Envoy it is only shown. Attackers and others are
+// processes of their own; what is printed is a Markdown table.
 package http2

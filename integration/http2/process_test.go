@@ -28,6 +28,9 @@ var envoy = filepath.Base(binary) == "envoy"
 const patience = 20 * time.Second
 
 func TestMain(m *testing.M) {
+	if code, played := play(); played {
+		os.Exit(code)
+	}
 	dir, err := os.MkdirTemp("", "http2")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
