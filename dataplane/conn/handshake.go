@@ -403,7 +403,11 @@ func (c *Conn) established() {
 	if c.fl&(fShutAfter|fCloseAfter) != 0 {
 		x.s.CloseNotify()
 	}
-	c.pass(early) // FIN and Close follow when it is out
+	if early == 0 && !c.queued() && x.s.Patient() && c.fl&(fShutAfter|fCloseAfter) == 0 {
+		x.held = len(x.s.Out) // tickets travel with the first answer, as in Envoy: a packet less for each connection
+	} else {
+		c.pass(early) // FIN and Close follow when it is out
+	}
 	if c.owner != nil {
 		c.l.Ready(c.owner)
 	}

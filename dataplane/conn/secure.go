@@ -21,6 +21,7 @@ type secure struct {
 	sh    *shake       // the handshake; nil when it is over
 	raw   []byte       // ciphertext that was read but not opened, from the pool; nil when there is none
 	early []byte       // plaintext sent before the handshake was done, from the pool
+	held  int          // bytes of the session's output that wait for the first that the owner sends; nothing is queued then
 	plain int          // plaintext bytes in the queued output, for the counter
 	why   error        // why the transport failed
 	up    sys.Nanos    // when the socket was connected; 0 for an accepted one
@@ -242,6 +243,9 @@ func (c *Conn) sendSecure(a, b []byte) {
 	}
 	idle := !c.queued()
 	f := c.flight()
+	if x.held > 0 {
+		f.Out, x.s.Out, x.held = x.s.Out, nil, 0
+	}
 	f.Out = c.l.Bufs.Grow(f.Out, n+(n/maxPlain+2)*maxOverhead)
 	x.s.Out = f.Out
 	if len(a) > 0 && len(b) > 0 && n <= maxPlain {
@@ -263,9 +267,10 @@ func (c *Conn) sendSecure(a, b []byte) {
 // pass queues what the session has to say by itself, which stands for plain bytes of the owner's, and sends it if nothing is before it.
 func (c *Conn) pass(plain int) {
 	x := c.x.sec
-	if len(x.s.Out) == 0 {
+	if len(x.s.Out) == x.held {
 		return
 	}
+	x.held = 0
 	if c.fl&(fFailed|fSendFailed|fClosed|fShut) != 0 {
 		c.l.Bufs.Put(x.s.Out)
 		x.s.Out = nil
@@ -319,6 +324,7 @@ func (c *Conn) closeNotify() {
 	if c.fl&(fShaking|fConnecting|fFailed|fSendFailed|fShut) != 0 {
 		return
 	}
+	x.held = 0
 	f := c.f
 	if f == nil || f.Out == nil {
 		x.s.CloseNotify()

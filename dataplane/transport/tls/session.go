@@ -65,6 +65,7 @@ type Session struct {
 	staple Staple
 	shut   bool // close_notify was sent
 	mute   bool // output is dropped: the session is being aborted
+	tls13  bool // what was agreed on; false before Open
 }
 
 type role uint8
@@ -123,6 +124,7 @@ func (s *Session) Info() *identity.Session { return s.info }
 // describe makes Info. Nothing of the library's state is kept: it holds the certificates of the whole chain.
 func (s *Session) describe() {
 	c := s.conn.ConnectionState()
+	s.tls13 = c.Version == tls.VersionTLS13
 	s.info = s.e.intern(identity.Session{Peer: s.peer, Local: s.local, Validated: s.valid, Resumed: c.DidResume, Version: VersionName(c.Version),
 		Cipher: CipherName(c.CipherSuite), Group: GroupName(c.CurveID), SNI: c.ServerName, ALPN: c.NegotiatedProtocol})
 	s.peer, s.local = nil, nil
@@ -152,6 +154,10 @@ func (s *Session) Shake(in []byte) (taken int) {
 	s.in, s.give = nil, 0
 	return taken
 }
+
+// Patient tells whether the peer can do without what a handshake has left in Out when it is Open: a server of TLS 1.3 has then nothing to say but session
+// tickets (RFC 8446 section 4.6.1).
+func (s *Session) Patient() bool { return s.role == server && s.tls13 }
 
 // shaken ends the handshake.
 func (s *Session) shaken() {
