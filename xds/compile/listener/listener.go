@@ -259,8 +259,7 @@ func keepalive(k *corev3.TcpKeepalive) []sys.SockOpt {
 
 func (s *state) socketOptions(c *registry.Ctx, field registry.Path, in []*corev3.SocketOption, o *sys.ListenOpts) {
 	for i, so := range in {
-		at := registry.Path(strings.TrimSuffix(string(field.Index("", i)), ""))
-		at = registry.Path(fmt.Sprintf("%s[%d]", field, i))
+		at := registry.Path(fmt.Sprintf("%s[%d]", field, i))
 		if so.GetType() != nil {
 			s.fail(c.Errorf(at.Field("type"), "socket type filters are not supported"))
 		}

@@ -132,7 +132,7 @@ var Messages = registry.Messages{
 	"envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster.ClusterWeight": {"name": registry.Supported, "weight": registry.Supported,
 		"metadata_match": registry.Refuse("subset load balancing is not supported")},
 	"envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.TcpAccessLogOptions": {"access_log_flush_interval": registry.Supported,
-		"flush_access_log_on_connected": registry.Supported, "flush_access_log_on_start": registry.Only("false")},
+		"flush_access_log_on_connected": registry.Supported, "flush_access_log_on_start": registry.Supported},
 	"envoy.config.core.v3.BackoffStrategy": {"base_interval": registry.Supported, "max_interval": registry.Supported},
 	"envoy.extensions.filters.http.router.v3.Router": {
 		"dynamic_stats": registry.Supported, "start_child_span": registry.Warn("there is no tracer yet"),
