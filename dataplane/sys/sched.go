@@ -4,20 +4,21 @@ package sys
 
 import "golang.org/x/sys/unix"
 
-const (
-	// politeNice is the priority of threads that work in the background: a tenth of a worker's share when both want the same processor. Less would let
-	// a busy machine starve them.
-	politeNice = 10
+// briskSlice is the time slice that a worker asks for, the least there is. A worker seldom runs longer than this at a time, so it costs nothing; and a
+// thread that wakes up goes before those with longer slices, instead of waiting until theirs are over.
+const briskSlice = 100_000 // ns
 
-	// briskSlice is the time slice that a worker asks for, the least there is. A worker seldom runs longer than this at a time, so it costs nothing; and
-	// a thread that wakes up goes before those with longer slices, instead of waiting until theirs are over.
-	briskSlice = 100_000 // ns
-)
-
-// Polite makes the calling thread, which must be locked, give way to the workers whenever they have something to do. No rights are needed. An error
-// changes nothing and may be ignored: the thread competes as any other then.
+// Polite makes the calling thread, which must be locked, take no processor from another that runs: it lets brisk threads go first and gets its fair share
+// of what is left. Its nice value stays: a higher one counts against everybody on the machine and not only against the workers, so that a busy one
+// starves it, and then those who wait for what the thread holds (a P of the runtime, the end of a collection). A policy other than SCHED_NORMAL stays. No
+// rights are needed. An error changes nothing and may be ignored: the thread competes as any other then.
 func Polite() error {
-	return unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_BATCH, Nice: politeNice}, 0)
+	a, err := unix.SchedGetAttr(0, 0)
+	if err != nil || a.Policy != unix.SCHED_NORMAL { // somebody has decided
+		return err
+	}
+	a.Policy = unix.SCHED_BATCH
+	return unix.SchedSetAttr(0, a, 0)
 }
 
 // Brisk makes the calling thread, which must be locked, run soon after it wakes up, whoever else wants its processor. A policy other than SCHED_NORMAL stays. No rights are needed. Kernels
