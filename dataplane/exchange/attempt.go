@@ -417,7 +417,7 @@ func (x *Exchange) attach(m *pool.Member, now sys.Nanos) {
 		m.Dec.BeginResponse(x.req.Method, x.has(xUpgrade))
 		x.respIn = source{c: m.C, dec: &m.Dec}
 	}
-	x.inSeen, x.outSeen = m.C.BytesIn, m.C.BytesOut
+	x.inSeen, x.outSeen, x.tryIn, x.tryOut = m.C.BytesIn, m.C.BytesOut, 0, 0
 	r.UpstreamConnID, r.UpstreamRequests = m.ID(), uint64(m.Requests())
 	r.UpstreamRemote = m.C.Remote()
 	if n := int(x.attempts); n <= len(r.Tried) {
@@ -442,7 +442,8 @@ func (x *Exchange) attach(m *pool.Member, now sys.Nanos) {
 	out := x.toUpstream()
 	n := out.requestHead(&x.req, &x.cl.Cfg.H1)
 	if x.ch.logsHeads {
-		r.UpHeadOut += n
+		r.Up.HeadOut += n
+		r.Up.PlainOut += n
 	}
 	r.LastUpTx = x.since(now)
 	if !x.has(xUpgrade) {
@@ -503,8 +504,7 @@ func (x *Exchange) release(reuse bool) {
 		x.releaseStream(m, st)
 		return
 	}
-	x.rec.UpBytesIn += m.C.BytesIn - x.inSeen
-	x.rec.UpBytesOut += m.C.BytesOut - x.outSeen
+	x.meterTry()
 	x.upstreamLog()
 	x.m, x.respIn = nil, source{}
 	switch {
@@ -519,8 +519,25 @@ func (x *Exchange) release(reuse bool) {
 	}
 }
 
+// meterTry adds to the record what the try under way has taken of its connection.
+func (x *Exchange) meterTry() {
+	up := &x.rec.Up
+	switch st := x.respIn.s; {
+	case st != nil:
+		b := accesslog.Bytes(st.Meter())
+		up.Add(&b)
+	case x.m != nil:
+		up.WireIn += x.m.C.BytesIn - x.inSeen
+		up.WireOut += x.m.C.BytesOut - x.outSeen
+	case x.tcp.C != nil:
+		up.WireIn += x.tcp.C.BytesIn
+		up.WireOut += x.tcp.C.BytesOut
+	}
+}
+
 // releaseStream gives the stream of the try back; one whose messages are not complete is reset.
 func (x *Exchange) releaseStream(m *pool.Member, st *mux.Stream) {
+	x.meterTry()
 	x.upstreamLog()
 	x.m, x.respIn = nil, source{}
 	endStream(x.cl, m, st)

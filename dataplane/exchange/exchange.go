@@ -155,6 +155,8 @@ type Exchange struct {
 	respPos int
 	inSeen  uint64
 	outSeen uint64
+	tryIn   uint64 // content of the try
+	tryOut  uint64
 }
 
 // prepare makes a slab object ready for the head decoder.
@@ -192,8 +194,9 @@ func (x *Exchange) begin(o *origin, start, now sys.Nanos, headBytes int) {
 	x.rec.LastDownRx = int64(now - start)
 	x.rec.Handshake = int64(o.shaken - start)
 	x.rec.Req = &x.req
-	if x.ch.logsHeads && headBytes > 0 {
-		x.rec.ReqHeadBytes = receivedBytes(&x.req)
+	if x.ch.logsHeads && headBytes > 0 && x.reqIn.s == nil {
+		n := http1.ReceivedHead(&x.req)
+		x.rec.Down.HeadIn, x.rec.Down.PlainIn = n, n
 	}
 	x.rec.Protocol = "HTTP/1.1"
 	x.rec.Type = accesslog.DownstreamEnd

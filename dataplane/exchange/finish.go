@@ -3,10 +3,7 @@
 package exchange
 
 import (
-	"bytes"
-
 	"sidecar/dataplane/fault"
-	"sidecar/dataplane/httpmsg"
 	"sidecar/dataplane/match"
 	"sidecar/dataplane/route"
 	"sidecar/dataplane/sys"
@@ -59,7 +56,8 @@ func (x *Exchange) log(now sys.Nanos) {
 	x.fl |= xLogged
 	r, b := &x.rec, x.ch.hcm
 	r.End = x.since(now)
-	x.c.account(r)
+	x.c.meter(&r.Down)
+	x.c.account()
 	b.Dec(stats.HCMDownstreamRqActive)
 	b.Record(stats.HCMDownstreamRqTime, clockMillis(now-x.start))
 	if x.has(xTunnel) {
@@ -93,16 +91,21 @@ func (x *Exchange) writeLog() {
 	}
 }
 
-// upstreamLog writes the router's upstream_log at the end of a try; Envoy counts no attempts there.
+// upstreamLog writes the router's upstream_log at the end of a try. As in Envoy it counts no attempts, and received is what came from the upstream.
 func (x *Exchange) upstreamLog() {
 	l := x.ch.h.Router.UpstreamLogs
 	if len(l) == 0 || x.env.Logs == nil {
 		return
 	}
 	r := &x.rec
-	n := r.Attempts
+	n, in, out := r.Attempts, r.BytesIn, r.BytesOut
+	if r.BytesIn, r.BytesOut = x.tryIn, x.tryOut; x.st == stTunnel {
+		r.BytesIn, r.BytesOut = out, in
+	}
 	r.Attempts, r.Type, r.End = 0, accesslog.UpstreamEnd, x.since(x.env.L.Now())
+	x.c.meter(&r.Down)
 	x.env.Logs.Log(l, r)
+	r.BytesIn, r.BytesOut = in, out
 	r.Attempts, r.Type, r.End = n, accesslog.DownstreamEnd, accesslog.Unset
 }
 
@@ -112,9 +115,12 @@ func (x *Exchange) periodicLog(now sys.Nanos) {
 		return
 	}
 	x.logAt = now + x.ch.h.LogFlushInterval
-	x.rec.Type, x.rec.End = accesslog.DownstreamPeriodic, x.since(now)
+	r, before := &x.rec, x.rec.Up
+	r.Type, r.End = accesslog.DownstreamPeriodic, x.since(now)
+	x.c.meter(&r.Down)
+	x.meterTry()
 	x.writeLog()
-	x.rec.Type, x.rec.End = accesslog.DownstreamEnd, accesslog.Unset
+	r.Type, r.End, r.Up = accesslog.DownstreamEnd, accesslog.Unset, before // the try goes on
 }
 
 // free gives everything back; the exchange must not be touched afterwards.
@@ -243,31 +249,4 @@ func logsAny(ls []*accesslog.Logger, ops []string) bool {
 		}
 	}
 	return false
-}
-
-// receivedBytes is what Envoy counts of a head that was received: names and values of its fields, and the method and path or the status. Call it
-// before anything is changed.
-func receivedBytes(h *httpmsg.Head) (n uint64) {
-	for i := range h.List {
-		n += uint64(h.List[i].Name.Len) + uint64(h.List[i].Value.Len)
-	}
-	if h.Status > 0 {
-		return n + 3
-	}
-	return n + uint64(h.MethodName.Len) + uint64(h.Target.Len) + uint64(len("host"))*uint64(min(h.HostCount, 1)) + uint64(h.Authority.Len)
-}
-
-// sentBytes is what Envoy counts of a head that was sent: the field lines, without the first and the empty one.
-func sentBytes(head []byte) uint64 {
-	return uint64(max(len(head)-bytes.IndexByte(head, '\n')-len("\n\r\n"), 0))
-}
-
-// fieldBytes is what counts of a head that goes out as HTTP/2.
-func fieldBytes(h *httpmsg.Head) (n uint64) {
-	for i := range h.List {
-		if f := &h.List[i]; !f.Dead {
-			n += uint64(f.Name.Len) + uint64(f.Value.Len)
-		}
-	}
-	return n
 }

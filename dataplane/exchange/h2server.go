@@ -240,7 +240,7 @@ func (s *h2Server) refused(ev *http2.Event, now sys.Nanos) {
 	s.ch.env.spare = nil
 	x.prepare() // the head may have left something there
 	s.begin(x, nil, now, 0)
-	x.rec.Req = nil
+	x.rec.Req, x.rec.Down.PlainIn = nil, uint64(ev.Plain)
 	s.ch.hcm.Inc(stats.HCMDownstreamRqRxReset)
 	x.abort(ev.Fault)
 }
@@ -515,8 +515,15 @@ func (c *h2Client) answer(x *Exchange) {
 // closeAfter implements client: the end of a stream says nothing about its connection.
 func (c *h2Client) closeAfter() {}
 
-// account implements client.
-func (c *h2Client) account(*accesslog.Record) {}
+// meter implements client.
+func (c *h2Client) meter(b *accesslog.Bytes) {
+	if c.st != nil { // a head that was none has no stream
+		*b = accesslog.Bytes(c.st.Meter())
+	}
+}
+
+// account implements client: the connection counts its bytes itself.
+func (c *h2Client) account() {}
 
 // over implements client.
 func (c *h2Client) over(e ending, now sys.Nanos) {

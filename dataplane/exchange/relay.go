@@ -4,6 +4,7 @@ package exchange
 
 import (
 	"sidecar/dataplane/fault"
+	"sidecar/dataplane/http1"
 	"sidecar/dataplane/http2"
 	"sidecar/dataplane/httpmsg"
 	"sidecar/dataplane/mux"
@@ -138,6 +139,7 @@ func (x *Exchange) takeRequestData(now sys.Nanos, out *sender, data []byte, end 
 
 func (x *Exchange) putRequest(out *sender, data []byte, last bool) {
 	out.data(data, last)
+	x.tryOut += uint64(len(data))
 	x.rec.LastUpTx = x.since(x.env.L.Now())
 }
 
@@ -150,6 +152,11 @@ func (x *Exchange) endRequest(now sys.Nanos, out *sender) {
 	var tr *httpmsg.Fields
 	if (out.s != nil || x.cl.Cfg.H1.EnableTrailers) && len(x.reqTr.List) > 0 {
 		tr = &x.reqTr
+		if x.ch.logsHeads && out.chunked {
+			n := http1.SentTrailers(tr)
+			x.rec.Up.HeadOut += n
+			x.rec.Up.PlainOut += n
+		}
 	}
 	out.end(tr)
 	x.rec.LastUpTx = x.since(now)
@@ -165,6 +172,9 @@ func (x *Exchange) requestComplete(now sys.Nanos) {
 	x.reqDone = now
 	if len(x.reqTr.List) > 0 {
 		x.rec.ReqTrailers = &x.reqTr
+		if x.ch.logsHeads && x.reqIn.s == nil {
+			x.rec.Down.HeadIn += http1.ReceivedTrailers(&x.reqTr)
+		}
 		x.filterRequestTrailers()
 	}
 	if x.limits.Global > 0 {
@@ -288,8 +298,9 @@ func (x *Exchange) responseHead(now sys.Nanos, out *sender) bool {
 	if !ok {
 		return false
 	}
-	if x.ch.logsHeads {
-		x.rec.UpHeadIn += receivedBytes(&x.resp)
+	if x.ch.logsHeads && x.respIn.s == nil {
+		x.rec.Up.HeadIn += http1.ReceivedHead(&x.resp)
+		x.rec.Up.PlainIn += x.rec.Up.HeadIn // with each head all of them count again, as in Envoy
 	}
 	x.lastActive = now
 	if x.resp.Status < 200 && !x.agreed() {
@@ -322,6 +333,7 @@ func (x *Exchange) responseEOF(now sys.Nanos, out *sender) {
 
 // takeResponseData passes one piece of the response body on.
 func (x *Exchange) takeResponseData(now sys.Nanos, out *sender, data []byte, end bool) {
+	x.tryIn += uint64(len(data))
 	if len(x.filters) > 0 {
 		if data = x.filterResponseData(now, data, end && len(x.respTr.List) == 0); x.has(xRespHeld) {
 			return // collected
@@ -342,6 +354,9 @@ func (x *Exchange) putResponse(out *sender, data []byte, last bool) {
 // endResponse writes the end of the response downstream and ends the exchange.
 func (x *Exchange) endResponse(now sys.Nanos, out *sender) {
 	x.fl |= xRespEnd
+	if x.ch.logsHeads && x.respIn.s == nil {
+		x.rec.Up.HeadIn += http1.ReceivedTrailers(&x.respTr)
+	}
 	if x.has(xRespHeld) {
 		x.endBuffered(now, out)
 		if x.has(xRespHeld) || x.st != stRelay {
@@ -361,6 +376,11 @@ func (x *Exchange) finishResponse(now sys.Nanos, out *sender) {
 	var tr *httpmsg.Fields
 	if (out.s != nil || x.ch.h.H1.EnableTrailers) && len(x.respTr.List) > 0 {
 		tr = &x.respTr
+		if x.ch.logsHeads && out.chunked {
+			n := http1.SentTrailers(tr)
+			x.rec.Down.HeadOut += n
+			x.rec.Down.PlainOut += n
+		}
 	}
 	out.end(tr)
 	if len(x.respTr.List) > 0 {

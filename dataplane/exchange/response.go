@@ -94,7 +94,7 @@ func (x *Exchange) sendHead(now sys.Nanos, out *sender, empty bool) {
 	out.chunked = x.has(xRespChunked)
 	n := out.responseHead(resp, x.req.Version, &x.ch.h.H1, empty || x.has(xNoBody))
 	if x.ch.logsHeads {
-		x.rec.RespHeadBytes = n
+		x.rec.Down.HeadOut, x.rec.Down.PlainOut = n, n
 	}
 	x.rec.Code = resp.Status
 	x.rec.Resp = resp

@@ -344,11 +344,11 @@ func (s *Server) run(now sys.Nanos) {
 // closeAfter implements client.
 func (s *Server) closeAfter() { s.fl |= fClose }
 
+// meter implements client.
+func (s *Server) meter(b *accesslog.Bytes) { b.WireIn, b.WireOut = s.c.BytesIn, s.c.BytesOut }
+
 // account implements client.
-func (s *Server) account(r *accesslog.Record) {
-	r.DownWireIn, r.DownWireOut = s.c.BytesIn, s.c.BytesOut
-	s.countBytes()
-}
+func (s *Server) account() { s.countBytes() }
 
 // answer implements client: connection: close, or keep-alive for HTTP/1.0.
 func (s *Server) answer(x *Exchange) {

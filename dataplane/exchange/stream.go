@@ -22,8 +22,10 @@ type client interface {
 	answer(x *Exchange)
 	// closeAfter makes the connection end with this exchange.
 	closeAfter()
-	// account fills in and counts what went over the wire.
-	account(r *accesslog.Record)
+	// meter tells what went over the wire for this exchange, as far as the connection counts that.
+	meter(b *accesslog.Bytes)
+	// account counts it for the connection manager; once, behind meter.
+	account()
 	// over is called once, when the exchange is logged and freed.
 	over(e ending, now sys.Nanos)
 	// run runs the exchange because its upstream has something.
@@ -285,21 +287,21 @@ func (o *sender) room() int {
 	return unbounded
 }
 
-// requestHead adds the head of a request and returns what it counts.
+// requestHead adds the head of a request and returns what it counts in HTTP/1; an HTTP/2 stream has its meter.
 func (o *sender) requestHead(h *httpmsg.Head, opt *http1.Options) uint64 {
 	if o.s != nil {
-		return fieldBytes(h) // it went out when the stream was opened
+		return 0 // it went out when the stream was opened
 	}
 	n := len(o.enc)
 	o.enc = http1.AppendRequestHead(o.enc, h, opt)
-	return sentBytes(o.enc[n:])
+	return http1.SentHead(o.enc[n:])
 }
 
-// responseHead adds the head of a response to a client of the given version and returns what it counts; end tells that nothing follows it.
+// responseHead adds the head of a response to a client of the given version and returns what it counts in HTTP/1; end tells that nothing follows it.
 func (o *sender) responseHead(h *httpmsg.Head, client httpmsg.Version, opt *http1.Options, end bool) uint64 {
 	if o.s != nil {
 		o.s.Head(h, end)
-		return fieldBytes(h)
+		return 0
 	}
 	v := httpmsg.HTTP11
 	if client == httpmsg.HTTP10 {
@@ -307,7 +309,7 @@ func (o *sender) responseHead(h *httpmsg.Head, client httpmsg.Version, opt *http
 	}
 	n := len(o.enc)
 	o.enc = http1.AppendResponseHead(o.enc, h, v, opt)
-	return sentBytes(o.enc[n:])
+	return http1.SentHead(o.enc[n:])
 }
 
 // sayContinue answers Expect: 100-continue.

@@ -127,7 +127,8 @@ func (x *Exchange) startTunnel(now sys.Nanos, out *sender) {
 	x.rec.Details = "via_upstream"
 	x.managerHeaders()
 	x.resp.Body = httpmsg.BodyNone
-	out.responseHead(&x.resp, httpmsg.HTTP11, &x.ch.h.H1, false)
+	n := out.responseHead(&x.resp, httpmsg.HTTP11, &x.ch.h.H1, false)
+	x.rec.Down.HeadOut, x.rec.Down.PlainOut = n, n
 	x.rec.Code, x.rec.Resp = x.resp.Status, &x.resp
 	x.fl |= xRespStarted | xReqEnd
 	if x.reqDone == 0 {

@@ -174,8 +174,8 @@ func (x *Exchange) rawAnswer(now sys.Nanos) bool {
 
 // releaseRaw closes the raw connection.
 func (x *Exchange) releaseRaw() {
-	if c := x.tcp.C; c != nil {
-		x.rec.UpBytesIn, x.rec.UpBytesOut = c.BytesIn, c.BytesOut
+	if x.tcp.C != nil {
+		x.meterTry()
 		x.tcp.End(x.has(xUpFirst), true)
 	}
 }

@@ -20,7 +20,7 @@ func (c *Conn) beginHeaders(ev *Event) bool {
 	if h.flags&flagEndStream != 0 {
 		c.fl |= cBlockEnd
 	}
-	c.conts = 0
+	c.conts, c.blockIn = 0, h.length
 	c.need = 0
 	if h.flags&flagPadded != 0 {
 		c.need = 1
@@ -63,6 +63,7 @@ func (c *Conn) beginContinuation(ev *Event) bool {
 		c.fail(CodeEnhanceYourCalm, fault.H2Flood, CountContinuationFlood)
 		return false
 	}
+	c.blockIn += c.h.length
 	return c.beginFragment(ev)
 }
 
@@ -193,14 +194,12 @@ func (c *Conn) request(block []byte, ev *Event) bool {
 	} else {
 		c.decode(block, &message{})
 	}
-	if c.fl&cFailed != 0 {
+	if k != fault.None || c.fl&cFailed != 0 {
+		ev.Plain = uint32(s.meter.PlainIn)
 		c.sh.put(s)
-		return false
+		return c.fl&cFailed == 0 && c.badRequest(id, k, ev)
 	}
-	if k != fault.None {
-		c.sh.put(s)
-		return c.badRequest(id, k, ev)
-	}
+	s.meter.gotBlock(c.blockIn)
 	c.opening = 0
 	if s.Head = ev.Head; m.end {
 		s.fl |= sRemoteEnd
@@ -288,6 +287,7 @@ func (c *Conn) take(s *Stream, k fault.Kind, kind EventKind, end bool, ev *Event
 		}
 		return c.streamError(s, headCode(k), k, ev)
 	}
+	s.meter.gotBlock(c.blockIn)
 	if end {
 		s.fl |= sRemoteEnd
 	}
@@ -299,7 +299,7 @@ func (c *Conn) take(s *Stream, k fault.Kind, kind EventKind, end bool, ev *Event
 func (c *Conn) decode(block []byte, m *message) fault.Kind {
 	var f hpack.Field
 	k := m.start()
-	size, count := 0, 0
+	size, count, plain := 0, 0, 0
 	for c.dec.Decode(block); c.dec.Next(&f); {
 		size += len(f.Name) + len(f.Value)
 		if count++; size > c.o.MaxHeaderBytes || count > c.o.MaxHeaders {
@@ -321,6 +321,12 @@ func (c *Conn) decode(block []byte, m *message) fault.Kind {
 		} else {
 			k = m.field(&f, c)
 		}
+		if k == fault.None {
+			plain += len(f.Name) + len(f.Value)
+		}
+	}
+	if m.s != nil {
+		m.s.meter.PlainIn += uint64(plain)
 	}
 	if c.dec.Error() != hpack.None {
 		m.undo()

@@ -50,6 +50,7 @@ type Event struct {
 	Head        *httpmsg.Head
 	Data        []byte // a view of the input of this call
 	ID          uint32 // of the stream; Goaway: the last one the peer took
+	Plain       uint32 // octets of names and values that were taken of a head that was none
 	Code        Code
 	Kind        EventKind
 	Fault       fault.Kind
@@ -108,6 +109,7 @@ type Conn struct {
 	cur     *Stream
 	block   []byte // pieces of a header block; from the pool
 	blockID uint32
+	blockIn uint32 // octets of the frames that it came in, their headers left out
 	conts   uint32 // CONTINUATION frames of the block
 	news    newSettings
 	dec     hpack.Decoder

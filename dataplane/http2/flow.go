@@ -90,6 +90,7 @@ func (c *Conn) consume(s *Stream, n int32) {
 	if s.unreturned += n; s.unreturned >= (s.recvSize+1)/2 {
 		n, s.unreturned = s.unreturned, 0
 		s.recvWin += n
+		s.meter.WireOut += frameHeader + 4
 		c.windowUpdate(s.id, n)
 		c.measure()
 	}

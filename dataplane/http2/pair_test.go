@@ -49,6 +49,7 @@ type side struct {
 	resets int
 	failed bool
 	body   []byte
+	meters map[uint32]Meter // of streams that are done; nil: not wanted
 }
 
 func (p *side) get() *exchangeState {
@@ -153,6 +154,9 @@ func (p *side) pump(x *exchangeState) {
 	}
 	if x.st.Closed() {
 		p.done++
+		if p.meters != nil {
+			p.meters[x.st.ID()] = *x.st.Meter()
+		}
 		p.c.Release(x.st)
 		p.put(x)
 	}

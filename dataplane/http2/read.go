@@ -205,6 +205,7 @@ func (c *Conn) beginContent(ev *Event) bool {
 		c.consume(s, int32(n))
 		return c.streamError(s, CodeProtocol, fault.H2Content, ev)
 	}
+	s.meter.WireIn += frameHeader + uint64(c.h.length)
 	c.phase = phData
 	if c.left > 0 {
 		return false
@@ -283,6 +284,7 @@ func (c *Conn) rstStream(code Code, ev *Event) bool {
 		return false
 	}
 	c.counts.inc(CountRxReset)
+	s.meter.WireIn += frameHeader + 4
 	done := s.Closed()
 	s.fl |= sReset
 	if !done && !c.early(s) {

@@ -35,6 +35,7 @@ type Stream struct {
 	Trailers *httpmsg.Fields // where trailers go; nil: they are checked and dropped
 
 	// Worker
+	meter      Meter
 	request    *httpmsg.Head // client: what OpenStream was given
 	next       *Stream       // same slot of the table
 	older      *Stream       // all streams, by id
@@ -50,6 +51,26 @@ type Stream struct {
 	unreturned int32 // bytes consumed and not yet given back in a WINDOW_UPDATE
 	held       int32 // bytes received and not yet consumed
 	fl         streamFlags
+}
+
+// Meter counts what of the connection's octets is one stream's, as Envoy does (BytesMeter).
+type Meter struct {
+	// WireIn and WireOut count frames with their headers: received HEADERS, DATA and RST_STREAM, and all that is sent on the stream. The header of a
+	// CONTINUATION does not count.
+	WireIn, WireOut uint64
+	// HeadIn and HeadOut count header blocks as they are compressed, with the header of their frame; trailers too.
+	HeadIn, HeadOut uint64
+	// PlainIn and PlainOut count the names and values that those blocks stand for.
+	PlainIn, PlainOut uint64
+}
+
+// Meter returns what was counted until now.
+func (s *Stream) Meter() *Meter { return &s.meter }
+
+// gotBlock counts a header block that was received in frames of n octets.
+func (m *Meter) gotBlock(n uint32) {
+	m.WireIn += frameHeader + uint64(n)
+	m.HeadIn += frameHeader + uint64(n)
 }
 
 // ID returns the stream identifier.

@@ -100,8 +100,10 @@ func (c *Conn) openBlock(size int) (at int) {
 }
 
 // closeBlock finishes the HEADERS frame at at, in several frames if it is too long for one (RFC 9113 section 6.10).
-func (c *Conn) closeBlock(at int, id uint32, flags byte) {
-	n := len(c.out) - at - frameHeader
+func (c *Conn) closeBlock(at int, s *Stream, flags byte) {
+	n, id := len(c.out)-at-frameHeader, s.id
+	s.meter.WireOut += uint64(frameHeader + n)
+	s.meter.HeadOut += uint64(frameHeader + n)
 	first := min(n, maxFrame)
 	if n == first {
 		flags |= flagEndHeaders
@@ -136,8 +138,8 @@ func hop(id httpmsg.ID) bool {
 	return false
 }
 
-// appendFields encodes the fields, and the content-length that h.Body asks for: as http1.AppendRequestHead does.
-func (c *Conn) appendFields(h *httpmsg.Head, request bool) {
+// appendFields encodes the fields, and the content-length that h.Body asks for: as http1.AppendRequestHead does. It returns the octets of names and values.
+func (c *Conn) appendFields(h *httpmsg.Head, request bool) (plain uint64) {
 	for i := range h.List {
 		f := &h.List[i]
 		if f.Dead {
@@ -151,12 +153,16 @@ func (c *Conn) appendFields(h *httpmsg.Head, request bool) {
 				continue
 			}
 		}
+		plain += uint64(f.Name.Len) + uint64(f.Value.Len)
 		c.out = c.enc.AppendField(c.out, f.ID, h.Name(i), h.Value(i), f.Sensitive)
 	}
 	if h.Body == httpmsg.BodyLength {
 		var t [20]byte
-		c.out = c.enc.AppendField(c.out, httpmsg.IDContentLength, contentLength, strconv.AppendInt(t[:0], h.Length, 10), false)
+		v := strconv.AppendInt(t[:0], h.Length, 10)
+		plain += uint64(len(contentLength) + len(v))
+		c.out = c.enc.AppendField(c.out, httpmsg.IDContentLength, contentLength, v, false)
 	}
+	return plain
 }
 
 var (
@@ -185,7 +191,7 @@ func (c *Conn) OpenStream(h *httpmsg.Head, end bool, now sys.Nanos) *Stream {
 	c.opened++
 	at := c.openBlock(blockSize(&h.Fields, int(h.MethodName.Len+h.Target.Len+h.Authority.Len+h.Scheme.Len)))
 	c.appendRequest(h, s)
-	c.closeBlock(at, s.id, c.endFlag(s, end))
+	c.closeBlock(at, s, c.endFlag(s, end))
 	s.fl |= sHeadOut
 	return s
 }
@@ -199,8 +205,13 @@ func (c *Conn) endFlag(s *Stream, end bool) byte {
 	return flagEndStream
 }
 
+// pseudo encodes a pseudo-header of a request on s.
+func (c *Conn) pseudo(s *Stream, p hpack.Pseudo, value []byte) {
+	s.meter.PlainOut += uint64(len(p.String()) + len(value))
+	c.out = c.enc.AppendPseudo(c.out, p, value, false)
+}
+
 func (c *Conn) appendRequest(h *httpmsg.Head, s *Stream) {
-	e := &c.enc
 	scheme := h.SchemeBytes()
 	if len(scheme) == 0 {
 		scheme = schemeHTTP
@@ -208,26 +219,26 @@ func (c *Conn) appendRequest(h *httpmsg.Head, s *Stream) {
 	switch {
 	case h.Upgrade: // RFC 8441 section 4
 		s.fl |= sUpgrade | sTunnel
-		c.out = e.AppendPseudo(c.out, hpack.PseudoMethod, methodConnect, false)
-		c.out = e.AppendPseudo(c.out, hpack.PseudoProtocol, h.Get(httpmsg.IDUpgrade), false)
+		c.pseudo(s, hpack.PseudoMethod, methodConnect)
+		c.pseudo(s, hpack.PseudoProtocol, h.Get(httpmsg.IDUpgrade))
 	case h.Method == httpmsg.MethodConnect: // RFC 9113 section 8.5
 		s.fl |= sTunnel
-		c.out = e.AppendPseudo(c.out, hpack.PseudoMethod, methodConnect, false)
-		c.out = e.AppendPseudo(c.out, hpack.PseudoAuthority, h.Host(), false)
-		c.appendFields(h, true)
+		c.pseudo(s, hpack.PseudoMethod, methodConnect)
+		c.pseudo(s, hpack.PseudoAuthority, h.Host())
+		s.meter.PlainOut += c.appendFields(h, true)
 		return
 	default:
 		if h.Method == httpmsg.MethodHead {
 			s.fl |= sBodyless
 		}
-		c.out = e.AppendPseudo(c.out, hpack.PseudoMethod, h.MethodBytes(), false)
+		c.pseudo(s, hpack.PseudoMethod, h.MethodBytes())
 	}
-	c.out = e.AppendPseudo(c.out, hpack.PseudoScheme, scheme, false)
+	c.pseudo(s, hpack.PseudoScheme, scheme)
 	if h.Authority.Len > 0 {
-		c.out = e.AppendPseudo(c.out, hpack.PseudoAuthority, h.Host(), false)
+		c.pseudo(s, hpack.PseudoAuthority, h.Host())
 	}
-	c.out = e.AppendPseudo(c.out, hpack.PseudoPath, h.Path(), false)
-	c.appendFields(h, true)
+	c.pseudo(s, hpack.PseudoPath, h.Path())
+	s.meter.PlainOut += c.appendFields(h, true)
 }
 
 // SendHead sends the head of a response (server role): any number of 1xx, then one final one; end says that nothing follows. An Upgrade's 101
@@ -242,12 +253,12 @@ func (c *Conn) SendHead(s *Stream, h *httpmsg.Head, end bool) {
 	}
 	at := c.openBlock(blockSize(&h.Fields, 0))
 	c.out = c.enc.AppendStatus(c.out, status)
-	c.appendFields(h, false)
+	s.meter.PlainOut += uint64(len(":status")+3) + c.appendFields(h, false)
 	if status >= 200 && s.fl&sHeadOut == 0 {
 		s.fl |= sHeadOut
 		c.opened++
 	}
-	c.closeBlock(at, s.id, c.endFlag(s, end && status >= 200))
+	c.closeBlock(at, s, c.endFlag(s, end && status >= 200))
 }
 
 // SendTrailers ends the stream with trailers, or without if there are none to send. All content was sent before.
@@ -262,10 +273,11 @@ func (c *Conn) SendTrailers(s *Stream, tr *httpmsg.Fields) {
 	at := c.openBlock(blockSize(tr, 0))
 	for i := range tr.List {
 		if f := &tr.List[i]; !f.Dead && !hop(f.ID) && f.ID != httpmsg.IDTE && f.ID != httpmsg.IDHost && f.ID != httpmsg.IDContentLength {
+			s.meter.PlainOut += uint64(f.Name.Len) + uint64(f.Value.Len)
 			c.out = c.enc.AppendField(c.out, f.ID, tr.Name(i), tr.Value(i), f.Sensitive)
 		}
 	}
-	c.closeBlock(at, s.id, c.endFlag(s, true))
+	c.closeBlock(at, s, c.endFlag(s, true))
 }
 
 // maySend reports that s can still carry something of ours.
@@ -290,6 +302,7 @@ func (c *Conn) SendData(s *Stream, p []byte, end bool) int {
 	}
 	s.sendWin -= int32(total)
 	c.sendWin -= int32(total)
+	s.meter.WireOut += uint64(total)
 	for rest := p[:total]; len(rest) > 0; {
 		n, room := len(rest), 0
 		if c.lastData >= 0 && parseHeader(c.out[c.lastData:]).id == s.id {
@@ -300,6 +313,7 @@ func (c *Conn) SendData(s *Stream, p []byte, end bool) int {
 			c.grow(frameHeader + min(n, maxFrame))
 			at := len(c.out)
 			c.out = appendHeader(c.out, 0, ftData, 0, s.id)
+			s.meter.WireOut += frameHeader
 			c.datas++
 			if c.sent(ftData); c.fl&cFailed != 0 {
 				break
@@ -318,6 +332,9 @@ func (c *Conn) SendData(s *Stream, p []byte, end bool) int {
 	return total
 }
 
+// DataOctets is what n octets of content take in DATA frames.
+func DataOctets(n int) uint64 { return uint64(n + (n+maxFrame-1)/maxFrame*frameHeader) }
+
 // sendEnd ends the stream with the DATA frame that was sent last, if it is still here, or with an empty one.
 func (c *Conn) sendEnd(s *Stream) {
 	s.fl |= sLocalEnd
@@ -331,6 +348,7 @@ func (c *Conn) sendEnd(s *Stream) {
 	}
 	c.grow(frameHeader)
 	c.out = appendHeader(c.out, 0, ftData, flagEndStream, s.id)
+	s.meter.WireOut += frameHeader
 	c.datas++
 	c.sent(ftData)
 }
@@ -346,6 +364,7 @@ func (c *Conn) SendReset(s *Stream, code Code) {
 		return
 	}
 	s.fl |= sOurReset
+	s.meter.WireOut += frameHeader + 4
 	c.rst(s.id, code)
 }
 

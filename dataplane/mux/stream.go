@@ -180,6 +180,15 @@ func (s *Stream) Discard(n int) {
 	s.K.Wake()
 }
 
+// Meter is what counts of the connection's octets for this stream, content that waits for credit included; trailers behind that are not.
+func (s *Stream) Meter() http2.Meter {
+	m := *s.S.Meter()
+	if n := len(s.out) - s.off; n > 0 {
+		m.WireOut += http2.DataOctets(n)
+	}
+	return m
+}
+
 // Head sends a head.
 func (s *Stream) Head(h *httpmsg.Head, end bool) {
 	s.end = s.end || end

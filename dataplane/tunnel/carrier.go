@@ -105,6 +105,8 @@ func (t *Tunnel) attach(m *pool.Member) {
 	m.Dec.BeginResponse(httpmsg.MethodConnect, true)
 	b := http1.AppendRequestHead(t.env.L.Enc(), h, &t.cl.Cfg.H1)
 	m.C.Send(b, nil)
+	n := http1.SentHead(b)
+	t.rec.Up.HeadOut, t.rec.Up.PlainOut = n, n
 	t.env.L.SetEnc(b)
 }
 
@@ -155,6 +157,8 @@ func (t *Tunnel) onAnswer(now sys.Nanos) {
 				return
 			case st == http1.Done:
 				c.Discard(n)
+				t.rec.Up.HeadIn += http1.ReceivedHead(h)
+				t.rec.Up.PlainIn += t.rec.Up.HeadIn
 				if h.Status < 200 && h.Status != 101 {
 					continue
 				}
@@ -237,6 +241,7 @@ func (t *Tunnel) releaseMember(o outcome) {
 	if m == nil {
 		return
 	}
+	t.upstreamBytes(&t.rec)
 	switch {
 	case t.s != nil:
 		t.releaseStream()
@@ -246,7 +251,6 @@ func (t *Tunnel) releaseMember(o outcome) {
 		m.ReleaseStream(false)
 		return
 	}
-	t.upstreamBytes(&t.rec)
 	t.m, t.far = nil, nil
 	switch {
 	case o == endDownReset:
@@ -258,12 +262,20 @@ func (t *Tunnel) releaseMember(o outcome) {
 	}
 }
 
-// upstreamBytes completes the record with what went over the upstream connection.
+// upstreamBytes completes the record with what went over the upstream connection. As in Envoy the content of a tunnel through a proxy counts twice, as that of
+// the tunnel and as that of the connection.
 func (t *Tunnel) upstreamBytes(r *accesslog.Record) {
 	switch {
-	case t.m != nil && t.s == nil:
-		r.UpBytesIn, r.UpBytesOut = t.m.C.BytesIn-t.inSeen, t.m.C.BytesOut-t.outSeen
+	case t.s != nil:
+		r.Up = accesslog.Bytes(t.s.Meter())
+	case t.m != nil && !t.m.HTTP2():
+		r.Up.WireIn, r.Up.WireOut = t.m.C.BytesIn-t.inSeen, t.m.C.BytesOut-t.outSeen
 	case t.up.C != nil:
-		r.UpBytesIn, r.UpBytesOut = t.up.C.BytesIn, t.up.C.BytesOut
+		r.Up.WireIn, r.Up.WireOut = t.up.C.BytesIn, t.up.C.BytesOut
+		return
+	default:
+		return
 	}
+	r.Up.WireIn += t.upDown.bytes
+	r.Up.WireOut += t.downUp.bytes
 }

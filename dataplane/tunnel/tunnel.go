@@ -643,7 +643,7 @@ func (t *Tunnel) logAs(typ accesslog.Type) {
 		r.Handshake = r.End - int64(t.env.L.Now()-shaken)
 	}
 	r.BytesIn, r.BytesOut = t.downUp.bytes, t.upDown.bytes
-	r.DownWireIn, r.DownWireOut = t.down.BytesIn, t.down.BytesOut
+	r.Down.WireIn, r.Down.WireOut = t.down.BytesIn, t.down.BytesOut
 	t.upstreamBytes(r)
 	t.env.Logs.Log(t.cfg.AccessLogs, r)
 }

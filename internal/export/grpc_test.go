@@ -47,8 +47,8 @@ func fullRecord() *accesslog.Record {
 	trailers.Reset(arena)
 	trailers.AddString(httpmsg.KeyOf("grpc-status"), "0")
 	r.Req, r.Resp, r.RespTrailers = req, resp, trailers
-	r.BytesIn, r.BytesOut, r.UpBytesIn, r.UpBytesOut, r.DownWireIn, r.DownWireOut = 1, 2, 3, 4, 5, 6
-	r.ReqHeadBytes, r.RespHeadBytes, r.UpHeadIn, r.UpHeadOut = 7, 8, 9, 10
+	r.BytesIn, r.BytesOut, r.Up.WireIn, r.Up.WireOut, r.Down.WireIn, r.Down.WireOut = 1, 2, 3, 4, 5, 6
+	r.Down.HeadIn, r.Down.HeadOut, r.Up.HeadIn, r.Up.HeadOut = 7, 8, 9, 10
 	r.Protocol, r.Code, r.Details, r.Flags = "HTTP/2", 503, "via_upstream", fault.FlagUF|fault.FlagUAEX|fault.FlagDR|fault.FlagDF
 	r.UpstreamFailure, r.RouteName, r.Cluster, r.Attempts, r.StreamID = "why", "route", "cl", 2, "stream"
 	r.UpstreamRemote, r.UpstreamLocal = address("10.0.0.2:2000"), sys.Addr{Path: "/sock"}
@@ -66,9 +66,9 @@ const fullEntry = `{"logEntry": [{"commonProperties": {"downstreamRemoteAddress"
  "metadata": {"filterMetadata": {"ns": {"k": ["v", 1.5, true, null]}}}, "upstreamTransportFailureReason": "why", "routeName": "route", "upstreamRequestAttemptCount": 2,
  "streamId": "stream", "downstreamWireBytesSent": "6", "downstreamWireBytesReceived": "5", "upstreamWireBytesSent": "4", "upstreamWireBytesReceived": "3", "accessLogType": "DownstreamEnd"},
  "protocolVersion": "HTTP2", "request": {"requestMethod": "POST", "scheme": "https", "authority": "a.test", "path": "/x?y=!", "userAgent": "ua", "referer": "rf",
- "forwardedFor": "1.2.3.4", "requestId": "id", "originalPath": "/o", "requestHeadersBytes": "7", "requestBodyBytes": "1", "requestHeaders": {"x-a": "1,2"},
+ "forwardedFor": "1.2.3.4", "requestId": "id", "originalPath": "/o", "requestHeadersBytes": "138", "requestBodyBytes": "1", "requestHeaders": {"x-a": "1,2"},
  "upstreamHeaderBytesSent": "10", "downstreamHeaderBytesReceived": "7"},
- "response": {"responseCode": 503, "responseHeadersBytes": "8", "responseBodyBytes": "2", "responseHeaders": {"x-b": "BBB"}, "responseTrailers": {"grpc-status": "0"},
+ "response": {"responseCode": 503, "responseHeadersBytes": "303", "responseBodyBytes": "2", "responseHeaders": {"x-b": "BBB"}, "responseTrailers": {"grpc-status": "0"},
  "responseCodeDetails": "via_upstream", "upstreamHeaderBytesReceived": "9", "downstreamHeaderBytesSent": "8"}}]}`
 
 func TestWire_WhenARecordIsEncoded_ThenItIsTheEntryOfTheAPI(t *testing.T) {

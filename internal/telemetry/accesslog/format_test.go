@@ -69,8 +69,9 @@ func (g golden) base() *Record {
 	r.Conn.ConnSide = &ConnSide{Local: local, DirectLocal: local, Listener: g.text("LISTENER_NAME"), FilterChain: "fcname",
 		ListenerMeta: map[string]any{"l": map[string]any{"k": "lv"}}, FilterChainMeta: map[string]any{"fc": map[string]any{"k": "fcv"}}}
 	r.End = int64(g.num("DURATION")) * 1e6
-	r.DownWireIn, r.DownWireOut = g.num("DOWNSTREAM_WIRE_BYTES_RECEIVED"), g.num("DOWNSTREAM_WIRE_BYTES_SENT")
-	r.ReqHeadBytes, r.RespHeadBytes = g.num("DOWNSTREAM_HEADER_BYTES_RECEIVED"), g.num("DOWNSTREAM_HEADER_BYTES_SENT")
+	r.Down.WireIn, r.Down.WireOut = g.num("DOWNSTREAM_WIRE_BYTES_RECEIVED"), g.num("DOWNSTREAM_WIRE_BYTES_SENT")
+	r.Down.HeadIn, r.Down.HeadOut = g.num("DOWNSTREAM_HEADER_BYTES_RECEIVED"), g.num("DOWNSTREAM_HEADER_BYTES_SENT")
+	r.Down.PlainIn, r.Down.PlainOut = g.num("DOWNSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED"), g.num("DOWNSTREAM_DECOMPRESSED_HEADER_BYTES_SENT")
 	return r
 }
 

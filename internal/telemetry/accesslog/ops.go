@@ -80,6 +80,12 @@ const (
 	opDownWireOut
 	opUpHeadIn
 	opUpHeadOut
+	opUpPlainIn
+	opUpPlainOut
+	opDownHeadIn
+	opDownHeadOut
+	opDownPlainIn
+	opDownPlainOut
 	opJA3
 	opListenerName
 	opZero // a number that is always 0 here: kernel counters that Envoy reads for QUIC
@@ -220,10 +226,10 @@ func buildDefs() map[string]opDef {
 		"RESPONSE_TRAILERS_BYTES": plain(opTrailerBytes), "UPSTREAM_WIRE_BYTES_RECEIVED": plain(opUpWireIn),
 		"UPSTREAM_WIRE_BYTES_SENT": plain(opUpWireOut), "DOWNSTREAM_WIRE_BYTES_RECEIVED": plain(opDownWireIn),
 		"DOWNSTREAM_WIRE_BYTES_SENT": plain(opDownWireOut), "UPSTREAM_HEADER_BYTES_RECEIVED": plain(opUpHeadIn),
-		"UPSTREAM_HEADER_BYTES_SENT": plain(opUpHeadOut), "UPSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED": plain(opUpHeadIn),
-		"UPSTREAM_DECOMPRESSED_HEADER_BYTES_SENT": plain(opUpHeadOut), "DOWNSTREAM_HEADER_BYTES_RECEIVED": plain(opHeadBytesReq, 1),
-		"DOWNSTREAM_HEADER_BYTES_SENT": plain(opHeadBytesResp, 1), "DOWNSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED": plain(opHeadBytesReq, 1),
-		"DOWNSTREAM_DECOMPRESSED_HEADER_BYTES_SENT": plain(opHeadBytesResp, 1), "TLS_JA3_FINGERPRINT": plain(opJA3),
+		"UPSTREAM_HEADER_BYTES_SENT": plain(opUpHeadOut), "UPSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED": plain(opUpPlainIn),
+		"UPSTREAM_DECOMPRESSED_HEADER_BYTES_SENT": plain(opUpPlainOut), "DOWNSTREAM_HEADER_BYTES_RECEIVED": plain(opDownHeadIn),
+		"DOWNSTREAM_HEADER_BYTES_SENT": plain(opDownHeadOut), "DOWNSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED": plain(opDownPlainIn),
+		"DOWNSTREAM_DECOMPRESSED_HEADER_BYTES_SENT": plain(opDownPlainOut), "TLS_JA3_FINGERPRINT": plain(opJA3),
 		"LISTENER_NAME": plain(opListenerName), "DOWNSTREAM_CX_RTT": plain(opZero), "BYTES_RETRANSMITTED": plain(opZero),
 		"PACKETS_RETRANSMITTED": plain(opZero), "UPSTREAM_REMOTE_ADDRESS_ENDPOINT_ID": plain(opAddr, addrUpRemote, partEndpointID),
 		"HOSTNAME": {shape: bare, make: hostname},

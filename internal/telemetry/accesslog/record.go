@@ -120,6 +120,24 @@ type Attempt struct {
 // Unset marks a time that did not happen.
 const Unset int64 = -1
 
+// Bytes is what one request, or one TCP connection, took of the connections that carried it. An HTTP/2 stream has its frames; HTTP/1 has all bytes in WireIn
+// and WireOut, and heads without their first line.
+type Bytes struct {
+	WireIn, WireOut   uint64 // DOWNSTREAM_WIRE_BYTES_*, UPSTREAM_WIRE_BYTES_*
+	HeadIn, HeadOut   uint64 // DOWNSTREAM_HEADER_BYTES_*, UPSTREAM_HEADER_BYTES_*
+	PlainIn, PlainOut uint64 // DOWNSTREAM_DECOMPRESSED_HEADER_BYTES_*, UPSTREAM_DECOMPRESSED_HEADER_BYTES_*
+}
+
+// Add adds what another try took.
+func (b *Bytes) Add(o *Bytes) {
+	b.WireIn += o.WireIn
+	b.WireOut += o.WireOut
+	b.HeadIn += o.HeadIn
+	b.HeadOut += o.HeadOut
+	b.PlainIn += o.PlainIn
+	b.PlainOut += o.PlainOut
+}
+
 // Record is one finished (or periodically logged) request or connection. Owner: the exchange or the tunnel; the formatter only reads it.
 // All times are nanoseconds since Start.
 type Record struct {
@@ -134,10 +152,8 @@ type Record struct {
 	Req, Resp                 *httpmsg.Head // nil for TCP or when absent
 	ReqTrailers, RespTrailers *httpmsg.Fields
 
-	BytesIn, BytesOut           uint64 // body bytes (HTTP) or payload (TCP) received and sent downstream
-	UpBytesIn, UpBytesOut       uint64 // upstream wire bytes
-	DownWireIn, DownWireOut     uint64
-	ReqHeadBytes, RespHeadBytes uint64
+	BytesIn, BytesOut uint64 // body bytes (HTTP) or payload (TCP) received and sent downstream
+	Down, Up          Bytes
 
 	Protocol                                                 string // "HTTP/1.1"; "" for TCP
 	UpstreamProtocol                                         string
@@ -174,7 +190,6 @@ type Record struct {
 	UpstreamLocalClose    string    // UPSTREAM_LOCAL_CLOSE_REASON
 	UpstreamDetectedClose string    // UPSTREAM_DETECTED_CLOSE_TYPE
 	UpstreamFilterState   map[string]string
-	UpHeadIn, UpHeadOut   uint64         // UPSTREAM_HEADER_BYTES_*
 	HealthCheck           bool           // the request is a health check (not_health_check_filter)
 	Runtime               *match.Runtime // generation in force for this exchange; nil is empty
 }

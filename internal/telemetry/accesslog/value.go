@@ -51,21 +51,33 @@ func (o *op) append(b []byte, r *Record, typed bool) ([]byte, kind) {
 	case opConnID:
 		return o.connID(b, r)
 	case opUpWireIn:
-		return uintOf(b, r.UpBytesIn)
+		return uintOf(b, r.Up.WireIn)
 	case opUpWireOut:
-		return uintOf(b, r.UpBytesOut)
+		return uintOf(b, r.Up.WireOut)
 	case opDownWireIn:
-		return uintOf(b, r.DownWireIn)
+		return uintOf(b, r.Down.WireIn)
 	case opDownWireOut:
-		return uintOf(b, r.DownWireOut)
+		return uintOf(b, r.Down.WireOut)
 	case opUpHeadIn:
-		return uintOf(b, r.UpHeadIn)
+		return uintOf(b, r.Up.HeadIn)
 	case opUpHeadOut:
-		return uintOf(b, r.UpHeadOut)
+		return uintOf(b, r.Up.HeadOut)
+	case opUpPlainIn:
+		return uintOf(b, r.Up.PlainIn)
+	case opUpPlainOut:
+		return uintOf(b, r.Up.PlainOut)
+	case opDownHeadIn:
+		return uintOf(b, r.Down.HeadIn)
+	case opDownHeadOut:
+		return uintOf(b, r.Down.HeadOut)
+	case opDownPlainIn:
+		return uintOf(b, r.Down.PlainIn)
+	case opDownPlainOut:
+		return uintOf(b, r.Down.PlainOut)
 	case opHeadBytesReq:
-		return o.headBytes(b, r.Req, r.ReqHeadBytes)
+		return uintOf(b, headBytes(r.Req))
 	case opHeadBytesResp:
-		return o.headBytes(b, r.Resp, r.RespHeadBytes)
+		return uintOf(b, headBytes(r.Resp))
 	case opTrailerBytes:
 		return uintOf(b, fieldBytes(r.RespTrailers))
 	case opLegacyDuration, opDuration, opPoolReady:
@@ -259,14 +271,10 @@ var statuses = func() (s []byte) {
 
 func statusText(code uint16) []byte { i := (int(code) - 100) * 3; return statuses[i : i+3] }
 
-// headBytes is the size of a head as Envoy counts it: names and values of all fields, pseudo-headers included (sub 0), or the bytes on the
-// wire (sub 1).
-func (o *op) headBytes(b []byte, h *httpmsg.Head, wire uint64) ([]byte, kind) {
-	if o.sub == 1 {
-		return uintOf(b, wire)
-	}
+// headBytes is the size of a head as it is now: names and values of all fields, pseudo-headers included.
+func headBytes(h *httpmsg.Head) uint64 {
 	if h == nil || h.A == nil {
-		return uintOf(b, 0)
+		return 0
 	}
 	n := fieldBytes(&h.Fields)
 	for _, p := range [...]struct {
@@ -280,7 +288,7 @@ func (o *op) headBytes(b []byte, h *httpmsg.Head, wire uint64) ([]byte, kind) {
 	if h.Status > 0 {
 		n += uint64(len(":status") + 3)
 	}
-	return uintOf(b, n)
+	return n
 }
 
 func fieldBytes(f *httpmsg.Fields) (n uint64) {

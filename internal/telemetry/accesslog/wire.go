@@ -205,10 +205,10 @@ func (e *encoder) common(field int, r *Record) {
 	e.string(26, r.StreamID)
 	e.bool(27, r.Type == TCPPeriodic || r.Type == DownstreamPeriodic || r.Type == UpstreamPeriodic)
 	e.string(28, x.TransportFailure)
-	e.uint(29, r.DownWireOut)
-	e.uint(30, r.DownWireIn)
-	e.uint(31, r.UpBytesOut)
-	e.uint(32, r.UpBytesIn)
+	e.uint(29, r.Down.WireOut)
+	e.uint(30, r.Down.WireIn)
+	e.uint(31, r.Up.WireOut)
+	e.uint(32, r.Up.WireIn)
 	e.uint(33, uint64(r.Type))
 	e.close(at)
 }
@@ -382,12 +382,12 @@ func (e *encoder) request(w *Wire, r *Record) {
 			v, _ := h.GetKey(f.key)
 			e.bytes(f.field, v)
 		}
-		e.uint(11, r.ReqHeadBytes)
+		e.uint(11, headBytes(h))
 		e.uint(12, r.BytesIn)
 		e.fields(13, w.Request, &h.Fields)
 	}
-	e.uint(14, r.UpHeadOut)
-	e.uint(15, r.ReqHeadBytes)
+	e.uint(14, r.Up.HeadOut)
+	e.uint(15, r.Down.HeadIn)
 	e.close(at)
 }
 
@@ -398,7 +398,7 @@ func (e *encoder) response(w *Wire, r *Record) {
 		e.uint(1, uint64(r.Code))
 		e.close(in)
 	}
-	e.uint(2, r.RespHeadBytes)
+	e.uint(2, headBytes(r.Resp))
 	e.uint(3, r.BytesOut)
 	if r.Resp != nil {
 		e.fields(4, w.Response, &r.Resp.Fields)
@@ -407,8 +407,8 @@ func (e *encoder) response(w *Wire, r *Record) {
 		e.fields(5, w.Trailers, r.RespTrailers)
 	}
 	e.string(6, r.Details)
-	e.uint(7, r.UpHeadIn)
-	e.uint(8, r.RespHeadBytes)
+	e.uint(7, r.Up.HeadIn)
+	e.uint(8, r.Down.HeadOut)
 	e.close(at)
 }
 
