@@ -15,6 +15,8 @@ import (
 type peer struct {
 	name, bin, version string
 	http, tcp          bool
+	// relay moves the bytes of HTTP/1 scenarios without a look at them: what they cost the kernel whoever proxies.
+	relay bool
 	// routes names the kinds of the routes-* scenarios it has a feature for.
 	routes map[string]bool
 	// command writes the peer's configuration and returns its command line; an empty first element is the load tool.
@@ -35,6 +37,7 @@ func findPeers(ours, envoy, dir string, list bool) []*peer {
 	}
 	p := &peer{name: "sidecar", http: true, tcp: true, routes: allRoutes, command: envoyCommand}
 	add(p, p.findOurs(ours, dir, list))
+	relay := &peer{name: "relay", bin: p.bin, version: "this tree, as TCP proxy", relay: true, command: bareRelayCommand}
 	p = &peer{name: "nginx", http: true, routes: allRoutes, command: nginxCommand}
 	add(p, p.find("nginx", "-v"))
 	p.tcp = p.bin != "" && nginxStream(p.bin) != "none"
@@ -42,6 +45,9 @@ func findPeers(ours, envoy, dir string, list bool) []*peer {
 	add(p, p.find("haproxy", "-v"))
 	p = &peer{name: "envoy", http: true, tcp: true, routes: allRoutes, command: envoyCommand}
 	add(p, p.findEnvoy(envoy))
+	if relay.bin != "" {
+		add(relay, nil)
+	}
 	add(&peer{name: "iocopy", version: "Go io.Copy between two TCP sockets", tcp: true, command: relayCommand}, nil)
 	return peers
 }
@@ -132,6 +138,12 @@ func haproxyCommand(p *peer, c *config) ([]string, error) {
 		}
 	}
 	return []string{p.bin, "-db", "-f", file}, os.WriteFile(file, []byte(text), 0o644)
+}
+
+func bareRelayCommand(p *peer, c *config) ([]string, error) {
+	d := *c
+	d.tcp, d.log = true, false
+	return envoyCommand(p, &d)
 }
 
 func relayCommand(_ *peer, c *config) ([]string, error) {

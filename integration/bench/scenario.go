@@ -23,6 +23,8 @@ type scenario struct {
 	metrics    []string
 	// higher says that more is better for the first metric.
 	higher bool
+	// relay tells that a relay that reads no byte is a peer too.
+	relay bool
 	// fresh starts the proxy anew for every measurement.
 	fresh   bool
 	measure func(s *settings, c *cell) (map[string]float64, error)
@@ -30,7 +32,10 @@ type scenario struct {
 
 // takes reports whether the peer can run the scenario.
 func (sc *scenario) takes(p *peer) bool {
-	if sc.cfg.tcp {
+	switch {
+	case p.relay:
+		return sc.relay
+	case sc.cfg.tcp:
 		return p.tcp
 	}
 	return p.http && (sc.cfg.routes == "" || p.routes[sc.cfg.routes])
@@ -55,12 +60,12 @@ var h1Metrics = []string{"cpu_us", "rps", "p50_us", "p99_us"}
 var scenarios = slices.Concat(plainScenarios, tlsScenarios(), h2Scenarios())
 
 var plainScenarios = []*scenario{
-	{name: "h1-sat-log", what: "keep-alive GET, 64 connections, saturated, access log on", cfg: config{log: true, body: 13}, metrics: h1Metrics,
+	{name: "h1-sat-log", relay: true, what: "keep-alive GET, 64 connections, saturated, access log on", cfg: config{log: true, body: 13}, metrics: h1Metrics,
 		measure: httpLoad("-conns", "64")},
-	{name: "h1-sat", what: "the same without access log", cfg: config{body: 13}, metrics: h1Metrics, measure: httpLoad("-conns", "64")},
-	{name: "h1-16k", what: "16 KiB bodies, 64 connections, saturated, access log on", cfg: config{log: true, body: 16 << 10}, metrics: h1Metrics,
+	{name: "h1-sat", relay: true, what: "the same without access log", cfg: config{body: 13}, metrics: h1Metrics, measure: httpLoad("-conns", "64")},
+	{name: "h1-16k", relay: true, what: "16 KiB bodies, 64 connections, saturated, access log on", cfg: config{log: true, body: 16 << 10}, metrics: h1Metrics,
 		measure: httpLoad("-conns", "64")},
-	{name: "h1-10k-log", what: "fixed 10,000 requests/s, 64 connections, access log on; latency from the scheduled time", cfg: config{log: true, body: 13},
+	{name: "h1-10k-log", relay: true, what: "fixed 10,000 requests/s, 64 connections, access log on; latency from the scheduled time", cfg: config{log: true, body: 13},
 		metrics: h1Metrics, measure: httpLoad("-conns", "64", "-rate", "10000")},
 	{name: "sys-c16", what: "system calls per request, 16 connections (under strace)", cfg: config{body: 13}, metrics: []string{"syscalls"}, measure: syscalls("16")},
 	{name: "idle-conn", what: "bytes of resident memory, pages of files apart, per idle keep-alive connection", cfg: config{log: true, body: 13}, metrics: []string{"bytes_per_conn"},
