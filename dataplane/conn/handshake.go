@@ -4,6 +4,7 @@ package conn
 
 import (
 	"errors"
+	"sync/atomic"
 
 	"sidecar/dataplane/loop"
 	"sidecar/dataplane/sys"
@@ -50,6 +51,9 @@ type TLS struct {
 	turn   uint64 // in which left was set
 	left   int    // steps left in this turn
 	counts TLSCounts
+
+	// Atomic
+	begun atomic.Uint64
 }
 
 // TLSCounts are a worker's handshakes; the owner thread reads them.
@@ -66,6 +70,9 @@ func NewTLS(l *loop.Loop, offload func(*Signature) bool) *TLS {
 	w.queue.of, w.age.of = inQueue, inAge
 	return w
 }
+
+// Begun is how many handshakes have taken a stack so far. Any thread.
+func (w *TLS) Begun() uint64 { return w.begun.Load() }
 
 // Counts are the numbers so far.
 func (w *TLS) Counts() TLSCounts {
@@ -324,6 +331,7 @@ func (w *TLS) admit(h *shake) {
 		w.age.head.c.shakeFailed(sys.ETIMEDOUT, ErrHandshakeEvicted)
 	}
 	w.age.push(h)
+	w.begun.Add(1)
 }
 
 // settle sends what the session said and follows its state.

@@ -106,6 +106,15 @@ func (f *Fleet) Start() {
 // Workers is the number of workers.
 func (f *Fleet) Workers() int { return len(f.workers) }
 
+// Handshakes is how many TLS handshakes all workers have begun so far. Any thread.
+func (f *Fleet) Handshakes() uint64 {
+	n := uint64(0)
+	for _, w := range f.workers {
+		n += w.Handshakes()
+	}
+	return n
+}
+
 // Publish makes s the current snapshot. Sockets of listeners that are gone are closed once every worker has adopted it.
 func (f *Fleet) Publish(s *snapshot.Snapshot) {
 	f.mu.Lock()

@@ -108,6 +108,9 @@ func New(c Config) (*Worker, error) {
 // TLS shakes hands.
 func (w *Worker) TLS() *conn.TLS { return w.tls }
 
+// Handshakes is how many TLS handshakes the worker has begun so far. Any thread.
+func (w *Worker) Handshakes() uint64 { return w.tls.Begun() }
+
 // SetOffloader names who makes slow signatures; before Run.
 func (w *Worker) SetOffloader(o Offloader) { w.offload = o }
 

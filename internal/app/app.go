@@ -248,6 +248,9 @@ func (a *App) buildFleet() error {
 				DrainTime: sys.Nanos(a.opt.DrainTime), DrainImmediate: a.opt.DrainImmediate,
 				InternalBuffer: a.boot.InternalBuffer, Ask: func(d filter.Demand) bool { return a.ctl.Demand(d) }})
 		}})
+	if err == nil {
+		collectFor(a.fleet.Handshakes)
+	}
 	return err
 }
 
