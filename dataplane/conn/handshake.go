@@ -4,7 +4,6 @@ package conn
 
 import (
 	"errors"
-	"sync/atomic"
 
 	"sidecar/dataplane/loop"
 	"sidecar/dataplane/sys"
@@ -51,15 +50,12 @@ type TLS struct {
 	turn   uint64 // in which left was set
 	left   int    // steps left in this turn
 	counts TLSCounts
-
-	// Atomic
-	begun atomic.Uint64
 }
 
 // TLSCounts are a worker's handshakes; the owner thread reads them.
 type TLSCounts struct {
-	Done, Failed, Timeout, Evicted, Signatures uint64
-	Active                                     int // that hold a stack
+	Begun, Done, Failed, Timeout, Evicted, Signatures uint64
+	Active                                            int // that hold a stack
 }
 
 // NewTLS makes the handshakes of l.
@@ -71,8 +67,8 @@ func NewTLS(l *loop.Loop, offload func(*Signature) bool) *TLS {
 	return w
 }
 
-// Begun is how many handshakes have taken a stack so far. Any thread.
-func (w *TLS) Begun() uint64 { return w.begun.Load() }
+// Begun is how many handshakes have taken a stack so far.
+func (w *TLS) Begun() uint64 { return w.counts.Begun }
 
 // Counts are the numbers so far.
 func (w *TLS) Counts() TLSCounts {
@@ -331,7 +327,7 @@ func (w *TLS) admit(h *shake) {
 		w.age.head.c.shakeFailed(sys.ETIMEDOUT, ErrHandshakeEvicted)
 	}
 	w.age.push(h)
-	w.begun.Add(1)
+	w.counts.Begun++
 }
 
 // settle sends what the session said and follows its state.

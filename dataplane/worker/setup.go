@@ -40,6 +40,7 @@ type Worker struct {
 	http      *exchange.Env
 	tcp       *tunnel.Env
 	tls       *conn.TLS
+	told      uint64    // handshakes: what begun says
 	swept     sys.Nanos // when tls forgot what nobody used
 	offload   Offloader // nil = signatures are made here
 	logs      accesslog.Writer
@@ -52,6 +53,7 @@ type Worker struct {
 	// Atomic
 	epoch atomic.Uint64
 	seq   atomic.Uint64
+	begun atomic.Uint64 // handshakes
 	tally Tally
 }
 
@@ -109,7 +111,7 @@ func New(c Config) (*Worker, error) {
 func (w *Worker) TLS() *conn.TLS { return w.tls }
 
 // Handshakes is how many TLS handshakes the worker has begun so far. Any thread.
-func (w *Worker) Handshakes() uint64 { return w.tls.Begun() }
+func (w *Worker) Handshakes() uint64 { return w.begun.Load() }
 
 // SetOffloader names who makes slow signatures; before Run.
 func (w *Worker) SetOffloader(o Offloader) { w.offload = o }

@@ -99,6 +99,10 @@ func (w *Worker) Run() {
 // Turn is one turn with its boundary work; Run and the simulation call it.
 func (w *Worker) Turn(block bool) {
 	w.Loop.Turn(block)
+	if n := w.tls.Begun(); n != w.told {
+		w.told = n
+		w.begun.Store(n)
+	}
 	w.boundary()
 	w.even.look(w.Loop.Now())
 }
