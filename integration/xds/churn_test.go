@@ -53,7 +53,8 @@ type churn struct {
 	p     *peer
 	x     *proxy
 	ports []int
-	back  [2]*backend
+	back  [2]*backend // of the probes
+	far   [2]*backend // of everything else
 
 	clusters  map[string]*clusterv3.Cluster
 	listeners map[string]*listenerv3.Listener
@@ -87,7 +88,7 @@ func (c *churn) assignment(i, turn int) *endpointv3.ClusterLoadAssignment {
 	a := assignment(fmt.Sprintf("c%d", i))
 	for k := range churnEndpoints {
 		n := i*churnEndpoints + k
-		ad := address(c.back[k%2].port)
+		ad := address(c.far[k%2].port)
 		ad.GetSocketAddress().Address = fmt.Sprintf("127.%d.%d.%d", 1+n/60000, n/250%240, 1+n%250)
 		e := &endpointv3.LbEndpoint{HostIdentifier: &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{Address: ad}}}
 		if turn > 0 {
@@ -449,6 +450,10 @@ func (c *churn) begin(delta, envoy bool) {
 	t := c.t
 	s := newScript(t)
 	c.back = [2]*backend{wideBackend(t, "A"), wideBackend(t, "B")}
+	if c.far = c.back; churnRate() > 0 {
+		b := steadyBackend(t)
+		c.far = [2]*backend{b, b}
+	}
 	for range churnListeners + 6 {
 		c.ports = append(c.ports, port(t))
 	}
@@ -490,7 +495,8 @@ func (c *churn) begin(delta, envoy bool) {
 }
 
 // TestChurn_WhenEverythingChangesUnderLoad_ThenNothingFails is the long-haul test. Environment: XDS_CHURN (span, default 5s; 60s is the full run),
-// XDS_CHURN_PAUSE (of each of the 28 load connections between requests, default 2ms), XDS_CHURN_ENVOY (run Envoy, for its figures).
+// XDS_CHURN_PAUSE (of each of the 28 load connections between requests, default 2ms), XDS_CHURN_RATE (requests per second of a further load from
+// processes of their own, default none), XDS_CHURN_ENVOY (run Envoy, for its figures).
 func TestChurn_WhenEverythingChangesUnderLoad_ThenNothingFails(t *testing.T) {
 	for _, delta := range []bool{false, true} {
 		t.Run(map[bool]string{false: "sotw", true: "delta"}[delta], func(t *testing.T) { churnRun(t, delta) })
@@ -513,6 +519,10 @@ func churnRun(t *testing.T, delta bool) {
 		l.run(c.ports[churnUntouched+i], false, pause)
 	}
 	span, n := churnSpan()
+	var more *steady
+	if r := churnRate(); r > 0 {
+		more = startSteady(t, c.ports[1], r, span)
+	}
 	if c.every = 50; n < 500 {
 		c.every = 10 // the short run refuses something of every type too
 	}
@@ -535,6 +545,9 @@ func churnRun(t *testing.T, delta bool) {
 	used = cpu(pid) - used
 	close(l.quit)
 	l.wg.Wait()
+	if more != nil {
+		more.check(t)
+	}
 	if f := l.failed.Load(); f > 0 {
 		t.Errorf("%d of %d requests failed, %d connections cut on untouched listeners; first: %s", f, l.total.Load(), l.cut.Load(), *l.first.Load())
 	}
