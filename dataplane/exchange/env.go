@@ -64,6 +64,7 @@ type Env struct {
 	spare     *Exchange // prepared: the next HTTP/2 request goes there
 	shadows   loop.Slab[shadow]
 	chains    map[*snapshot.FilterChain]*chain
+	clock     accesslog.Clock
 	halves    map[*Server]http1.Decoder // of connections with a part of a head
 	bufs      [][]byte
 	demands   demands

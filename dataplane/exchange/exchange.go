@@ -200,7 +200,7 @@ func (x *Exchange) begin(o *origin, start, now sys.Nanos, headBytes int) {
 	}
 	x.rec.Protocol = "HTTP/1.1"
 	x.rec.Type = accesslog.DownstreamEnd
-	x.rec.Runtime = e.Snap.Runtime
+	x.rec.Runtime, x.rec.Clock = e.Snap.Runtime, &e.clock
 	x.q.Head, x.q.Rec, x.q.Rand, x.q.Runtime = &x.req, &x.rec, e.L.Rand(), e.Snap.Runtime
 	x.q.TLS, x.q.Secure, x.q.NoEnvoyHeaders = x.side.TLS != nil, false, x.ch.h.Router.SuppressEnvoyHeaders
 	x.m, x.prio = nil, 0

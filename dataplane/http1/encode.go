@@ -112,28 +112,37 @@ func wantsLength(m httpmsg.Method) bool {
 // body by closing, and sets connection: close. With BodyNone a content-length field is written as it is (HEAD, 304); a response that has an empty body
 // but could have one wants BodyLength with Length 0.
 func AppendResponseHead(b []byte, h *httpmsg.Head, version httpmsg.Version, o *Options) []byte {
+	if version == httpmsg.HTTP11 && h.Status == 200 {
+		b = append(b, "HTTP/1.1 200 OK\r\n"...)
+	} else {
+		b = appendStatusLine(b, h.Status, version)
+	}
+	b = appendFields(b, h, o, version != httpmsg.HTTP10, httpmsg.Span{})
+	return append(b, crlf...)
+}
+
+func appendStatusLine(b []byte, status uint16, version httpmsg.Version) []byte {
 	if version == httpmsg.HTTP10 {
 		b = append(b, "HTTP/1.0 "...)
 	} else {
 		b = append(b, "HTTP/1.1 "...)
 	}
-	b = appendInt(b, int64(h.Status))
-	b = append(b, ' ')
-	b = append(b, Reason(h.Status)...)
-	b = append(b, "\r\n"...)
-	b = appendFields(b, h, o, version != httpmsg.HTTP10, httpmsg.Span{})
-	return append(b, crlf...)
+	b = append(appendInt(b, int64(status)), ' ')
+	return append(append(b, Reason(status)...), crlf...)
 }
 
 // appendFields writes the run that waits, the fields and the framing. Neighbours that lie in the arena as "name: value\r\n", as a head that came in
-// and what the proxy added to it do for the most part, are copied in one piece; the bytes between name and value are looked at, so what is written is
-// always of that form.
+// and what the proxy added to it do for the most part, are copied in one piece.
 func appendFields(b []byte, h *httpmsg.Head, o *Options, chunkedOK bool, run httpmsg.Span) []byte {
 	arena := h.A.Tail()
 	raw, proper := spelling(h, o)
-	respell := raw || proper
 	length := false
-	for i := range h.List {
+	for i := 0; i < len(h.List); i++ {
+		if !raw && !proper {
+			if b, i, run = appendLines(b, arena, h.List, i, run); i == len(h.List) {
+				break
+			}
+		}
 		f := &h.List[i]
 		if f.Dead || f.ID == httpmsg.IDTransferEncoding {
 			continue
@@ -144,18 +153,17 @@ func appendFields(b []byte, h *httpmsg.Head, o *Options, chunkedOK bool, run htt
 			}
 			length = true // it says what h.Body says: it may keep its place
 		}
-		if !respell && f.Name.Off+f.Name.Len+2 == f.Value.Off && follows(arena, f.Name, ": ") && follows(arena, f.Value, crlf) {
-			b, run = extend(b, arena, run, httpmsg.Span{Off: f.Name.Off, Len: f.Name.Len + f.Value.Len + 4})
+		b = append(b, arena[run.Off:run.Off+run.Len]...)
+		if run = (httpmsg.Span{}); !raw && !proper && f.WholeLine() {
+			run = httpmsg.Span{Off: f.Name.Off, Len: f.Line}
 			continue
 		}
-		b = append(b, h.A.Bytes(run)...)
-		run = httpmsg.Span{}
 		b = appendName(b, h.A.Bytes(f.Name), f.ID, h, raw, proper)
 		b = append(b, ": "...)
 		b = append(b, h.A.Bytes(f.Value)...)
 		b = append(b, crlf...)
 	}
-	b = append(b, h.A.Bytes(run)...)
+	b = append(b, arena[run.Off:run.Off+run.Len]...)
 	switch {
 	case h.Body == httpmsg.BodyLength && !length:
 		b = appendWellKnown(b, "content-length", httpmsg.IDContentLength, h, o)
@@ -166,6 +174,27 @@ func appendFields(b []byte, h *httpmsg.Head, o *Options, chunkedOK bool, run htt
 		b = append(b, "chunked\r\n"...)
 	}
 	return b
+}
+
+// appendLines appends the run that waits and the fields from index i on, up to one that does not lie in the arena as a line or is for framing. It returns
+// the index of that one, and the run that waits now.
+func appendLines(b, arena []byte, list []httpmsg.Field, i int, run httpmsg.Span) ([]byte, int, httpmsg.Span) {
+	at, end := run.Off, run.Off+run.Len
+	for ; i < len(list); i++ {
+		f := &list[i]
+		if f.Dead {
+			continue
+		}
+		if f.ID == httpmsg.IDTransferEncoding || f.ID == httpmsg.IDContentLength || !f.WholeLine() {
+			break
+		}
+		if f.Name.Off != end {
+			b = append(b, arena[at:end]...)
+			at = f.Name.Off
+		}
+		end = f.Name.Off + f.Line
+	}
+	return b, i, httpmsg.Span{Off: at, Len: end - at}
 }
 
 func canonicalLength(b []byte, n int64) bool {

@@ -59,6 +59,30 @@ func TestAppendRequestHead(t *testing.T) {
 	}
 }
 
+func TestAppendRequestHead_WhenLinesCameInAnotherForm_ThenWrittenInTheUsualOne(t *testing.T) {
+	lax := &Options{Lax: true}
+	for _, c := range []struct {
+		in, want string
+		o        *Options
+	}{
+		{"A:\tb\r\nB: c\r\n", "a: b\r\nb: c\r\n", strict()},
+		{"A:  b\r\nB: c\r\n", "a: b\r\nb: c\r\n", strict()},
+		{"A: \tb\r\nB: c\r\n", "a: b\r\nb: c\r\n", strict()},
+		{"A: b \r\nB: c\t\r\n", "a: b\r\nb: c\r\n", strict()},
+		{"A: b\tc\r\nB: c\r\n", "a: b\tc\r\nb: c\r\n", strict()},
+		{"A:\r\nB: \r\nC:  \r\n", "a: \r\nb: \r\nc: \r\n", strict()},
+		{"A: b\nB: c \nC:d\n", "a: b\r\nb: c\r\nc: d\r\n", lax},
+		{"A: b\rc\r\nB: c\r\n", "a: b c\r\nb: c\r\n", lax},
+		{"A: b\r\n \r\nB: c\r\n", "a: b\r\nb: c\r\n", lax},
+		{"A: b\r\n c\r\nB: c\r\n", "a: b   c\r\nb: c\r\n", lax},
+	} {
+		h := decoded(t, "GET / HTTP/1.1\r\nHost: h\r\n"+c.in+"\r\n", c.o)
+		if got, want := string(AppendRequestHead(nil, h, c.o)), "GET / HTTP/1.1\r\nhost: h\r\n"+c.want+"\r\n"; got != want {
+			t.Errorf("%q:\n%q, want\n%q", c.in, got, want)
+		}
+	}
+}
+
 func TestAppendHead_WhenTheMessageBringsItsSpelling_ThenTheEncodersOptionsDoNotCount(t *testing.T) {
 	const in = "GET / HTTP/1.1\r\nhOST: h\r\nX-aB: 1\r\n\r\n"
 	keep, keepProper, proper := &Options{KeepRawNames: true}, &Options{KeepRawNames: true, ProperCase: true}, &Options{ProperCase: true}

@@ -121,12 +121,12 @@ func (p *parser) authority() fault.Kind {
 	return fault.None
 }
 
-// target reads a request target: RFC 9112 section 3.2. The kinds of fault are Envoy's.
+// target reads a request target of visible characters: RFC 9112 section 3.2. The kinds of fault are Envoy's.
 func (p *parser) target(from, to int) fault.Kind {
 	t := p.buf[from:to]
 	h := p.h
 	switch {
-	case len(t) == 0 || !plain(t):
+	case len(t) == 0:
 		return fault.CodecError
 	case h.Method == httpmsg.MethodOther && string(h.MethodBytes()) == "PRI":
 		return fault.CodecError // half an HTTP/2 preface

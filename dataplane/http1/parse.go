@@ -4,8 +4,6 @@ package http1
 
 import (
 	"bytes"
-	"encoding/binary"
-	"math/bits"
 
 	"sidecar/dataplane/fault"
 	"sidecar/dataplane/httpmsg"
@@ -170,6 +168,10 @@ func (p *parser) requestLine() fault.Kind {
 	if k := p.method(start, sp); k != fault.None {
 		return k
 	}
+	if end := sp + 1 + visible(p.buf[sp+1:]); string(p.buf[end:min(end+len(endOfRequestLine), len(p.buf))]) == endOfRequestLine {
+		h.Version, p.pos = httpmsg.HTTP11, end+len(endOfRequestLine)
+		return p.target(sp+1, end)
+	}
 	end := p.lineEnd(sp + 1)
 	if end < 0 {
 		return p.startLineFault(sp + 1)
@@ -186,6 +188,9 @@ func (p *parser) requestLine() fault.Kind {
 		cut = len(rest)
 		h.Version = httpmsg.HTTP10
 		p.flags |= sNoVersion
+	}
+	if !plain(rest[:cut]) {
+		return fault.CodecError
 	}
 	return p.target(sp+1, sp+1+cut)
 }
@@ -249,6 +254,9 @@ func (p *parser) laxRequestLine() fault.Kind {
 		p.h.Version = httpmsg.HTTP11
 	} else if k := p.oldVersion(v); k != fault.None {
 		return k
+	}
+	if !plain(p.buf[word[1][0]:word[1][1]]) {
+		return fault.CodecError
 	}
 	return p.target(word[1][0], word[1][1])
 }
@@ -333,26 +341,13 @@ func (p *parser) field() fault.Kind {
 		}
 	}
 	colon := start + n
-	i := colon + 1
-	if b[i] == ' ' {
-		i++
-	}
-	for b[i] <= ' ' && isBlank(b[i]) {
-		i++
-	}
-	end := i
-	m := controls(binary.LittleEndian.Uint64(b[end:]))
-	for ; m == 0; m = controls(binary.LittleEndian.Uint64(b[end:])) {
-		end += 8
-	}
-	end += bits.TrailingZeros64(m) >> 3
-	if b[end] == '\r' && b[end+1] == '\n' {
+	i, line := colon+2, 0
+	end := firstControl(b, colon+1)
+	if b[end] == '\r' && b[end+1] == '\n' && b[colon+1] == ' ' && b[i] > ' ' && b[end-1] > ' ' { // as nearly everybody writes it
 		p.pos = end + 2
-	} else if end = p.lineEnd(i); end < 0 {
+		line = p.pos - start
+	} else if i, end = p.value(colon + 1); end < 0 {
 		return fault.InvalidCharacters
-	}
-	for end > i && b[end-1] <= ' ' && isBlank(b[end-1]) {
-		end--
 	}
 	switch id {
 	case httpmsg.IDOther:
@@ -371,8 +366,21 @@ func (p *parser) field() fault.Kind {
 		p.note(id, b[i:end])
 	}
 	f := p.h.Grow(id)
-	f.Name, f.Value = p.span(start, colon), p.span(i, end)
+	f.Name, f.Value, f.Line = p.span(start, colon), p.span(i, end), uint32(line)
 	return fault.None
+}
+
+// value finds the value of the field whose colon is before offset i, and moves p.pos to the next line; end is -1 when it has characters that may not be.
+func (p *parser) value(i int) (start, end int) {
+	b := p.buf
+	for isBlank(b[i]) {
+		i++
+	}
+	end = p.lineEnd(i)
+	for end > i && isBlank(b[end-1]) {
+		end--
+	}
+	return i, end
 }
 
 // otherName reads a name that is not well known, lowers it and returns its length; 0 and no fault when its line is done with.
@@ -436,7 +444,7 @@ func (p *parser) folded() fault.Kind {
 	for from < end && isBlank(p.buf[from]) {
 		from++
 	}
-	f.Value = p.span(from, end)
+	f.Value, f.Line = p.span(from, end), 0
 	switch f.ID { // what the first line of the value said no longer holds
 	case httpmsg.IDContentLength:
 		p.lengths--

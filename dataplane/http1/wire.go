@@ -36,23 +36,34 @@ func control(b []byte, i int) int {
 	return i
 }
 
-// plain reports whether b consists of 0x21..0x7e only, which is what a request target may hold (RFC 3986, plus what Envoy lets through).
-// Control characters were excluded before, so only blanks, DEL and high bytes are looked for.
-func plain(b []byte) bool {
+// firstControl is control for a b with a pad, at which it stops.
+func firstControl(b []byte, i int) int {
+	for {
+		if m := controls(binary.LittleEndian.Uint64(b[i:])); m != 0 {
+			return i + bits.TrailingZeros64(m)>>3
+		}
+		i += 8
+	}
+}
+
+// visible returns how many of the bytes that b starts with are of 0x21..0x7e, which is what a request target may hold (RFC 3986, plus what Envoy lets
+// through).
+func visible(b []byte) int {
 	i := 0
 	for ; i+8 <= len(b); i += 8 {
 		x := binary.LittleEndian.Uint64(b[i:])
-		if (x|(x-0x21*lo8)&^x)&hi8 != 0 {
-			return false
+		if m := (x | (x - 0x21*lo8) | (x ^ 0x7f*lo8 - lo8)) & hi8; m != 0 { // the lowest flag is true, see controls
+			return i + bits.TrailingZeros64(m)>>3
 		}
 	}
-	for ; i < len(b); i++ {
-		if b[i] <= ' ' || b[i] >= 0x7f {
-			return false
-		}
+	for i < len(b) && b[i] > ' ' && b[i] < 0x7f {
+		i++
 	}
-	return true
+	return i
 }
+
+// plain reports whether all of b is visible.
+func plain(b []byte) bool { return visible(b) == len(b) }
 
 // token maps a tchar (RFC 9110 section 5.6.2) to its lower case; every other byte to 0.
 var token = func() (t [256]byte) {

@@ -173,11 +173,11 @@ func put(dst *httpmsg.Fields, f *hpack.Field) {
 	name := len(b)
 	b = append(append(b, f.Name...), ": "...)
 	value := len(b)
-	dst.A.Take(append(append(b, f.Value...), "\r\n"...))
+	line := dst.A.Take(append(append(b, f.Value...), "\r\n"...))
 	l := dst.Grow(f.ID)
 	l.Name = httpmsg.Span{Off: uint32(name), Len: uint32(len(f.Name))}
 	l.Value = httpmsg.Span{Off: uint32(value), Len: uint32(len(f.Value))}
-	l.Sensitive = f.Sensitive
+	l.Line, l.Sensitive = line.Len, f.Sensitive
 }
 
 // underscore applies headers_with_underscores_action. Names that a lenient reader takes for framing headers never pass.

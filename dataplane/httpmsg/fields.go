@@ -57,10 +57,17 @@ func (a *Arena) Len() int { return len(a.b) }
 // header_key_format preserve_case, in Raw).
 type Field struct {
 	Name, Value Span
-	Raw         Span // name as received; empty unless the codec keeps it
-	ID          ID   // well-known name or IDOther
-	Dead        bool // removed; iteration skips it
-	Sensitive   bool // received as an HPACK never-indexed literal, and to be sent on as one (RFC 7541 section 7.1.3)
+	Raw         Span   // name as received; empty unless the codec keeps it
+	Line        uint32 // length of the line when it was put down as HTTP/1 writes it, "name: value\r\n" from Name.Off on; 0 = it was not
+	ID          ID     // well-known name or IDOther
+	Dead        bool   // removed; iteration skips it
+	Sensitive   bool   // received as an HPACK never-indexed literal, and to be sent on as one (RFC 7541 section 7.1.3)
+}
+
+// WholeLine reports that the arena still has f as HTTP/1 writes it, in one piece from Name.Off on. A field whose name or value was replaced since it
+// came in is none.
+func (f *Field) WholeLine() bool {
+	return f.Line != 0 && f.Name.Off+f.Name.Len+uint32(len(": ")) == f.Value.Off && f.Name.Len+f.Value.Len+uint32(len(": \r\n")) == f.Line
 }
 
 // Fields is an ordered multi-map of header lines over an Arena. Fields come in by Grow and the methods built on it; then List may be reordered, cut and
@@ -163,23 +170,23 @@ func (f *Fields) Grow(id ID) *Field {
 }
 
 // line puts a field into the arena as HTTP/1 writes it, which makes that a copy (http1.AppendRequestHead).
-func line[T string | []byte](a *Arena, name string, v T) (Span, Span) {
+func line[T string | []byte](a *Arena, name string, v T) (Span, Span, uint32) {
 	at := uint32(len(a.b))
 	value := at + uint32(len(name)+len(": "))
 	a.b = append(append(append(append(a.b, name...), ": "...), v...), "\r\n"...)
-	return Span{at, uint32(len(name))}, Span{value, uint32(len(v))}
+	return Span{at, uint32(len(name))}, Span{value, uint32(len(v))}, uint32(len(a.b)) - at
 }
 
 // Add appends a field; name must be lower case.
 func (f *Fields) Add(k Key, value []byte) {
 	l := f.Grow(k.ID)
-	l.Name, l.Value = line(f.A, k.Name, value)
+	l.Name, l.Value, l.Line = line(f.A, k.Name, value)
 }
 
 // AddString is Add for a string value.
 func (f *Fields) AddString(k Key, value string) {
 	l := f.Grow(k.ID)
-	l.Name, l.Value = line(f.A, k.Name, value)
+	l.Name, l.Value, l.Line = line(f.A, k.Name, value)
 }
 
 // AddSpan is Add for a value that is already in the arena.
@@ -188,13 +195,13 @@ func (f *Fields) AddSpan(k Key, v Span) { f.Add(k, f.A.Bytes(v)) }
 // Set replaces the first field k and removes the others, or adds it.
 func (f *Fields) Set(k Key, value []byte) {
 	l := f.one(k)
-	l.Name, l.Value = line(f.A, k.Name, value)
+	l.Name, l.Value, l.Line = line(f.A, k.Name, value)
 }
 
 // SetString is Set for a string value.
 func (f *Fields) SetString(k Key, value string) {
 	l := f.one(k)
-	l.Name, l.Value = line(f.A, k.Name, value)
+	l.Name, l.Value, l.Line = line(f.A, k.Name, value)
 }
 
 // SetSpan is Set for a value that is already in the arena.

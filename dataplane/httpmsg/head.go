@@ -114,8 +114,7 @@ type Head struct {
 func (h *Head) Reset(a *Arena) {
 	l := h.List
 	*h = Head{}
-	h.List = l
-	h.Fields.Reset(a)
+	h.A, h.List = a, l[:0]
 }
 
 // Path returns ":path" (with query); nil when absent.

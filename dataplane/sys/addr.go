@@ -5,6 +5,7 @@
 package sys
 
 import (
+	"encoding/binary"
 	"net/netip"
 	"strings"
 )
@@ -70,15 +71,26 @@ func (a Addr) Append(b []byte) []byte {
 	return a.IP.AppendTo(b)
 }
 
+// octets are the numbers of an IPv4 address with a dot behind, the first byte lowest, and how long that is.
+var octets = func() (t [256]struct{ text, len uint32 }) {
+	for i := range t {
+		b := append(appendUint16(make([]byte, 0, 4), uint16(i)), '.')
+		t[i].len = uint32(len(b))
+		t[i].text = binary.LittleEndian.Uint32(b[:4])
+	}
+	return t
+}()
+
 // appendIPv4 is netip's AppendTo for addresses that nearly every request prints.
 func appendIPv4(b []byte, ip [4]byte) []byte {
-	for i, v := range ip {
-		if i > 0 {
-			b = append(b, '.')
-		}
-		b = appendUint16(b, uint16(v))
+	var t [4 * len("255.")]byte
+	n := uint32(0)
+	for _, v := range ip {
+		o := &octets[v]
+		binary.LittleEndian.PutUint32(t[n:], o.text)
+		n += o.len
 	}
-	return b
+	return append(b, t[:n-1]...)
 }
 
 // appendUint16 appends v in decimal.

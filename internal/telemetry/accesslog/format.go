@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+
+	"sidecar/dataplane/httpmsg"
 )
 
 // DefaultHTTP is the access-log format that Envoy uses for HTTP and TCP when none is configured.
@@ -31,6 +33,11 @@ type step struct {
 	// short and n are a lead of at most eight bytes, the first one lowest: one store appends it.
 	short uint64
 	n     uint8
+
+	plain  bool       // prints, untruncated, the field id of a head, or else pseudo; see view
+	resp   bool       // of the response
+	id     httpmsg.ID // IDOther: none
+	pseudo pseudo     // pseudoNone: none
 }
 
 // newStep returns the step for an operator behind lead.
@@ -41,7 +48,53 @@ func newStep(lead string, o *op) step {
 		copy(b[:], lead)
 		s.lead, s.short, s.n = "", binary.LittleEndian.Uint64(b[:]), uint8(len(lead))
 	}
+	if (o.code == opReq || o.code == opResp) && o.max < 0 && o.sub == 0 {
+		s.resp, s.pseudo = o.code == opResp, pseudoNone
+		first, second := &o.a, &o.b
+		if first.pseudo == ordinary {
+			s.id = first.key.ID
+			s.plain = s.id != httpmsg.IDOther
+			first = second
+		} else {
+			s.plain = second.key.Name == ""
+		}
+		if first.key.Name != "" {
+			s.pseudo = first.pseudo
+			s.plain = s.plain && first.pseudo >= pseudoMethod && first.pseudo <= pseudoScheme
+		}
+	}
 	return s
+}
+
+// view returns what a plain step prints; ok is false when it is absent.
+func (st *step) view(r *Record) (v []byte, ok bool) {
+	h := r.Req
+	if st.resp {
+		h = r.Resp
+	}
+	if h == nil || h.A == nil {
+		return nil, false
+	}
+	if st.id != httpmsg.IDOther {
+		if i := h.Find(st.id, 0); i >= 0 {
+			return h.Value(i), true
+		}
+	}
+	var s httpmsg.Span
+	switch st.pseudo {
+	case pseudoMethod:
+		s = h.MethodName
+	case pseudoPath:
+		s = h.Target
+	case pseudoAuthority:
+		s = h.Authority
+	case pseudoScheme:
+		s = h.Scheme
+	}
+	if s.Len == 0 {
+		return nil, false
+	}
+	return h.A.Bytes(s), true
 }
 
 // Default returns the format used when none is configured, for HTTP and TCP alike.
@@ -163,6 +216,14 @@ func (f *Format) Append(b []byte, r *Record) []byte {
 			b = b[:at+int(st.n)]
 		} else {
 			b = st.appendLead(b)
+		}
+		if st.plain {
+			if v, ok := st.view(r); ok {
+				b = append(b, v...)
+			} else if !f.omit {
+				b = append(b, '-')
+			}
+			continue
 		}
 		var k kind
 		if b, k = st.op.append(b, r, false); k == absent && !f.omit {

@@ -192,6 +192,7 @@ type Record struct {
 	UpstreamFilterState   map[string]string
 	HealthCheck           bool           // the request is a health check (not_health_check_filter)
 	Runtime               *match.Runtime // generation in force for this exchange; nil is empty
+	Clock                 *Clock         // of the worker that formats the record; nil does as well
 }
 
 // GrpcStatsState is the filter state object of envoy.filters.http.grpc_stats.

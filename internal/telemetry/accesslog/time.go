@@ -110,10 +110,13 @@ func parseVerb(s string) (timePart, int) {
 	return timePart{}, 1
 }
 
-// append prints the time ns (Unix nanoseconds). It allocates nothing.
-func (f *timeFormat) append(b []byte, ns int64) []byte {
+// append prints the time ns (Unix nanoseconds); c may be nil. It allocates nothing.
+func (f *timeFormat) append(b []byte, ns int64, c *Clock) []byte {
 	if f.plain && ns >= 0 {
-		return appendDefaultTime(b, ns)
+		if c == nil {
+			c = &Clock{}
+		}
+		return c.append(b, uint64(ns))
 	}
 	return f.appendTime(b, time.Unix(0, ns))
 }
@@ -131,11 +134,27 @@ func (f *timeFormat) appendTime(b []byte, t time.Time) []byte {
 	return b
 }
 
-// appendDefaultTime prints ns, which is not negative, as defaultTime says. The date is that of the proleptic Gregorian calendar, counted in
-// years that begin in March and eras of 400 years, so that leap days come last.
-func appendDefaultTime(b []byte, ns int64) []byte {
+// Clock keeps the text of a second: most lines are about the same one as the line before. The zero value is ready. Owner: one worker.
+type Clock struct {
+	second uint64
+	text   [len("2006-01-02T15:04:05.000Z")]byte // the milliseconds are those of the last line
+}
+
+// append prints ns as defaultTime says.
+func (c *Clock) append(b []byte, ns uint64) []byte {
+	second := ns / 1e9
+	if second != c.second || c.text[0] == 0 {
+		c.set(second)
+	}
+	milli := uint32((ns - second*1e9) / 1e6)
+	c.text[20], c.text[21], c.text[22] = byte('0'+milli/100), byte('0'+milli/10%10), byte('0'+milli%10)
+	return append(b, c.text[:]...)
+}
+
+// set prints a second. The date is that of the proleptic Gregorian calendar, counted in years that begin in March and eras of 400 years, so that leap days
+// come last.
+func (c *Clock) set(seconds uint64) {
 	const secondsPerDay, daysPerEra, daysToEpoch = 86400, 146097, 719468
-	seconds, milli := uint64(ns)/1e9, uint64(ns)%1e9/1e6
 	clock, days := seconds%secondsPerDay, seconds/secondsPerDay+daysToEpoch
 	era, inEra := days/daysPerEra, days%daysPerEra
 	yearOfEra := (inEra - inEra/1460 + inEra/36524 - inEra/146096) / 365
@@ -146,7 +165,8 @@ func appendDefaultTime(b []byte, ns int64) []byte {
 		year, month = year+1, march-9
 	}
 	hour, minute, second := clock/3600, clock/60%60, clock%60
-	var t [len("2006-01-02T15:04:05.000Z")]byte
+	c.second = seconds
+	t := &c.text
 	pair(t[0:2], year/100)
 	pair(t[2:4], year%100)
 	pair(t[5:7], month)
@@ -154,9 +174,7 @@ func appendDefaultTime(b []byte, ns int64) []byte {
 	pair(t[11:13], hour)
 	pair(t[14:16], minute)
 	pair(t[17:19], second)
-	pair(t[20:22], milli/10)
-	t[4], t[7], t[10], t[13], t[16], t[19], t[22], t[23] = '-', '-', 'T', ':', ':', '.', byte('0'+milli%10), 'Z'
-	return append(b, t[:]...)
+	t[4], t[7], t[10], t[13], t[16], t[19], t[23] = '-', '-', 'T', ':', ':', '.', 'Z'
 }
 
 // pair writes v, 0 to 99, as two digits into d.

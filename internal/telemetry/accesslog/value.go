@@ -33,9 +33,9 @@ func (o *op) append(b []byte, r *Record, typed bool) ([]byte, kind) {
 		v, ok := o.header(r)
 		return o.bytes(b, v, ok)
 	case opStartTime:
-		return o.time.append(b, r.Start), text
+		return o.time.append(b, r.Start, r.Clock), text
 	case opEmitTime:
-		return o.time.append(b, r.Start+max(r.End, 0)), text
+		return o.time.append(b, r.Start+max(r.End, 0), r.Clock), text
 	case opBytesIn:
 		return uintOf(b, r.BytesIn)
 	case opBytesOut:
@@ -147,7 +147,16 @@ func (o *op) append(b []byte, r *Record, typed bool) ([]byte, kind) {
 	return b, absent
 }
 
-func uintOf(b []byte, v uint64) ([]byte, kind) { return strconv.AppendUint(b, v, 10), number }
+func uintOf(b []byte, v uint64) ([]byte, kind) {
+	switch { // most are codes, short bodies and durations
+	case v < 10:
+		return append(b, byte('0'+v)), number
+	case v < 1000 && v >= 100:
+		n := uint32(v)
+		return append(b, byte('0'+n/100), byte('0'+n/10%10), byte('0'+n%10)), number
+	}
+	return strconv.AppendUint(b, v, 10), number
+}
 
 func str(b []byte, s string) ([]byte, kind) {
 	if s == "" {
