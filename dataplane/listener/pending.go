@@ -42,8 +42,14 @@ func (p *pending) free() {
 // maxHops bounds hand-overs between listeners.
 const maxHops = 4
 
-// start runs the filters that need no bytes and arms the deadline if one needs them.
+// start runs the filters that need no bytes and arms the deadline if one needs them. A filter without a configuration ends the connection before any
+// filter has seen it.
 func (p *pending) start() {
+	if p.l.Cfg.Missing() {
+		p.l.block.Inc(stats.ListenerExtensionConfigMissing)
+		p.close()
+		return
+	}
 	if !p.run() {
 		if !p.counted {
 			p.counted = true
@@ -125,6 +131,8 @@ func (p *pending) filter(f *snapshot.ListenerFilter) inspect.Verdict {
 		return p.tlsInspector(f)
 	case snapshot.FilterHTTPInspector:
 		return p.httpInspector(f)
+	case snapshot.FilterMissing: // since the connection was accepted
+		return inspect.Reject
 	}
 	return inspect.Match
 }
@@ -398,6 +406,10 @@ func (p *pending) noChain(fc *snapshot.FilterChain) {
 	x := p.l
 	if fc == nil {
 		x.block.Inc(stats.ListenerNoFilterChainMatch)
+	} else { // its network filter has no configuration, or it has none; Envoy counts both alike
+		x.block.Inc(stats.ListenerNetworkExtensionConfigMissing)
+		x.enter()
+		x.exit(p.info.Start)
 	}
 	if len(x.Cfg.AccessLogs) > 0 {
 		var f fault.Flags

@@ -101,6 +101,22 @@ func (t *Table) Freeze() {
 	t.prefix = newRadix(prefixes)
 }
 
+// Release gives back the statistics of the table; requests that still run under it count in vain. Control side.
+func (t *Table) Release() {
+	for _, vh := range t.VHosts {
+		for i := range vh.VirtualClusters {
+			if s := vh.VirtualClusters[i].Scope; s != nil {
+				s.Release()
+			}
+		}
+		for _, e := range vh.Routes {
+			if e.Stats != nil {
+				e.Stats.Release()
+			}
+		}
+	}
+}
+
 func reversed(b []byte) []byte {
 	r := make([]byte, len(b))
 	for i, c := range b {

@@ -262,10 +262,16 @@ var loopback4 = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 
 // Choose returns the chain for a connection or the default chain.
 func (l *Listener) Choose(in *ChainInput) *FilterChain {
+	c := l.Default
 	if l.Match != nil {
-		if c := l.Match.Find(in); c != nil {
-			return c
+		if m := l.Match.Find(in); m != nil {
+			c = m
 		}
 	}
-	return l.Default
+	if c != nil && c.Discovered {
+		if f := l.Found[c]; f != nil {
+			return f
+		}
+	}
+	return c
 }

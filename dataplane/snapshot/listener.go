@@ -36,10 +36,12 @@ type Listener struct {
 	FiltersTimeout    sys.Nanos // listener_filters_timeout, default 15 s, 0 = none
 	ContinueOnTimeout bool
 
-	Filters    []ListenerFilter
-	Chains     []*FilterChain
-	Default    *FilterChain
-	Match      *ChainIndex // over Chains
+	Filters []ListenerFilter
+	Chains  []*FilterChain
+	Default *FilterChain
+	Match   *ChainIndex // over Chains
+	// Found has the chains whose network filter came over ECDS, by the chain as configured; those whose filter has no configuration are not in it.
+	Found      map[*FilterChain]*FilterChain
 	AccessLogs []*accesslog.Logger
 	Metadata   map[string]any
 
@@ -47,6 +49,23 @@ type Listener struct {
 	Scope        *stats.Scope   // stats.ListenerDef, "listener.ADDR."
 	StatName     string         // ADDR part or stat_prefix
 	WorkerScopes []*stats.Scope // per-worker downstream_cx_*, "listener.ADDR.worker_N."
+}
+
+// With is the listener with other configurations of what comes over ECDS; nothing else differs, and what is shared is not copied.
+func (l *Listener) With(filters []ListenerFilter, found map[*FilterChain]*FilterChain) *Listener {
+	c := *l
+	c.Filters, c.Found = filters, found
+	return &c
+}
+
+// Missing tells whether a listener filter has no configuration.
+func (l *Listener) Missing() bool {
+	for i := range l.Filters {
+		if l.Filters[i].Kind == FilterMissing {
+			return true
+		}
+	}
+	return false
 }
 
 // Direction is traffic_direction.
@@ -75,6 +94,7 @@ const (
 	FilterTLSInspector
 	FilterHTTPInspector
 	FilterOriginalSrc // refused for now by the compiler
+	FilterMissing     // takes its configuration over ECDS, and there is none: connections are closed
 )
 
 // ListenerFilter is one configured listener filter.
@@ -146,6 +166,28 @@ type FilterChain struct {
 	TLS            *policy.Server // transport_socket; nil = plain text
 	ConnectTimeout sys.Nanos      // transport_socket_connect_timeout
 	Metadata       map[string]any
+	Discovered     bool // its network filter takes its configuration over ECDS: see Listener.Found
+}
+
+// Release gives back the statistics of the chain's protocol. Control side.
+func (c *FilterChain) Release() {
+	if h := c.HTTP; h != nil {
+		release(h.Scope, h.ListenerScope, h.H1Scope, h.H2Scope)
+	}
+	if t := c.TCP; t != nil {
+		release(t.Scope)
+	}
+}
+
+// Release gives back the statistics of the filter. Control side.
+func (f *ListenerFilter) Release() { release(f.Scope) }
+
+func release(list ...*stats.Scope) {
+	for _, s := range list {
+		if s != nil {
+			s.Release()
+		}
+	}
 }
 
 // ChainMatch is filter_chain_match as configured; ChainIndex makes a program of all of them.

@@ -169,7 +169,7 @@ func TestECDS_WhenThereIsADefault_ThenItServesUntilAConfigurationComes(t *testin
 	w.p.acked(w.p.push(ldsURL, "1", of(discoveredListener("l", w.port, discovery(300*time.Millisecond, def)))))
 	w.x.live()
 	w.calls("web")
-	w.x.wants(map[string]int64{"extension_config_discovery.http_filter.ext.init_fetch_timeout": 1})
+	w.x.wants(map[string]int64{"extension_config_discovery.http_filter.ext.init_fetch_timeout": 1, "extension_config_discovery.http_filter.ext.config_fail": 1})
 	w.p.acked(w.p.push(ecdsURL, "1", of(extension("ext", &grpcstatsv3.FilterConfig{}))))
 	w.calls("plain")
 	w.p.acked(w.p.push(ecdsURL, "2", nil, "ext"))

@@ -116,6 +116,8 @@ type Controller struct {
 	vhostSources map[*feed]*vhostSource           // VHDS
 	extensions   map[extensionKey]*extensionState // ECDS
 	filters      map[string]*filterUse            // of extensions, by key
+	places       map[string]*placeVersion         // of extensions, by user
+	placeN       uint64                           // numbers users
 	scopeSources map[*feed]*scopeSource           // SRDS
 	scopes       map[string]*scopeSet             // scoped routes, by key
 	uses         map[string]*use                  // who names a cluster
@@ -188,7 +190,7 @@ func New(cfg Config) *Controller {
 		services: map[serviceKey]*serviceState{}, listeners: map[string]*listenerState{}, routes: map[string]*routeState{},
 		addresses: map[addressKey]*addressOwner{}, uses: map[string]*use{}, rejected: map[string]*Rejected{}, skipped: map[string]bool{}, warnings: map[string]*Warned{},
 		values: RuntimeValues{Admin: map[string]string{}, RTDS: map[string]*structpb.Struct{}}, state: PreInitializing, secrets: map[secretKey]*secretState{}, contents: map[resource.Hash]*secretContent{},
-		scopes: map[string]*scopeSet{}, scopeSources: map[*feed]*scopeSource{}, vhostSources: map[*feed]*vhostSource{}, extensions: map[extensionKey]*extensionState{}, filters: map[string]*filterUse{}, fileUsers: map[string][]*secretState{}, panicked: map[string]bool{}}
+		scopes: map[string]*scopeSet{}, scopeSources: map[*feed]*scopeSource{}, vhostSources: map[*feed]*vhostSource{}, extensions: map[extensionKey]*extensionState{}, filters: map[string]*filterUse{}, places: map[string]*placeVersion{}, fileUsers: map[string][]*secretState{}, panicked: map[string]bool{}}
 	c.fileWatch.changed = func(paths []string) { c.Post(func() { c.filesChanged(paths) }) }
 	if c.cfg.Log == nil {
 		c.cfg.Log = func(string, string, string, ...any) {}

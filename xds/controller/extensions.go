@@ -3,6 +3,9 @@
 package controller
 
 import (
+	"errors"
+	"fmt"
+	"slices"
 	"time"
 
 	adminv3 "github.com/envoyproxy/go-control-plane/envoy/admin/v3"
@@ -16,21 +19,27 @@ import (
 	"sidecar/xds/resource"
 )
 
-// extensionKey tells extension configurations apart: two config sources may have some of one name.
+// extensionKey tells extension configurations apart: two config sources may have some of one name, and so may filters of two kinds.
 type extensionKey struct {
 	feed *feed
+	kind listenercompile.DiscoveredKind
 	name string
 }
+
+// extensionKinds is all of them.
+var extensionKinds = [...]listenercompile.DiscoveredKind{listenercompile.DiscoveredHTTP, listenercompile.DiscoveredNetwork, listenercompile.DiscoveredListener}
 
 // extensionState is one extension configuration of ECDS. It lives while filters use it.
 type extensionState struct {
 	received
 	key     extensionKey
-	uses    map[string]*filterUse // by key
-	factory filter.Factory        // nil: there is none
-	message string                // full name of what factory was made of
-	settled bool                  // answered, or waited for in vain
-	refused bool                  // what came first was of no use; it is settled for listeners that serve nothing yet
+	uses    map[string]*filterUse        // of HTTP filters, by key
+	places  []*placeUse                  // of network and listener filters
+	config  *corev3.TypedExtensionConfig // nil: there is none
+	factory filter.Factory               // of an HTTP filter
+	message string                       // full name of what config holds
+	settled bool                         // answered, or waited for in vain
+	refused bool                         // what came first was of no use; it is settled for listeners that serve nothing yet
 	counts  *subscription
 	scope   *stats.Scope // stats.ECDSDef
 	timer   *time.Timer  // initial_fetch_timeout
@@ -63,7 +72,19 @@ func (c *Controller) useFilter(w *listenercompile.DiscoveredFilter) (*filterUse,
 		u.users++
 		return u, nil
 	}
-	src, err := c.source(w.Source, "http_filters.config_discovery.config_source")
+	st, err := c.extension(&w.Discovery)
+	if err != nil {
+		return nil, err
+	}
+	u := &filterUse{DiscoveredFilter: *w, st: st, users: 1}
+	c.filters[w.Key], st.uses[w.Key] = u, u
+	u.apply()
+	return u, nil
+}
+
+// extension returns the configuration that a filter takes, which is asked for if it is not already.
+func (c *Controller) extension(w *listenercompile.Discovery) (*extensionState, error) {
+	src, err := c.source(w.Source, "config_discovery.config_source")
 	if err != nil {
 		return nil, err
 	}
@@ -71,27 +92,45 @@ func (c *Controller) useFilter(w *listenercompile.DiscoveredFilter) (*filterUse,
 	if err != nil {
 		return nil, err
 	}
-	k := extensionKey{f, w.Name}
-	st := c.extensions[k]
-	if st == nil {
-		prefix := "extension_config_discovery.http_filter." + w.Name + "."
-		st = &extensionState{key: k, uses: map[string]*filterUse{}, counts: c.mgr.subscription(prefix, nil), scope: c.mgr.reg.Scope(prefix, stats.ECDSDef)}
-		st.counts.attempt()
-		c.extensions[k] = st
-		f.subscribe(resource.ExtensionConfig, false, w.Name)
-		if w.FetchTimeout > 0 {
-			st.timer = c.after(w.FetchTimeout, func() {
-				if c.extensions[k] == st && !st.settled {
-					st.counts.timedOut()
-					c.settleExtension(st)
-				}
-			})
+	k := extensionKey{f, w.Kind, w.Name}
+	if st := c.extensions[k]; st != nil {
+		return st, nil
+	}
+	prefix := fmt.Sprintf("extension_config_discovery.%s.%s.", w.Kind, w.Name)
+	st := &extensionState{key: k, uses: map[string]*filterUse{}, counts: c.mgr.subscription(prefix, nil), scope: c.mgr.reg.Scope(prefix, stats.ECDSDef)}
+	st.counts.attempt()
+	c.extensions[k] = st
+	f.subscribe(resource.ExtensionConfig, false, w.Name)
+	if w.FetchTimeout > 0 {
+		st.timer = c.after(w.FetchTimeout, func() {
+			if c.extensions[k] == st && !st.settled {
+				st.counts.timedOut()
+				st.scope.Control().Inc(stats.ECDSConfigFail)
+				c.settleExtension(st)
+			}
+		})
+	}
+	return st, nil
+}
+
+// leaveExtension forgets a configuration that nothing uses any more.
+func (c *Controller) leaveExtension(st *extensionState) {
+	if len(st.uses)+len(st.places) > 0 {
+		return
+	}
+	delete(c.extensions, st.key)
+	if st.timer != nil {
+		st.timer.Stop()
+	}
+	st.counts.release()
+	st.scope.Release()
+	for _, kind := range extensionKinds {
+		if c.extensions[extensionKey{st.key.feed, kind, st.key.name}] != nil {
+			return // filters of another kind use the name
 		}
 	}
-	u := &filterUse{DiscoveredFilter: *w, st: st, users: 1}
-	c.filters[w.Key], st.uses[w.Key] = u, u
-	u.apply()
-	return u, nil
+	c.forget(resource.ExtensionConfig, st.key.name)
+	st.key.feed.unsubscribe(resource.ExtensionConfig, st.key.name)
 }
 
 // apply puts the configuration in force, or the default while there is none that fits.
@@ -114,20 +153,9 @@ func (c *Controller) leaveFilters(list []*filterUse) {
 		if u.users--; u.users > 0 {
 			continue
 		}
-		st := u.st
 		delete(c.filters, u.Key)
-		delete(st.uses, u.Key)
-		if len(st.uses) > 0 {
-			continue
-		}
-		delete(c.extensions, st.key)
-		if st.timer != nil {
-			st.timer.Stop()
-		}
-		c.forget(resource.ExtensionConfig, st.key.name)
-		st.key.feed.unsubscribe(resource.ExtensionConfig, st.key.name)
-		st.counts.release()
-		st.scope.Release()
+		delete(u.st.uses, u.Key)
+		c.leaveExtension(u.st)
 	}
 }
 
@@ -142,15 +170,17 @@ func (c *Controller) settleExtension(st *extensionState) {
 }
 
 func (c *Controller) extensionArrived(st *extensionState) {
-	for _, l := range c.order {
-		if l.warming == nil {
-			continue
+	uses := func(list []*filterUse) bool {
+		return slices.ContainsFunc(list, func(u *filterUse) bool { return u.st == st })
+	}
+	for _, key := range sortedKeys(c.places) {
+		if p := c.places[key]; p != nil && uses(p.filters) {
+			c.tryPlace(p)
 		}
-		for _, u := range l.warming.filters {
-			if u.st == st {
-				c.tryActivate(l)
-				break
-			}
+	}
+	for _, l := range c.order {
+		if l.warming != nil && (uses(l.warming.filters) || slices.ContainsFunc(l.warming.places, func(u *placeUse) bool { return u.st == st })) {
+			c.tryActivate(l)
 		}
 	}
 }
@@ -161,30 +191,17 @@ func (c *Controller) applyExtensions(f *feed, d ads.Deliver) []ads.Rejection {
 	for i := range d.Changed {
 		raw := &d.Changed[i]
 		version := first(raw.Version, d.Version)
-		st := c.extensions[extensionKey{f, raw.Name}]
 		dec, err := c.decode(resource.ExtensionConfig, raw)
-		malformed := err != nil
-		switch {
-		case st == nil && err == nil:
-			continue // nobody uses it any more
-		case err == nil && st.factory != nil && st.hash == dec.Hash:
-			c.forgetRejection(resource.ExtensionConfig, raw.Name)
-			st.counts.accepted(version, 0)
-			continue
-		case err == nil:
-			err = c.addExtension(st, dec, raw, version)
+		if err == nil {
+			err = c.offerExtension(f, dec, raw, version)
+		} else {
+			c.extensionsRefused(f, raw.Name, false)
 		}
 		if err == nil {
 			continue
 		}
 		for _, l := range c.reject(resource.ExtensionConfig, raw.Name, version, raw, err) {
 			rej = append(rej, ads.Rejection{Name: raw.Name, Text: l})
-		}
-		if st != nil {
-			st.counts.rejected(f.delta && !malformed) // Envoy's second attempt is for what it has decoded
-			st.scope.Control().Inc(stats.ECDSConfigFail)
-			st.refused = true
-			c.extensionArrived(st)
 		}
 	}
 	for _, n := range d.Removed {
@@ -193,51 +210,116 @@ func (c *Controller) applyExtensions(f *feed, d ads.Deliver) []ads.Rejection {
 	return rej
 }
 
+// offerExtension gives a configuration to the filters of each kind that take it under its name.
+func (c *Controller) offerExtension(f *feed, dec *resource.Decoded, raw *ads.Raw, version string) error {
+	var errs []error
+	for _, kind := range extensionKinds {
+		st := c.extensions[extensionKey{f, kind, raw.Name}]
+		switch {
+		case st == nil: // nobody uses it, or not any more
+		case st.config != nil && st.hash == dec.Hash:
+			c.forgetRejection(resource.ExtensionConfig, raw.Name)
+			st.counts.accepted(version, 0)
+		default:
+			if err := c.addExtension(st, dec, raw, version); err != nil {
+				c.extensionRefused(st, f.delta) // Envoy's second attempt is for what it has decoded
+				errs = append(errs, err)
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// extensionsRefused counts a configuration that is malformed for all that wait for it.
+func (c *Controller) extensionsRefused(f *feed, name string, twice bool) {
+	for _, kind := range extensionKinds {
+		if st := c.extensions[extensionKey{f, kind, name}]; st != nil {
+			c.extensionRefused(st, twice)
+		}
+	}
+}
+
+func (c *Controller) extensionRefused(st *extensionState, twice bool) {
+	st.counts.rejected(twice)
+	st.scope.Control().Inc(stats.ECDSConfigFail)
+	st.refused = true
+	c.extensionArrived(st)
+}
+
+// addExtension takes a configuration if it is good for every filter that it is for: all of them follow, or none.
 func (c *Controller) addExtension(st *extensionState, d *resource.Decoded, raw *ads.Raw, version string) error {
 	began := time.Now()
 	rep := &registry.Report{}
-	ctx := &registry.Ctx{Schema: c.schema, Unknown: c.unknown(false), Report: rep, Env: c.cfg.Compile.listenerEnv(c)}
+	x := d.Message.(*corev3.TypedExtensionConfig)
+	message := ""
+	if url, _, err := registry.Unwrap(x.GetTypedConfig()); err == nil {
+		message = listenercompile.MessageOf(url)
+		if err := st.fits(message); err != nil { // says more than that the type is unknown
+			return &registry.FieldError{Path: "typed_config", Err: err}
+		}
+	}
 	var f filter.Factory
-	var message string
-	err := c.guard(resource.ExtensionConfig, st.key.name, func() (err error) {
-		f, message, err = listenercompile.Extension(ctx, d.Message.(*corev3.TypedExtensionConfig))
-		return err
-	})
-	for _, key := range sortedKeys(st.uses) {
-		if message == "" {
-			break
-		}
-		if why := st.uses[key].Fits(message); why != nil { // says more than that the type is unknown
-			return &registry.FieldError{Path: "typed_config", Err: why}
-		}
+	var err error
+	var placed []*listenercompile.Placed
+	if st.key.kind == listenercompile.DiscoveredHTTP {
+		err = c.guard(resource.ExtensionConfig, st.key.name, func() (err error) {
+			f, _, err = listenercompile.Extension(c.extensionCtx(rep), x)
+			return err
+		})
+	} else {
+		placed, err = c.placeAll(st, x, rep)
 	}
 	if err != nil {
 		return err
 	}
 	c.accept(resource.ExtensionConfig, st.key.name, rep)
-	st.received, st.factory, st.message = receivedOf(d, raw, version), f, message
+	st.received, st.config, st.factory, st.message = receivedOf(d, raw, version), x, f, message
 	st.counts.accepted(version, time.Since(began))
-	c.reloadExtension(st)
+	c.reloadExtension(st, placed)
 	return nil
+}
+
+// fits tells why a configuration of a type is of no use for one of the filters.
+func (st *extensionState) fits(message string) error {
+	for _, key := range sortedKeys(st.uses) {
+		if err := st.uses[key].Fits(message); err != nil {
+			return err
+		}
+	}
+	for _, u := range st.places {
+		if err := u.w.Fits(message); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *Controller) extensionCtx(rep *registry.Report) *registry.Ctx {
+	return &registry.Ctx{Schema: c.schema, Unknown: c.unknown(false), Report: rep, Env: c.cfg.Compile.listenerEnv(c)}
 }
 
 // clearExtension drops a configuration that was removed, or whose TTL ran out.
 func (c *Controller) clearExtension(f *feed, name, version string) {
-	st := c.extensions[extensionKey{f, name}]
-	if st == nil {
-		return
+	for _, kind := range extensionKinds {
+		st := c.extensions[extensionKey{f, kind, name}]
+		if st == nil {
+			continue
+		}
+		c.forgetRejection(resource.ExtensionConfig, name)
+		st.received, st.config, st.factory, st.message = received{}, nil, nil, ""
+		st.counts.accepted(version, 0)
+		c.reloadExtension(st, c.defaults(st))
 	}
-	c.forgetRejection(resource.ExtensionConfig, name)
-	st.received, st.factory, st.message = received{}, nil, ""
-	st.counts.accepted(version, 0)
-	c.reloadExtension(st)
 }
 
-// reloadExtension gives the filters what is in force now. Workers see it with their next request.
-func (c *Controller) reloadExtension(st *extensionState) {
+// reloadExtension gives the filters what is in force now; placed is what was compiled for st.places. Workers see it with their next request or connection.
+func (c *Controller) reloadExtension(st *extensionState, placed []*listenercompile.Placed) {
 	st.scope.Control().Inc(stats.ECDSConfigReload)
 	for _, key := range sortedKeys(st.uses) {
 		st.uses[key].apply()
+	}
+	for i, u := range slices.Clone(st.places) {
+		c.offerPlace(u, placed[i])
 	}
 	c.settleExtension(st)
 }
@@ -255,7 +337,7 @@ func (c *Controller) dumpExtensions(q *Query) *adminv3.EcdsConfigDump {
 	d := &adminv3.EcdsConfigDump{}
 	byName := map[string]*extensionState{}
 	for k, st := range c.extensions {
-		byName[k.name+"\x00"+k.feed.key] = st
+		byName[fmt.Sprint(k.name, "\x00", k.feed.key, "\x00", k.kind)] = st
 	}
 	for _, n := range sortedKeys(byName) {
 		if st := byName[n]; st.any != nil && q.takes(st.key.name) {

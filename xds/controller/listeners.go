@@ -24,7 +24,8 @@ import (
 type listenerVersion struct {
 	received
 	s       *listenerState
-	model   *snapshot.Listener
+	base    *snapshot.Listener // as configured
+	model   *snapshot.Listener // base with what came over ECDS
 	res     *listenercompile.Result
 	names   []*route.ClusterRef // clusters that it names itself; held
 	routes  map[string]bool     // RDS names
@@ -35,6 +36,7 @@ type listenerVersion struct {
 	tls     *tlsUse
 	scopes  []*scopeSet
 	filters []*filterUse
+	places  []*placeUse
 }
 
 // listenerState is one listener by name.
@@ -139,7 +141,7 @@ func (c *Controller) addListener(d *resource.Decoded, raw *ads.Raw, version stri
 	if fresh {
 		s = &listenerState{name: d.Name, static: static}
 	}
-	v := &listenerVersion{received: receivedOf(d, raw, version), s: s, model: m, res: res, names: named(m), routes: map[string]bool{}, waits: map[string]bool{}}
+	v := &listenerVersion{received: receivedOf(d, raw, version), s: s, base: m, model: m, res: res, names: named(m), routes: map[string]bool{}, waits: map[string]bool{}}
 	for i := range res.RDS {
 		v.routes[res.RDS[i].Name] = true
 	}
@@ -147,7 +149,8 @@ func (c *Controller) addListener(d *resource.Decoded, raw *ads.Raw, version stri
 		c.leaveSecrets(v.tls)
 		c.leaveScopes(v.scopes)
 		c.leaveFilters(v.filters)
-		c.cfg.Plane.Discard(m)
+		c.endPlaces(c.leavePlaces(v.places))
+		c.cfg.Plane.Discard(v.model)
 		releaseListener(m, res)
 		for n := range v.routes {
 			c.dropRouteUser(n, s.name)
@@ -246,7 +249,7 @@ func (c *Controller) ownAddresses(l *snapshot.Listener, s *listenerState, n int)
 // subscribeListener asks for the route configurations and secrets that v needs. Static listeners ask when the clusters are warm, in Envoy's order.
 func (c *Controller) subscribeListener(s *listenerState, v *listenerVersion) error {
 	contexts := c.cfg.Compile.listenerTLS(v.res)
-	if c.phase < phaseListeners && (len(v.res.RDS)+len(v.res.Scoped)+len(v.res.Filters)+len(contexts) > 0) {
+	if c.phase < phaseListeners && (len(v.res.RDS)+len(v.res.Scoped)+len(v.res.Filters)+len(v.res.Places)+len(contexts) > 0) {
 		if err := c.checkStaticSecrets(contexts); err != nil {
 			return err
 		}
@@ -292,6 +295,17 @@ func (c *Controller) subscribeListener(s *listenerState, v *listenerVersion) err
 		}
 		v.filters = append(v.filters, u)
 	}
+	for i := range v.res.Places {
+		u, err := c.usePlace(v, &v.res.Places[i])
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		v.places = append(v.places, u)
+	}
+	if len(v.places) > 0 {
+		c.remodel(v)
+	}
 	return errors.Join(errs...)
 }
 
@@ -320,7 +334,8 @@ func (v *listenerVersion) clusterWarm(c *Controller, name string) {
 func (c *Controller) tryActivate(s *listenerState) {
 	v := s.warming
 	if v == nil || v.parked || len(v.waits) > 0 || len(v.colds) > 0 || v.tls.waiting() || slices.ContainsFunc(v.scopes, (*scopeSet).waiting) ||
-		slices.ContainsFunc(v.filters, func(u *filterUse) bool { return u.waiting(s.active != nil) }) {
+		slices.ContainsFunc(v.filters, func(u *filterUse) bool { return u.waiting(s.active != nil) }) ||
+		slices.ContainsFunc(v.places, func(u *placeUse) bool { return u.waiting(s.active != nil) }) {
 		return
 	}
 	if v.timer != nil {
@@ -348,10 +363,11 @@ func (c *Controller) endWarming(v *listenerVersion) {
 	c.leaveSecrets(v.tls)
 	c.leaveScopes(v.scopes)
 	c.leaveFilters(v.filters)
+	c.endPlaces(c.leavePlaces(v.places))
 	c.cfg.Plane.Discard(v.model)
 	c.ownAddresses(v.model, v.s, -1)
 	c.unhold(v.names)
-	releaseListener(v.model, v.res)
+	releaseListener(v.base, v.res)
 	for n := range v.routes {
 		c.dropRouteUser(n, v.s.name)
 	}
@@ -362,19 +378,19 @@ func (c *Controller) endActive(v *listenerVersion, replaced bool) {
 	c.ownAddresses(v.model, v.s, -1)
 	c.unhold(v.names)
 	c.leaveSecrets(v.tls)
-	d := &drainingListener{name: v.s.name, since: time.Now(), replaced: replaced, scopes: v.scopes, filters: v.filters}
+	d := &drainingListener{name: v.s.name, since: time.Now(), replaced: replaced, scopes: v.scopes, filters: v.filters, places: c.leavePlaces(v.places)}
 	for n := range v.routes {
 		if !c.usesRoute(v.s.name, n) {
 			d.routes = append(d.routes, n)
 		}
 	}
 	if replaced {
-		releaseListener(v.model, v.res)
-		if len(d.routes)+len(d.scopes)+len(d.filters) == 0 {
+		releaseListener(v.base, v.res)
+		if len(d.routes)+len(d.scopes)+len(d.filters)+len(d.places) == 0 {
 			return
 		}
 	} else {
-		d.model, d.res = v.model, v.res
+		d.model, d.res = v.base, v.res
 	}
 	c.draining = append(c.draining, d)
 }
@@ -385,6 +401,7 @@ type drainingListener struct {
 	routes   []string // RDS names that only it used
 	scopes   []*scopeSet
 	filters  []*filterUse
+	places   []*placeVersion
 	since    time.Time
 	replaced bool
 	model    *snapshot.Listener // whose statistics still count; nil when a newer version has them
@@ -429,7 +446,8 @@ func (c *Controller) dropRoutes(d *drainingListener) {
 	d.routes = nil
 	c.leaveScopes(d.scopes)
 	c.leaveFilters(d.filters)
-	d.scopes, d.filters = nil, nil
+	c.endPlaces(d.places)
+	d.scopes, d.filters, d.places = nil, nil, nil
 }
 
 // releaseListener gives back the statistics of a version.
@@ -440,24 +458,15 @@ func releaseListener(l *snapshot.Listener, res *listenercompile.Result) {
 		releaseScope(s)
 	}
 	for _, fc := range append(l.Chains[:len(l.Chains):len(l.Chains)], l.Default) {
-		if fc == nil {
-			continue
-		}
-		if h := fc.HTTP; h != nil {
-			releaseScope(h.Scope)
-			releaseScope(h.ListenerScope)
-			releaseScope(h.H1Scope)
-			releaseScope(h.H2Scope)
-		}
-		if t := fc.TCP; t != nil {
-			releaseScope(t.Scope)
+		if fc != nil {
+			fc.Release()
 		}
 	}
 	for i := range l.Filters {
-		releaseScope(l.Filters[i].Scope)
+		l.Filters[i].Release()
 	}
 	for i := range res.Inline {
-		releaseTable(res.Inline[i].Table)
+		res.Inline[i].Table.Release()
 	}
 }
 

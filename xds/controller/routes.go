@@ -237,7 +237,7 @@ func (c *Controller) dropPending(r *routeState) {
 func (c *Controller) endPending(p *pendingTable) {
 	p.end(c)
 	c.unhold(p.table.Clusters)
-	releaseTable(p.table)
+	p.table.Release()
 	c.leaveVirtualHosts(p.r, p.vhds)
 }
 
@@ -260,27 +260,20 @@ func (c *Controller) serveTable(p *pendingTable) {
 	r.counts.reloaded()
 	if old != nil {
 		c.unhold(old.Clusters)
-		releaseTable(old)
+		old.Release()
 	}
 	c.flushAnswers(r)
 	c.routeArrived(r)
 }
 
-// releaseTable gives back the statistics of a table; requests that still run under it count in vain.
-func releaseTable(t *route.Table) {
-	for _, vh := range t.VHosts {
-		for i := range vh.VirtualClusters {
-			releaseScope(vh.VirtualClusters[i].Scope)
-		}
-		for _, e := range vh.Routes {
-			releaseScope(e.Stats)
-		}
-	}
-}
-
 // routeArrived lets listeners go on that waited for the route configuration.
 func (c *Controller) routeArrived(r *routeState) {
 	for _, ln := range sortedKeys(r.users) {
+		if p := c.places[ln]; p != nil {
+			delete(p.waits, r.name)
+			c.tryPlace(p)
+			continue
+		}
 		s := c.listeners[ln]
 		if s == nil || s.warming == nil || !s.warming.waits[r.name] {
 			continue
@@ -300,7 +293,7 @@ func (c *Controller) clearRoute(f *feed, name string) {
 	c.dropPending(r)
 	if r.table != nil {
 		c.unhold(r.table.Clusters)
-		releaseTable(r.table)
+		r.table.Release()
 	}
 	vhds := r.vhds
 	r.received, r.table, r.vhds, r.config, r.absent = received{}, nil, nil, nil, true
@@ -325,7 +318,7 @@ func (c *Controller) dropRouteUser(name, listener string) {
 	}
 	if r.table != nil {
 		c.unhold(r.table.Clusters)
-		releaseTable(r.table)
+		r.table.Release()
 	}
 	vhds := r.vhds
 	r.vhds = nil

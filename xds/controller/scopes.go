@@ -5,6 +5,7 @@ package controller
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	adminv3 "github.com/envoyproxy/go-control-plane/envoy/admin/v3"
@@ -205,6 +206,11 @@ func (c *Controller) scopesArrived(s *scopeSet) {
 	if s.timer != nil {
 		s.timer.Stop()
 		s.timer = nil
+	}
+	for _, key := range sortedKeys(c.places) {
+		if p := c.places[key]; p != nil && slices.Contains(p.scopes, s) {
+			c.tryPlace(p)
+		}
 	}
 	for _, l := range c.order {
 		if l.warming != nil && l.warming.hasScopes(s) {

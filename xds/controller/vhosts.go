@@ -397,7 +397,7 @@ func (c *Controller) rebuildRoutes(u *vhostUse, b *vhostBatch) {
 		return
 	}
 	if u.ready && !b.moves(r.name) {
-		releaseTable(p.table) // what was new is refused, or was there before
+		p.table.Release() // what was new is refused, or was there before
 		return
 	}
 	c.virtualHostsIn(u)

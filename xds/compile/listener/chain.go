@@ -63,7 +63,7 @@ func (s *state) chains(c *registry.Ctx, l *listenerv3.Listener) {
 		s.fail(c.Errorf("filter_chains", "%w", err))
 	}
 	x.Match = idx
-	if chain := needsTLS(x); chain != "" && !hasFilter(x, snapshot.FilterTLSInspector) && !hasFilter(x, snapshot.FilterHTTPInspector) {
+	if chain := needsTLS(x); chain != "" && !hasFilter(x, snapshot.FilterTLSInspector) && !hasFilter(x, snapshot.FilterHTTPInspector) && !x.Missing() {
 		// Envoy 1.40 does not add the inspector by itself any more, and says nothing.
 		c.Warnf("listener_filters", "filter chain %q asks for facts of TLS, which only envoy.filters.listener.tls_inspector finds out", chain)
 	}
@@ -96,8 +96,14 @@ func (s *state) chain(c *registry.Ctx, fc *listenerv3.FilterChain, i int) *snaps
 	s.transportSocket(c.At("transport_socket"), fc.GetTransportSocket(), out, i)
 	for j, f := range fc.GetFilters() {
 		at := registry.Path(fmt.Sprintf("filters[%d]", j))
-		if f.GetConfigDiscovery() != nil {
-			continue // refused by the table
+		if d := f.GetConfigDiscovery(); d != nil {
+			if at = at.Field("config_discovery"); j != len(fc.GetFilters())-1 {
+				s.fail(c.Errorf(at, "every network filter that is supported must be the last one"))
+				continue
+			}
+			out.Discovered = true
+			s.discoveredPlace(c.At(at), DiscoveredNetwork, f.GetName(), d, func(w *DiscoveredPlace) { w.Chain = out })
+			continue
 		}
 		n, err := NetworkFilters.Compile(c, at.Field("typed_config"), f.GetName(), f.GetTypedConfig())
 		if err != nil {

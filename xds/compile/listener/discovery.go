@@ -3,6 +3,7 @@
 package listener
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -12,47 +13,91 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"sidecar/dataplane/filter"
+	"sidecar/dataplane/snapshot"
 	"sidecar/xds/registry"
 	"sidecar/xds/resource"
 )
 
-// DiscoveredFilter is an HTTP filter whose configuration comes over ECDS. Equal ones of different listeners and versions have the same Key and Filter,
-// so that connections which outlive a version follow too.
-type DiscoveredFilter struct {
-	Key          string
-	Filter       *filter.Dynamic
+// DiscoveredKind is the kind of a filter whose configuration comes over ECDS.
+type DiscoveredKind uint8
+
+// The kinds.
+const (
+	DiscoveredHTTP DiscoveredKind = iota
+	DiscoveredNetwork
+	DiscoveredListener
+)
+
+// String is what Envoy's statistics call the kind.
+func (k DiscoveredKind) String() string {
+	return [...]string{"http_filter", "network_filter", "tcp_listener_filter"}[min(int(k), 2)]
+}
+
+// Discovery is what config_discovery says of a filter, of whatever kind that is.
+type Discovery struct {
+	Kind         DiscoveredKind
 	Name         string // of the filter and of its configuration
 	Source       *corev3.ConfigSource
 	FetchTimeout time.Duration
 	Types        []string // full names of the messages that it may be configured with
-	// Default is in force while there is no other configuration; nil = none.
-	Default filter.Factory
 	// Unwarmed (apply_default_config_without_warming): the listener does not wait.
 	Unwarmed bool
 }
 
+// DiscoveredFilter is an HTTP filter whose configuration comes over ECDS. Equal ones of different listeners and versions have the same Key and Filter,
+// so that connections which outlive a version follow too.
+type DiscoveredFilter struct {
+	Discovery
+	Key    string
+	Filter *filter.Dynamic
+	// Default is in force while there is no other configuration; nil = none.
+	Default filter.Factory
+}
+
+// DiscoveredPlace is the place of a network or listener filter whose configuration comes over ECDS. Each listener version has places of its own, as what
+// fills them depends on the listener.
+type DiscoveredPlace struct {
+	Discovery
+	Default *anypb.Any            // compiles; nil = none
+	Chain   *snapshot.FilterChain // of a network filter: the chain as configured
+	Index   int                   // of a listener filter, in Listener.Filters
+
+	listener *snapshot.Listener // as configured
+}
+
 // Fits tells why a configuration of a type is of no use for the filter.
-func (d *DiscoveredFilter) Fits(message string) error {
+func (d *Discovery) Fits(message string) error {
 	if slices.Contains(d.Types, message) {
 		return nil
 	}
 	return fmt.Errorf("Error: filter config has type URL %s but expect %s.", message, strings.Join(d.Types, ", "))
 }
 
-// discovered compiles config_discovery at c; nil means that it is refused.
-func (s *state) discovered(c *registry.Ctx, name string, d *corev3.ExtensionConfigSource) *filter.Dynamic {
-	w := DiscoveredFilter{Key: fmt.Sprintf("%s/%x", name, resource.HashOf(d)), Name: name, Source: d.GetConfigSource(),
-		FetchTimeout: fetchTimeout(d.GetConfigSource()), Unwarmed: d.GetApplyDefaultConfigWithoutWarming()}
-	before := len(s.errs)
+// discovery compiles what config_discovery has for all kinds, at c; known tells whether a type URL is that of a filter of the kind.
+func (s *state) discovery(c *registry.Ctx, kind DiscoveredKind, name string, d *corev3.ExtensionConfigSource, known func(url string) bool) Discovery {
+	w := Discovery{Kind: kind, Name: name, Source: d.GetConfigSource(), FetchTimeout: fetchTimeout(d.GetConfigSource()),
+		Unwarmed: d.GetApplyDefaultConfigWithoutWarming()}
 	for i, url := range d.GetTypeUrls() {
-		message := messageOf(url)
+		message := MessageOf(url)
 		w.Types = append(w.Types, message)
-		row, ok := HTTPFilters.Lookup(url)
-		switch at := registry.Path("").Index("type_urls", i); {
-		case !ok:
-			s.fail(c.Errorf(at, "Error: no factory found for a required type URL %s.", message))
-		case row.Name == routerName:
-			s.fail(c.Errorf(at, "the router cannot be discovered"))
+		if !known(url) {
+			s.fail(c.Errorf(registry.Path("").Index("type_urls", i), "Error: no factory found for a required type URL %s.", message))
+		}
+	}
+	if w.Unwarmed && d.GetDefaultConfig() == nil {
+		s.fail(c.Errorf("apply_default_config_without_warming", "Error: filter config %s applied without warming but has no default config.", name))
+	}
+	return w
+}
+
+// discovered compiles config_discovery of an HTTP filter at c; nil means that it is refused.
+func (s *state) discovered(c *registry.Ctx, name string, d *corev3.ExtensionConfigSource) *filter.Dynamic {
+	before := len(s.errs)
+	w := DiscoveredFilter{Key: fmt.Sprintf("%s/%x", name, resource.HashOf(d))}
+	w.Discovery = s.discovery(c, DiscoveredHTTP, name, d, func(url string) bool { _, ok := HTTPFilters.Lookup(url); return ok })
+	for i, url := range d.GetTypeUrls() {
+		if row, ok := HTTPFilters.Lookup(url); ok && row.Name == routerName {
+			s.fail(c.Errorf(registry.Path("").Index("type_urls", i), "the router cannot be discovered"))
 		}
 	}
 	if def := d.GetDefaultConfig(); def != nil {
@@ -65,8 +110,6 @@ func (s *state) discovered(c *registry.Ctx, name string, d *corev3.ExtensionConf
 		}
 		s.fail(err)
 		w.Default = f
-	} else if w.Unwarmed {
-		s.fail(c.Errorf("apply_default_config_without_warming", "Error: filter config %s applied without warming but has no default config.", name))
 	}
 	if len(s.errs) > before {
 		return nil
@@ -84,10 +127,83 @@ func (s *state) discovered(c *registry.Ctx, name string, d *corev3.ExtensionConf
 	return w.Filter
 }
 
-// messageOf is the full name of the message that a type URL stands for.
-func messageOf(url string) string { return url[strings.LastIndexByte(url, '/')+1:] }
+// discoveredPlace compiles config_discovery of a network or listener filter at c; fill says what is special about the kind.
+func (s *state) discoveredPlace(c *registry.Ctx, kind DiscoveredKind, name string, d *corev3.ExtensionConfigSource, fill func(*DiscoveredPlace)) {
+	before := len(s.errs)
+	w := DiscoveredPlace{listener: s.l, Default: d.GetDefaultConfig()}
+	w.Discovery = s.discovery(c, kind, name, d, func(url string) bool {
+		_, network := NetworkFilters.Lookup(url)
+		_, listener := ListenerFilters.Lookup(url)
+		return kind == DiscoveredNetwork && network || kind == DiscoveredListener && listener
+	})
+	fill(&w)
+	if w.Default != nil {
+		p, message, err := w.Compile(c, "default_config", w.Default)
+		if err == nil {
+			p.Release()
+			if err = w.Fits(message); err != nil {
+				err = c.Errorf("default_config", "%w", err)
+			}
+		}
+		s.fail(err)
+	}
+	if len(s.errs) == before {
+		s.out.Places = append(s.out.Places, w)
+	}
+}
 
-// Extension compiles the configuration of a discovered filter; message is the full name of what it holds. c.Env must be *Env.
+// Placed is a configuration compiled for its place.
+type Placed struct {
+	Result                         // of a network filter: what the controller must do for it; Listener is nil
+	Chain  *snapshot.FilterChain   // of a network filter
+	Filter snapshot.ListenerFilter // of a listener filter
+}
+
+// Release gives the statistics back.
+func (p *Placed) Release() {
+	if p.Chain != nil {
+		p.Chain.Release()
+	}
+	p.Filter.Release()
+	for i := range p.Inline {
+		p.Inline[i].Table.Release()
+	}
+}
+
+// Compile compiles a configuration for the place; message is the full name of what it holds. c.Env must be *Env.
+func (d *DiscoveredPlace) Compile(c *registry.Ctx, field registry.Path, cfg *anypb.Any) (p *Placed, message string, err error) {
+	if url, _, err := registry.Unwrap(cfg); err == nil {
+		message = MessageOf(url)
+	}
+	p = &Placed{}
+	if d.Kind == DiscoveredListener {
+		p.Filter, err = ListenerFilters.Compile(c, field, d.Name, cfg)
+		was := &d.listener.Filters[d.Index]
+		p.Filter.Name, p.Filter.Disabled = was.Name, was.Disabled
+		return p, message, err
+	}
+	n, err := NetworkFilters.Compile(c, field, d.Name, cfg)
+	if err != nil {
+		return nil, message, err
+	}
+	l := *d.listener
+	s := &state{env: registry.EnvOf[*Env](c), out: &Result{Listener: &l}, l: &l}
+	fc := *d.Chain
+	fc.Discovered = false
+	n(s, c.At(field), &fc)
+	if err := errors.Join(s.errs...); err != nil {
+		return nil, message, err
+	}
+	s.chainScopes(&fc)
+	p.Result, p.Chain = *s.out, &fc
+	p.Listener = nil
+	return p, message, nil
+}
+
+// MessageOf is the full name of the message that a type URL stands for.
+func MessageOf(url string) string { return url[strings.LastIndexByte(url, '/')+1:] }
+
+// Extension compiles the configuration of a discovered HTTP filter; message is the full name of what it holds. c.Env must be *Env.
 func Extension(c *registry.Ctx, x *corev3.TypedExtensionConfig) (f filter.Factory, message string, err error) {
 	return compileExtension(c, "typed_config", x.GetName(), x.GetTypedConfig())
 }
@@ -95,7 +211,7 @@ func Extension(c *registry.Ctx, x *corev3.TypedExtensionConfig) (f filter.Factor
 // compileExtension also returns the type of what cannot be compiled.
 func compileExtension(c *registry.Ctx, field registry.Path, name string, cfg *anypb.Any) (f filter.Factory, message string, err error) {
 	if url, _, err := registry.Unwrap(cfg); err == nil {
-		message = messageOf(url)
+		message = MessageOf(url)
 	}
 	x, err := HTTPFilters.Compile(c, field, name, cfg)
 	if err != nil {

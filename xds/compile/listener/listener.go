@@ -77,6 +77,7 @@ type Result struct {
 	Inline   []Inline
 	Scoped   []Scoped
 	Filters  []DiscoveredFilter
+	Places   []DiscoveredPlace
 	TLS      []transportsocket.Server // contexts of filter chains, with the secrets that they wait for
 }
 
@@ -321,15 +322,19 @@ func (s *state) scopes() {
 		if c.TLS != nil && x.TLSStats.SSL == nil {
 			x.TLSStats = snapshot.NewTLSScopes(s.env.Stats, "listener."+x.StatName+".", "server_ssl_socket_factory")
 		}
-		if h := c.HTTP; h != nil {
-			h.Scope = s.env.Stats.Scope("http."+clean(h.StatPrefix)+".", stats.HCMDef)
-			h.ListenerScope = s.env.Stats.Scope("listener."+x.StatName+".http."+clean(h.StatPrefix)+".", stats.HCMListenerDef)
-			h.H1Scope = s.env.Stats.Scope("http1.", stats.H1Def)
-			h.H2Scope = s.env.Stats.Scope("http2.", stats.HTTP2Def)
-		}
-		if t := c.TCP; t != nil {
-			t.Scope = s.env.Stats.Scope("tcp."+clean(t.StatPrefix)+".", stats.TCPDef)
-		}
+		s.chainScopes(c)
+	}
+}
+
+func (s *state) chainScopes(c *snapshot.FilterChain) {
+	if h := c.HTTP; h != nil {
+		h.Scope = s.env.Stats.Scope("http."+clean(h.StatPrefix)+".", stats.HCMDef)
+		h.ListenerScope = s.env.Stats.Scope("listener."+s.l.StatName+".http."+clean(h.StatPrefix)+".", stats.HCMListenerDef)
+		h.H1Scope = s.env.Stats.Scope("http1.", stats.H1Def)
+		h.H2Scope = s.env.Stats.Scope("http2.", stats.HTTP2Def)
+	}
+	if t := c.TCP; t != nil {
+		t.Scope = s.env.Stats.Scope("tcp."+clean(t.StatPrefix)+".", stats.TCPDef)
 	}
 }
 

@@ -81,13 +81,13 @@ func (s *state) listenerFilters(c *registry.Ctx, l *listenerv3.Listener) {
 	}
 	for i, f := range l.GetListenerFilters() {
 		at := registry.Path(fmt.Sprintf("listener_filters[%d]", i))
-		if f.GetConfigDiscovery() != nil {
-			continue // refused by the table
-		}
-		lf, err := ListenerFilters.Compile(c, at.Field("typed_config"), f.GetName(), f.GetTypedConfig())
-		if err != nil {
-			s.fail(err)
-			continue
+		lf := snapshot.ListenerFilter{Kind: snapshot.FilterMissing}
+		var err error
+		if f.GetConfigDiscovery() == nil {
+			if lf, err = ListenerFilters.Compile(c, at.Field("typed_config"), f.GetName(), f.GetTypedConfig()); err != nil {
+				s.fail(err)
+				continue
+			}
 		}
 		lf.Name = f.GetName()
 		if f.GetFilterDisabled() != nil {
@@ -98,6 +98,10 @@ func (s *state) listenerFilters(c *registry.Ctx, l *listenerv3.Listener) {
 			continue
 		}
 		s.l.Filters = append(s.l.Filters, lf)
+		if d := f.GetConfigDiscovery(); d != nil {
+			n := len(s.l.Filters) - 1
+			s.discoveredPlace(c.At(at.Field("config_discovery")), DiscoveredListener, f.GetName(), d, func(w *DiscoveredPlace) { w.Index = n })
+		}
 	}
 	if len(s.l.Addrs) > 0 {
 		s.l.StatName = clean(s.l.Addrs[0].Addr.String())

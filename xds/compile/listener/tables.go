@@ -43,7 +43,7 @@ var Messages = registry.Messages{
 	"envoy.config.core.v3.TcpKeepalive": {"keepalive_probes": registry.Supported, "keepalive_time": registry.Supported,
 		"keepalive_interval": registry.Supported},
 	"envoy.config.listener.v3.ListenerFilter": {"name": registry.Supported, "filter_disabled": registry.Whole, "typed_config": registry.Whole,
-		"config_discovery": registry.Later("extension config discovery")},
+		"config_discovery": registry.Whole},
 	"envoy.config.listener.v3.FilterChain": {
 		"filter_chain_match": registry.Supported, "filters": registry.Supported, "metadata": registry.Whole, "name": registry.Supported,
 		"transport_socket":                 registry.Whole,
@@ -57,7 +57,7 @@ var Messages = registry.Messages{
 		"address_suffix": registry.Refuse("not implemented by Envoy either"), "suffix_len": registry.Refuse("not implemented by Envoy either"),
 	},
 	"envoy.config.core.v3.CidrRange":  {"address_prefix": registry.Supported, "prefix_len": registry.Supported},
-	"envoy.config.listener.v3.Filter": {"name": registry.Supported, "typed_config": registry.Whole, "config_discovery": registry.Later("extension config discovery")},
+	"envoy.config.listener.v3.Filter": {"name": registry.Supported, "typed_config": registry.Whole, "config_discovery": registry.Whole},
 	"envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager": hcmFields,
 	"envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.UpgradeConfig": {
 		"upgrade_type": registry.Supported, "enabled": registry.Supported, "filters": registry.Refuse("a filter chain of their own is not supported for upgrades")},
