@@ -450,3 +450,34 @@ func TestTunnel_WhenAPOSTEndsHere_ThenItsContentIsTheBytes(t *testing.T) {
 		r.want("HTTP/1 client", text, "403 Forbidden")
 	}
 }
+
+func TestTunnel_WhenAStreamEndsWithTrailers_ThenTheyArePassedOn(t *testing.T) {
+	for _, connect := range []bool{false, true} {
+		r := tunnelRig(t, true)
+		client, upstream := r.handshake(true, true, connect)
+		c, u := client.(streamSide), upstream.(streamSide)
+		c.data(1, "ping", false)
+		c.headers(1, true, "x-t", "1")
+		c.send()
+		r.turn()
+		if got, _ := u.frames(); got != "1 DATA ping\n1 HEADERS end x-t=1" {
+			t.Errorf("connect %v: the upstream gets %q", connect, got)
+		}
+		u.headers(1, true, "x-t", "2")
+		u.send()
+		r.turn()
+		if got, _ := c.frames(); got != "1 HEADERS end x-t=2" {
+			t.Errorf("connect %v: the client gets %q", connect, got)
+		}
+		r.check()
+	}
+	r := tunnelRig(t, false)
+	client, upstream := r.handshake(true, false, true)
+	c := client.(streamSide)
+	c.headers(1, true, "x-t", "1")
+	c.send()
+	r.turn()
+	if got, ended := upstream.heard(); got != "" || !ended {
+		t.Errorf("over HTTP/1 the upstream gets %q, ended %v", got, ended)
+	}
+}

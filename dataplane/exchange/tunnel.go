@@ -14,19 +14,20 @@ import (
 // tunnelEnd is one end of a tunnel: a connection, or an HTTP/2 stream, where END_STREAM is FIN and RST_STREAM is RST (RFC 9113 section 8.5, RFC 8441
 // section 5).
 type tunnelEnd struct {
-	c *conn.Conn
-	s *mux.Stream
+	c  *conn.Conn
+	s  *mux.Stream
+	tr *httpmsg.Fields // with which it has ended, if it has; for a stream
 }
 
 // downEnd is the client's end.
-func (x *Exchange) downEnd() tunnelEnd { return tunnelEnd{c: x.reqIn.c, s: x.reqIn.s} }
+func (x *Exchange) downEnd() tunnelEnd { return tunnelEnd{c: x.reqIn.c, s: x.reqIn.s, tr: &x.reqTr} }
 
 // upEnd is the upstream end.
 func (x *Exchange) upEnd() tunnelEnd {
 	if x.m == nil {
 		return tunnelEnd{c: x.tcp.C}
 	}
-	return tunnelEnd{c: x.m.C, s: x.respIn.s}
+	return tunnelEnd{c: x.m.C, s: x.respIn.s, tr: &x.respTr}
 }
 
 // room is how much it takes now; 0 means that it will wake us.
@@ -100,9 +101,14 @@ func (e *tunnelEnd) send(p []byte) {
 	e.c.Send(p, nil)
 }
 
-func (e *tunnelEnd) closeWrite() {
+// closeWrite passes the end of from on; trailers only from stream to stream.
+func (e *tunnelEnd) closeWrite(from *tunnelEnd) {
 	if e.s != nil {
-		e.s.End(nil)
+		var tr *httpmsg.Fields
+		if from.s != nil && from.s.Trailers {
+			tr = from.tr
+		}
+		e.s.End(tr)
 		return
 	}
 	e.c.CloseWrite()
@@ -144,6 +150,12 @@ func (x *Exchange) tunnel(now sys.Nanos) outcome {
 	down, up := x.downEnd(), x.upEnd()
 	o1, end1 := x.copyBytes(now, &down, &up, &x.rec.BytesIn)
 	o2, end2 := x.copyBytes(now, &up, &down, &x.rec.BytesOut)
+	if end1 && len(x.reqTr.List) > 0 {
+		x.rec.ReqTrailers = &x.reqTr
+	}
+	if end2 && len(x.respTr.List) > 0 {
+		x.rec.RespTrailers = &x.respTr
+	}
 	if end1 && !x.has(xUpFirst) {
 		x.fl |= xPeerFirst
 	}
@@ -178,11 +190,11 @@ func (x *Exchange) copyBytes(now sys.Nanos, from, to *tunnelEnd, count *uint64) 
 		case gotNothing:
 			return waits, false
 		case gotEOF:
-			to.closeWrite()
+			to.closeWrite(from)
 			return waits, true
 		case gotBroken:
 			if to.s == nil { // a stream is reset instead
-				to.closeWrite()
+				to.closeWrite(from)
 			}
 			return waits, true
 		}

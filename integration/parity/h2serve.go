@@ -143,6 +143,7 @@ func (c *backendConn) echoH2(s *h2Stream) {
 	done := 0
 	for c.awaitStream(s, func() bool { return len(s.body) > done || s.ended }) {
 		c.mu.Lock()
+		done = min(done, len(s.body)) // trailers end what was collected
 		chunk, ended := string(s.body[done:]), s.ended
 		done = len(s.body)
 		c.mu.Unlock()
