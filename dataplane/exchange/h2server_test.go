@@ -538,6 +538,45 @@ func TestH2_WhenFramesWithoutEventsComeAsFastAsTheyAreRead_ThenTheTurnEndsAndThe
 	r.check()
 }
 
+// slow is a kernel under which time passes at every look at the clock.
+type slow struct{ *clock }
+
+func (k slow) Now() sys.Nanos {
+	k.skew += 300_000
+	return k.clock.Now()
+}
+
+func TestH2_WhenRequestsTakeLong_ThenTheRestIsTheNextTurns(t *testing.T) {
+	const requests = 250
+	r := newRig(t, 1)
+	r.route().Kind, r.route().Forward, r.route().Direct = route.ActionDirect, nil, &route.Direct{Status: 200}
+	c := r.dialH2()
+	c.send()
+	r.turn()
+	r.l.K = slow{r.k}
+	for i := range uint32(requests) {
+		c.get(2*i+1, "/")
+	}
+	c.send()
+	turns := 0
+	for before := int64(0); before < requests && turns < requests; turns++ {
+		r.l.Turn(false)
+		now := r.hcmStat(stats.HCMDownstreamRqHTTP2Total)
+		if now-before > 80 {
+			t.Errorf("%d requests in a turn", now-before)
+		}
+		before = now
+	}
+	if n := r.hcmStat(stats.HCMDownstreamRqHTTP2Total); n != requests {
+		t.Errorf("%d requests in %d turns", n, turns)
+	}
+	r.l.K = r.k
+	r.turn()
+	c.close()
+	r.turn()
+	r.check()
+}
+
 func TestH2_WhenTimeoutsPass_ThenTheStreamAloneEnds(t *testing.T) {
 	r := newRig(t, 1)
 	r.hcm.ConnIdle, r.hcm.DrainTimeout = 100*1e9, 1e9

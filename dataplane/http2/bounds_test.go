@@ -70,6 +70,25 @@ func TestServerStopsReadingWhenItsHeadsAreNotRead(t *testing.T) {
 	}
 }
 
+// TestSettingsThatVisitManyStreamsAreEvents: or one read of them would keep its owner.
+func TestSettingsThatVisitManyStreamsAreEvents(t *testing.T) {
+	e := newEndpoint(Server, defaults(Server))
+	p := newPeer()
+	in := append([]byte(preface), p.frame(t, []string{"SETTINGS", "0"})...)
+	for id := 1; id < 2*manyStreams; id += 2 {
+		in = append(in, p.frame(t, []string{"HEADERS", itoa(id), "END_STREAM", "END_HEADERS", ":method=GET", ":scheme=http", ":path=/", ":authority=h"})...)
+	}
+	e.feed(in, sys.Second)
+	for i, want := range []EventKind{EventSettings, EventNone} { // the second brings nothing new
+		var ev Event
+		in := p.frame(t, []string{"SETTINGS", "0", "set4=7"})
+		n, st := e.c.Next(in, sys.Second, &ev)
+		if n != len(in) || ev.Kind != want || (st == Got) != (want != EventNone) {
+			t.Errorf("frame %d: event %v, status %v after %d of %d bytes", i, ev.Kind, st, n, len(in))
+		}
+	}
+}
+
 func itoa(n int) string { return string(appendInt(nil, n)) }
 
 // TestStreamTableTakesAnyIdentifiers: a peer that skips identifiers, by whatever step, finds its streams again and cannot make chains long.

@@ -40,7 +40,7 @@ const (
 	EventTrailers           // Stream.Trailers are complete; End is set
 	EventReset              // the stream is over: Code, Fault, Remote, Unprocessed. Stream is nil if the owner never saw it.
 	EventGoaway             // the peer sends no more streams (server) or takes no more (client): Code, ID. Resets of the streams that it did not take follow.
-	EventSettings           // client: the peer's SETTINGS are in; Slots and ExtendedConnect may have changed
+	EventSettings           // the peer's SETTINGS are in. Client: Slots and ExtendedConnect may have changed. Server: only if many streams had to be visited.
 )
 
 // Event is what Next reports. In the server role the owner keeps Head set to an empty head with an arena: that of the next request. The event Head takes it,

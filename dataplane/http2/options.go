@@ -88,6 +88,8 @@ const (
 
 	// maxSettings bounds the entries of one SETTINGS frame; there are eight names. The number is Envoy's.
 	maxSettings = 32
+	// manyStreams make a SETTINGS frame that visits all of them an event, so that it counts in its owner's bounds.
+	manyStreams = 64
 
 	// bombFactor times the header limits ends the connection: a block that is over them is decoded on, as both ends' tables must stay equal, but not for ever.
 	bombFactor = 4

@@ -91,6 +91,7 @@ func (c *Conn) applySettings(ev *Event) bool {
 	if n.connect {
 		c.fl |= cConnect
 	}
+	walk := n.has&4 != 0 && int32(n.window) != c.peerWindow && c.streams.count >= manyStreams
 	if n.has&4 != 0 && !c.resizeStreams(int32(n.window)) {
 		c.fail(CodeFlowControl, fault.H2Protocol, CountProtocolError)
 		return false
@@ -98,7 +99,7 @@ func (c *Conn) applySettings(ev *Event) bool {
 	c.grow(frameHeader)
 	c.out = appendHeader(c.out, 0, ftSettings, flagAck, 0)
 	c.sent(ftSettings)
-	if c.role == Server {
+	if c.role == Server && !walk {
 		return false
 	}
 	ev.Kind = EventSettings

@@ -22,9 +22,14 @@ const (
 	Gone               // the peer has ended the connection, or it broke
 )
 
-// maxReads bounds how often one run reads, 256 KiB each time: a peer that sends as fast as it is read would else keep the worker. What makes events has
-// bounds of its own with who runs the link; not everything does.
-const maxReads = 4
+// Bounds of one run, beyond the number of events, which is the owner's: a peer that sends as fast as it is read, or asks for what costs much, would else keep
+// the worker. The rest is the next turn's.
+const (
+	maxReads = 4               // of 256 KiB
+	maxTurn  = sys.Millisecond // of the turn that the run is in
+	// clockEvery is how many events pass between two looks at the clock. Every read but the first one is preceded by a look.
+	clockEvery = 16
+)
 
 // Shared is what all links of a worker share.
 type Shared struct {
@@ -55,6 +60,7 @@ type Link struct {
 	task   *loop.Task
 	used   int     // input that the last event refers to
 	reads  int     // of this run
+	events int     // of this run
 	busy   bool    // the owner's task runs: it flushes when it is done
 	first  *Stream // of those that linger, by when they began
 	last   *Stream
@@ -90,11 +96,15 @@ func (k *Link) Unpack(sh *Shared, c *conn.Conn, task *loop.Task, p *http2.Conn) 
 }
 
 // Begin opens a run of the owner's task: output that is queued until Flush leaves with it.
-func (k *Link) Begin() { k.busy, k.reads = true, 0 }
+func (k *Link) Begin() { k.busy, k.reads, k.events = true, 0, 0 }
 
 // Next brings the next event, in Shared.Ev. What it refers to of the input is valid until the next call of Next or Flush.
 func (k *Link) Next(now sys.Nanos) Got {
 	k.consume()
+	if k.events++; k.events%clockEvery == 0 && k.late() {
+		k.sh.L.Later(k.task)
+		return Nothing
+	}
 	for {
 		n, st := k.H2.Next(k.C.In(), now, &k.sh.Ev)
 		k.used = n
@@ -108,7 +118,7 @@ func (k *Link) Next(now sys.Nanos) Got {
 			return Nothing // until output has left
 		}
 		k.consume()
-		if k.reads == maxReads {
+		if k.reads == maxReads || k.reads > 0 && k.C.MayRead() && k.late() {
 			k.sh.L.Later(k.task)
 			return Nothing
 		}
@@ -123,6 +133,9 @@ func (k *Link) Next(now sys.Nanos) Got {
 		}
 	}
 }
+
+// late tells whether the turn has taken maxTurn.
+func (k *Link) late() bool { return k.sh.L.K.Now() >= k.sh.L.Now()+maxTurn }
 
 func (k *Link) consume() {
 	if k.used > 0 {
