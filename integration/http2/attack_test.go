@@ -5,7 +5,9 @@ package http2
 import (
 	"bytes"
 	"cmp"
+	"crypto/tls"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"slices"
 	"strings"
@@ -41,9 +43,9 @@ type attack struct {
 	// counter is what must have moved.
 	counter string
 
-	// deaf connections read nothing; settings are what they send.
-	deaf     bool
-	settings []xh2.Setting
+	// deaf connections read nothing, rude ones do not acknowledge SETTINGS; settings are what they send.
+	deaf, rude bool
+	settings   []xh2.Setting
 
 	// once attacks hold one connection for the whole time; lawful ones are not cut off, as every frame is one that a client may send.
 	once, lawful bool
@@ -51,6 +53,8 @@ type attack struct {
 	growth int64 // bound for the memory, if not maxGrowth
 
 	leaves bool // the attacker itself ends its connections
+	tls    bool // the listener has TLS, and run has all that is sent
+	evil   bool // the upstream attacks, over HTTP/2
 
 	upstream string // Http2ProtocolOptions of the cluster, "" for HTTP/1
 	hcm      string // further fields of the connection manager, each followed by a comma
@@ -130,9 +134,7 @@ var attacks = []attack{
 		bomb := append([]byte("\x40\x01a\x7f\xc1\x1e"), bytes.Repeat([]byte("v"), 4000)...)
 		bomb = append(bomb, bytes.Repeat([]byte{0xbe}, 12<<10)...)
 		for a.going() {
-			id := a.id
-			a.id += 2
-			_ = a.f.WriteHeaders(xh2.HeadersFrameParam{StreamID: id, BlockFragment: append(bytes.Clone(a.fields("GET", "/slow")), bomb...), EndHeaders: true, EndStream: true})
+			a.head(a.take(), true, a.fields("GET", "/slow"), bomb)
 			a.room()
 		}
 	}},
@@ -141,10 +143,27 @@ var attacks = []attack{
 		crumb := append([]byte("\x60\x7f\x81\x03"), bytes.Repeat([]byte("c"), 512)...)
 		crumbs := append(crumb, bytes.Repeat([]byte{0xbe}, 15<<10)...)
 		for a.going() {
-			id := a.id
-			a.id += 2
-			_ = a.f.WriteHeaders(xh2.HeadersFrameParam{StreamID: id, BlockFragment: append(bytes.Clone(a.fields("GET", "/8000000")), crumbs...), EndHeaders: true, EndStream: true})
+			a.head(a.take(), true, a.fields("GET", "/8000000"), crumbs)
 			a.room()
+		}
+	}},
+	{name: "Huffman expansion", counter: "http.h.downstream_rq_too_many_premature_resets", run: func(a *attacker) {
+		long := []byte("\x10\x01a\xff")                                      // a literal; its value's length follows
+		long = append(append(long, 0x81, 0x7c), make([]byte, 127+0x3e01)...) // 16,000 octets of zeros are 25,600 times "0"
+		for a.going() {
+			id := a.take()
+			_ = a.f.WriteHeaders(xh2.HeadersFrameParam{StreamID: id, BlockFragment: a.fields("GET", "/slow"), EndStream: true})
+			for range 3 {
+				_ = a.f.WriteContinuation(id, false, long)
+			}
+			_ = a.f.WriteContinuation(id, true, nil)
+			a.room()
+		}
+	}},
+	{name: "broken HPACK", counter: "http.h.downstream_cx_protocol_error", run: func(a *attacker) {
+		broken := []string{"\x80", "\xff\xff\xff\xff\xff\xff\xff\xff\x7f", "\xff\x70", "\x82\x20", "\x3f\xff\xff\x7f", "\x00\x84\xff\xff\xff\xff", "\x00\x81\x00", "\x00\x7f\xff\xff\xff\xff\x0f"}
+		a.head(a.take(), true, []byte(broken[rand.IntN(len(broken))]), a.fields("GET", "/"))
+		for a.flush(); a.going(); time.Sleep(time.Millisecond) {
 		}
 	}},
 	{name: "PING flood, answers not read", counter: "http2.outbound_control_flood", deaf: true, run: func(a *attacker) {
@@ -175,11 +194,47 @@ var attacks = []attack{
 			a.room()
 		}
 	}},
+	{name: "SETTINGS resize the windows of 1000 streams", lawful: true, run: func(a *attacker) {
+		for range 1000 {
+			a.request("GET", "/slow", true)
+		}
+		for a.going() {
+			for i := range 100 {
+				_ = a.f.WriteSettings(xh2.Setting{ID: xh2.SettingInitialWindowSize, Val: uint32(i % 2)})
+			}
+			a.flush()
+			time.Sleep(100 * time.Microsecond)
+		}
+	}},
+	{name: "SETTINGS never acknowledged", lawful: true, rude: true, run: func(a *attacker) {
+		for a.going() {
+			_ = a.f.WritePing(false, [8]byte{})
+			a.flush()
+			time.Sleep(time.Millisecond)
+		}
+	}},
+	{name: "RST_STREAM of streams that are over", lawful: true, run: func(a *attacker) {
+		id := a.request("GET", "/", true)
+		for a.going() {
+			_ = a.f.WriteRSTStream(id, xh2.ErrCodeCancel)
+			a.room()
+		}
+	}},
+	{name: "streams beyond max_concurrent_streams", counter: "http2.tx_reset", hcm: "http2_protocol_options: {max_concurrent_streams: 100},", run: func(a *attacker) {
+		for a.going() {
+			a.request("GET", "/slow", true)
+			a.room()
+		}
+	}},
+	{name: "requests, answers not read", lawful: true, deaf: true, counter: "http.h.downstream_rq_total", run: func(a *attacker) {
+		for a.going() {
+			a.request("GET", "/1000", true)
+			a.room()
+		}
+	}},
 	{name: "malformed requests, answers not read", counter: "http2.rx_messaging_error", deaf: true, run: func(a *attacker) {
 		for a.going() {
-			id := a.id
-			a.id += 2
-			_ = a.f.WriteHeaders(xh2.HeadersFrameParam{StreamID: id, BlockFragment: []byte{0x82, 0x86}, EndHeaders: true, EndStream: true})
+			a.head(a.take(), true, []byte{0x82, 0x86})
 			a.room()
 		}
 	}},
@@ -231,18 +286,8 @@ var attacks = []attack{
 			time.Sleep(5 * time.Millisecond)
 		}
 	}},
-	{name: "one-byte drip", lawful: true, run: func(a *attacker) {
-		id, left := a.request("POST", "/", false), 60000
-		for a.going() {
-			_ = a.f.WriteData(id, left == 1, []byte("x"))
-			if left--; left == 0 {
-				id, left = a.request("POST", "/", false), 60000
-				a.flush()
-				time.Sleep(20 * time.Millisecond) // window comes back
-			}
-			a.room()
-		}
-	}},
+	{name: "one-byte drip", lawful: true, run: drip1},
+	{name: "one-byte drip, h2 upstream", upstream: "{}", lawful: true, run: drip1},
 	{name: "slow read, 90 streams of 8 MB at window zero", counter: "http.h.downstream_rq_idle_timeout", once: true, growth: maxGrowthHeld, lawful: true,
 		settings: []xh2.Setting{{ID: xh2.SettingInitialWindowSize, Val: 0}}, run: func(a *attacker) { held(a) }},
 	{name: "slow read at window zero, h2 upstream", upstream: "{}", counter: "http.h.downstream_rq_idle_timeout", once: true, growth: maxGrowthHeld, lawful: true,
@@ -252,6 +297,115 @@ var attacks = []attack{
 			_ = a.f.WriteWindowUpdate(0, 1<<30)
 			held(a)
 		}},
+
+	// TLS: connections that begin a handshake.
+	{name: "TLS: a ClientHello and no more", tls: true, lawful: true, leaves: true, counter: "http.h.downstream_cx_ssl_total", run: func(a *attacker) {
+		_, _ = a.c.Write(hello())
+		_, _ = a.c.Read(make([]byte, 1)) // the server has done its part
+	}},
+	{name: "TLS: handshakes", tls: true, lawful: true, leaves: true, counter: "http.h.downstream_cx_ssl_total", run: func(a *attacker) {
+		_ = tls.Client(a.c, &tls.Config{InsecureSkipVerify: true}).Handshake()
+	}},
+
+	// Upstreams that attack; clients ask them all the time.
+	{name: "upstream: rapid reset", evil: true, lawful: true, counter: "cluster.b.http2.rx_reset", run: func(a *attacker) {
+		for a.going() {
+			if id := a.next(); id != 0 {
+				_ = a.f.WriteRSTStream(id, xh2.ErrCodeInternal)
+			}
+			a.flush()
+		}
+	}},
+	{name: "upstream: refuses every stream", evil: true, lawful: true, counter: "cluster.b.http2.rx_reset", run: func(a *attacker) {
+		for a.going() {
+			if id := a.next(); id != 0 {
+				_ = a.f.WriteRSTStream(id, xh2.ErrCodeRefusedStream)
+			}
+			a.flush()
+		}
+	}},
+	{name: "upstream: GOAWAY at once", evil: true, counter: "cluster.b.upstream_cx_close_notify", run: func(a *attacker) {
+		a.first()
+		_ = a.f.WriteGoAway(0, xh2.ErrCodeNo, nil)
+		for a.going() {
+			a.flush()
+			_ = a.f.WritePing(false, [8]byte{})
+			time.Sleep(time.Millisecond)
+		}
+	}},
+	{name: "upstream: CONTINUATION flood", evil: true, counter: "cluster.b.upstream_cx_protocol_error", run: func(a *attacker) {
+		id := a.first()
+		_ = a.f.WriteHeaders(xh2.HeadersFrameParam{StreamID: id, BlockFragment: a.status("200")})
+		for a.going() {
+			_ = a.f.WriteContinuation(id, false, bytes.Repeat([]byte("\x00\x04name\x05value"), 1000))
+			a.room()
+		}
+	}},
+	{name: "upstream: HPACK bomb", evil: true, counter: "cluster.b.http2.header_overflow", run: func(a *attacker) {
+		bomb := append([]byte("\x40\x01a\x7f\xc1\x1e"), bytes.Repeat([]byte("v"), 4000)...)
+		bomb = append(bomb, bytes.Repeat([]byte{0xbe}, 12<<10)...)
+		for a.going() {
+			if id := a.next(); id != 0 {
+				a.head(id, true, a.status("200"), bomb)
+			}
+			a.flush()
+		}
+	}},
+	{name: "upstream: 1xx without end", evil: true, lawful: true, counter: "cluster.b.upstream_rq_total", run: func(a *attacker) {
+		id := a.first()
+		for a.going() {
+			a.head(id, false, a.status("103", "link", "</a>"))
+			a.room()
+		}
+	}},
+	{name: "upstream: empty DATA flood", evil: true, counter: "cluster.b.http2.inbound_empty_frames_flood", run: func(a *attacker) {
+		id := a.first()
+		a.head(id, false, a.status("200"))
+		for a.going() {
+			_ = a.f.WriteData(id, false, nil)
+			a.room()
+		}
+	}},
+	{name: "upstream: content at full speed, for comparison", evil: true, lawful: true, run: func(a *attacker) {
+		id := a.first()
+		a.head(id, false, a.status("200"))
+		for a.going() {
+			_ = a.f.WriteData(id, false, make([]byte, 16<<10))
+			a.room()
+		}
+	}},
+	{name: "upstream: PING flood, answers not read", evil: true, deaf: true, counter: "cluster.b.http2.outbound_control_flood", run: func(a *attacker) {
+		for a.going() {
+			_ = a.f.WritePing(false, [8]byte{})
+			a.room()
+		}
+	}},
+	{name: "upstream: SETTINGS flood", evil: true, deaf: true, lawful: true, counter: "cluster.b.http2.outbound_control_flood", run: func(a *attacker) {
+		for a.going() {
+			_ = a.f.WriteSettings(xh2.Setting{ID: xh2.SettingInitialWindowSize, Val: 65535})
+			a.room()
+		}
+	}},
+	{name: "upstream: unknown frames", evil: true, lawful: true, run: func(a *attacker) {
+		for a.going() {
+			_ = a.f.WriteRawFrame(0x77, 0, 0, nil)
+			a.room()
+		}
+	}},
+}
+
+// drip1 uploads content an octet at a time.
+func drip1(a *attacker) {
+	id, left := a.request("POST", "/", false), 60000
+	for a.going() {
+		_ = a.f.WriteData(id, left == 1, []byte("x"))
+		if left--; left == 0 {
+			id, left = a.request("POST", "/", false), 60000
+			a.flush()
+			time.Sleep(20 * time.Millisecond) // window comes back
+		}
+		a.room()
+	}
 }
 
 // continuations begins a header block that never ends.
@@ -275,7 +429,7 @@ func held(a *attacker) {
 }
 
 func TestAttack_WhenFramesHarm_ThenMemoryOthersAndTheProcessDoNotSuffer(t *testing.T) {
-	d, err := time.ParseDuration(cmp.Or(os.Getenv("ATTACK"), "800ms"))
+	d, err := time.ParseDuration(cmp.Or(os.Getenv("ATTACK"), "400ms"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -289,13 +443,22 @@ func TestAttack_WhenFramesHarm_ThenMemoryOthersAndTheProcessDoNotSuffer(t *testi
 	fmt.Fprintln(rows, "|---\t---\t---\t---\t---\t---\t---\t---\t")
 	for _, a := range attacks {
 		t.Run(a.name, func(t *testing.T) {
+			friends.t, foes.t = t, t
 			var c config
-			c.cluster("b", addr, "", a.upstream)
-			c.listener("h", "b", "", fmt.Sprintf("stream_idle_timeout: %.3fs, delayed_close_timeout: 0.1s, %s", d.Seconds()/2, a.hcm))
+			socket, b := "", addr
+			if a.tls {
+				socket = downstreamTLS(false)
+			}
+			if a.evil {
+				foes.tell(raid{Attack: a.name})
+				foes.hear(&b)
+				a.upstream = "{}"
+			}
+			c.cluster("b", b, "", a.upstream)
+			c.listener("h", "b", socket, fmt.Sprintf("stream_idle_timeout: %.3fs, delayed_close_timeout: 0.1s, %s", d.Seconds()/2, a.hcm))
 			c.cluster("o", home, "", "")
 			c.listener("other", "o", "", "")
 			p := start(t, c.String()) // a fresh process, whose memory is small
-			friends.t, foes.t = t, t
 			var warm comfort
 			friends.tell(errand{p.addr["other"], 200 * time.Millisecond})
 			friends.hear(&warm)

@@ -18,6 +18,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	xh2 "golang.org/x/net/http2"
 )
 
 // The attackers and the others are processes of their own: in one process with an attacker, a client that does no harm would wait for Go's scheduler more
@@ -105,8 +107,9 @@ type (
 	}
 )
 
-// playAttackers attacks.
+// playAttackers attacks. An order without an address comes first if it is the upstream that attacks: the answer is where it listens.
 func playAttackers(in *json.Decoder, out *json.Encoder) error {
+	var ln net.Listener
 	for {
 		var r raid
 		if err := in.Decode(&r); err != nil {
@@ -116,8 +119,31 @@ func playAttackers(in *json.Decoder, out *json.Encoder) error {
 		if i < 0 {
 			return fmt.Errorf("no attack %q", r.Attack)
 		}
-		if err := out.Encode(attacks[i].raid(r.Addr, r.For)); err != nil {
+		var answer any
+		switch k := &attacks[i]; {
+		case r.Addr == "":
+			var err error
+			if ln, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+				return err
+			}
+			answer = ln.Addr().String()
+		case k.evil:
+			answer = k.wait(ln, r.Addr, r.For)
+		default:
+			answer = k.raid(r.Addr, r.For)
+		}
+		if err := out.Encode(answer); err != nil {
 			return err
+		}
+	}
+}
+
+// add counts a connection that is over. Others lock.
+func (sum *toll) add(k *attack, a *attacker) {
+	sum.Connections++
+	if end := a.end(); !a.stop.Load() && !k.leaves {
+		if sum.CutOff++; !slices.Contains(sum.Ends, end) {
+			sum.Ends = append(sum.Ends, end)
 		}
 	}
 }
@@ -130,7 +156,7 @@ func (k *attack) raid(addr string, d time.Duration) (sum toll) {
 	for range attackers {
 		wg.Go(func() {
 			for !stop.Load() {
-				a, err := dialAttacker(addr, &stop, k.deaf, k.settings...)
+				a, err := k.dial(addr, &stop)
 				if err != nil {
 					mu.Lock()
 					sum.Err = err.Error()
@@ -139,12 +165,7 @@ func (k *attack) raid(addr string, d time.Duration) (sum toll) {
 				}
 				k.run(a)
 				mu.Lock()
-				sum.Connections++
-				if end := a.end(); !stop.Load() && !k.leaves {
-					if sum.CutOff++; !slices.Contains(sum.Ends, end) {
-						sum.Ends = append(sum.Ends, end)
-					}
-				}
+				sum.add(k, a)
 				mu.Unlock()
 				a.c.Close()
 				if k.once {
@@ -155,6 +176,52 @@ func (k *attack) raid(addr string, d time.Duration) (sum toll) {
 	}
 	time.Sleep(d)
 	stop.Store(true)
+	wg.Wait()
+	slices.Sort(sum.Ends)
+	return sum
+}
+
+// wait attacks for d whoever connects to ln, while clients send requests to addr that come there.
+func (k *attack) wait(ln net.Listener, addr string, d time.Duration) (sum toll) {
+	var stop atomic.Bool
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			wg.Go(func() {
+				defer c.Close()
+				a := newAttacker(c, &stop)
+				_ = c.SetReadDeadline(time.Now().Add(d))
+				if _, err := io.ReadFull(c, make([]byte, len(xh2.ClientPreface))); err != nil {
+					return
+				}
+				a.greet(k, c)
+				k.run(a)
+				mu.Lock()
+				sum.add(k, a)
+				mu.Unlock()
+			})
+		}
+	})
+	for range attackers {
+		wg.Go(func() {
+			cl := &http.Client{Transport: &http.Transport{}, Timeout: 100 * time.Millisecond}
+			defer cl.CloseIdleConnections()
+			for !stop.Load() {
+				if resp, err := cl.Get("http://" + addr + "/"); err == nil {
+					_, _ = io.Copy(io.Discard, resp.Body)
+					resp.Body.Close()
+				}
+			}
+		})
+	}
+	time.Sleep(d)
+	stop.Store(true)
+	ln.Close()
 	wg.Wait()
 	slices.Sort(sum.Ends)
 	return sum
