@@ -56,8 +56,7 @@ func (x *Exchange) log(now sys.Nanos) {
 	x.fl |= xLogged
 	r, b := &x.rec, x.ch.hcm
 	r.End = x.since(now)
-	x.c.meter(&r.Down)
-	x.c.account()
+	x.c.account(&r.Down)
 	b.Dec(stats.HCMDownstreamRqActive)
 	b.Record(stats.HCMDownstreamRqTime, clockMillis(now-x.start))
 	if x.has(xTunnel) {
@@ -103,10 +102,22 @@ func (x *Exchange) upstreamLog() {
 		r.BytesIn, r.BytesOut = out, in
 	}
 	r.Attempts, r.Type, r.End = 0, accesslog.UpstreamEnd, x.since(x.env.L.Now())
-	x.c.meter(&r.Down)
+	x.c.account(&r.Down)
 	x.env.Logs.Log(l, r)
 	r.BytesIn, r.BytesOut = in, out
 	r.Attempts, r.Type, r.End = n, accesslog.DownstreamEnd, accesslog.Unset
+}
+
+// countLive brings byte counters up to date while the exchange goes on: a tunnel or a transfer may take long.
+func (x *Exchange) countLive() {
+	x.c.account(&x.rec.Down)
+	switch {
+	case x.respIn.s != nil: // its connection counts for itself
+	case x.m != nil:
+		x.m.CountBytes()
+	default:
+		x.tcp.CountBytes()
+	}
 }
 
 // periodicLog writes a line about a request that is still in flight (access_log_flush_interval).
@@ -117,7 +128,7 @@ func (x *Exchange) periodicLog(now sys.Nanos) {
 	x.logAt = now + x.ch.h.LogFlushInterval
 	r, before := &x.rec, x.rec.Up
 	r.Type, r.End = accesslog.DownstreamPeriodic, x.since(now)
-	x.c.meter(&r.Down)
+	x.c.account(&r.Down)
 	x.meterTry()
 	x.writeLog()
 	r.Type, r.End, r.Up = accesslog.DownstreamEnd, accesslog.Unset, before // the try goes on

@@ -515,15 +515,12 @@ func (c *h2Client) answer(x *Exchange) {
 // closeAfter implements client: the end of a stream says nothing about its connection.
 func (c *h2Client) closeAfter() {}
 
-// meter implements client.
-func (c *h2Client) meter(b *accesslog.Bytes) {
+// account implements client; the connection counts its bytes itself.
+func (c *h2Client) account(b *accesslog.Bytes) {
 	if c.st != nil { // a head that was none has no stream
 		*b = accesslog.Bytes(c.st.Meter())
 	}
 }
-
-// account implements client: the connection counts its bytes itself.
-func (c *h2Client) account() {}
 
 // over implements client.
 func (c *h2Client) over(e ending, now sys.Nanos) {

@@ -23,6 +23,9 @@ func (x *Exchange) relay(now sys.Nanos) outcome {
 			o = again
 		}
 	}
+	if x.st == stRelay && x.lastActive == now && (x.has(xRespStarted) || x.rec.BytesIn > liveAfter) {
+		x.countLive()
+	}
 	return o
 }
 
@@ -209,6 +212,9 @@ func (x *Exchange) bodyLimit() int {
 	}
 	return 1 << 20
 }
+
+// liveAfter is how much content of a request makes its bytes count before it is over.
+const liveAfter = 64 << 10
 
 // minHead is what one head counts against maxMove at least, so that an upstream that sends 1xx heads without end gets no more than its share.
 const minHead = 64

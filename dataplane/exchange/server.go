@@ -344,11 +344,12 @@ func (s *Server) run(now sys.Nanos) {
 // closeAfter implements client.
 func (s *Server) closeAfter() { s.fl |= fClose }
 
-// meter implements client.
-func (s *Server) meter(b *accesslog.Bytes) { b.WireIn, b.WireOut = s.c.BytesIn, s.c.BytesOut }
-
 // account implements client.
-func (s *Server) account() { s.countBytes() }
+func (s *Server) account(b *accesslog.Bytes) {
+	b.WireIn += s.c.BytesIn
+	b.WireOut += s.c.BytesOut
+	s.countBytes()
+}
 
 // answer implements client: connection: close, or keep-alive for HTTP/1.0.
 func (s *Server) answer(x *Exchange) {

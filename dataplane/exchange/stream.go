@@ -22,10 +22,8 @@ type client interface {
 	answer(x *Exchange)
 	// closeAfter makes the connection end with this exchange.
 	closeAfter()
-	// meter tells what went over the wire for this exchange, as far as the connection counts that.
-	meter(b *accesslog.Bytes)
-	// account counts it for the connection manager; once, behind meter.
-	account()
+	// account brings b and the connection manager's counters up to date with what went over the wire.
+	account(b *accesslog.Bytes)
 	// over is called once, when the exchange is logged and freed.
 	over(e ending, now sys.Nanos)
 	// run runs the exchange because its upstream has something.

@@ -162,6 +162,9 @@ func (x *Exchange) tunnel(now sys.Nanos) outcome {
 	if end2 && !x.has(xPeerFirst) {
 		x.fl |= xUpFirst
 	}
+	if x.lastActive == now {
+		x.countLive()
+	}
 	broken := down.broken() || up.broken()
 	// A WebSocket whose server has closed is over; only a CONNECT tunnel may live on in one direction from there.
 	over := end1 && end2 || end2 && x.req.Method != httpmsg.MethodConnect

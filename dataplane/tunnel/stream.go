@@ -103,6 +103,7 @@ func (t *Tunnel) relayStream(now sys.Nanos) loop.Step {
 	if n := t.downUp.bytes + t.upDown.bytes + t.down.BytesOut; n != t.moved {
 		t.moved = n
 		t.touch(now)
+		t.countBytes()
 	}
 	switch s := t.s; {
 	case t.down.Broken():

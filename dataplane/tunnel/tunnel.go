@@ -131,6 +131,7 @@ type Tunnel struct {
 	far      *conn.Conn   // the upstream end of the relay
 	inSeen   uint64       // bytes of m before it was lent
 	outSeen  uint64
+	counted  struct{ in, out uint64 } // bytes of down that the statistics have
 	cl       *upstream.Cluster
 	st       state
 	bound    bool // task and timers are initialised
@@ -161,6 +162,7 @@ func New(env *Env, c *conn.Conn, l *snapshot.Listener, fc *snapshot.FilterChain,
 	}
 	t.env, t.l, t.fc, t.cfg, t.down, t.info, t.tcp = env, l, fc, fc.TCP, c, info, fc.TCP.Scope.Block(env.Shard)
 	t.st, t.downUp, t.upDown, t.moved, t.attempts, t.reopened, t.end, t.logAt, t.retryAt, t.last = stConnect, half{}, half{}, 0, 0, 0, 0, 0, 0, endClosed
+	t.counted.in, t.counted.out = 0, 0
 	t.Member = conn.Member{H: t}
 	place.Swap(&t.Member)
 	c.SetOwner(&t.task)
@@ -482,6 +484,7 @@ func (t *Tunnel) relay(now sys.Nanos) loop.Step {
 	if n := t.down.BytesIn + t.down.BytesOut + t.far.BytesIn + t.far.BytesOut; n != t.moved {
 		t.moved = n
 		t.touch(now)
+		t.countBytes()
 	}
 	if a || b {
 		return loop.Again
@@ -602,8 +605,7 @@ func (t *Tunnel) finish(o outcome) {
 	l := t.env.L
 	l.Disarm(&t.idle)
 	l.Disarm(&t.deadline)
-	t.tcp.Add(stats.TCPDownstreamCxRxBytesTotal, int64(t.down.BytesIn))
-	t.tcp.Add(stats.TCPDownstreamCxTxBytesTotal, int64(t.down.BytesOut))
+	t.countBytes()
 	t.logAs(accesslog.TCPConnectionEnd)
 	t.env.pipes.drop(l, &t.downUp)
 	t.env.pipes.drop(l, &t.upDown)
@@ -646,6 +648,24 @@ func (t *Tunnel) logAs(typ accesslog.Type) {
 	r.Down.WireIn, r.Down.WireOut = t.down.BytesIn, t.down.BytesOut
 	t.upstreamBytes(r)
 	t.env.Logs.Log(t.cfg.AccessLogs, r)
+}
+
+// countBytes brings the statistics up to date with what went over both connections: after every turn that moved something, as a tunnel may live long. A
+// stream's connection counts for itself.
+func (t *Tunnel) countBytes() {
+	if n := t.down.BytesIn - t.counted.in; n > 0 {
+		t.tcp.Add(stats.TCPDownstreamCxRxBytesTotal, int64(n))
+	}
+	if n := t.down.BytesOut - t.counted.out; n > 0 {
+		t.tcp.Add(stats.TCPDownstreamCxTxBytesTotal, int64(n))
+	}
+	t.counted.in, t.counted.out = t.down.BytesIn, t.down.BytesOut
+	switch {
+	case t.up.C != nil:
+		t.up.CountBytes()
+	case t.m != nil && t.s == nil:
+		t.m.CountBytes()
+	}
 }
 
 // uuid is %STREAM_ID% of a TCP connection: a random UUID (RFC 9562 version 4).

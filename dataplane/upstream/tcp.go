@@ -152,8 +152,12 @@ func (t *TCP) CountBytes() {
 		return
 	}
 	b := t.cl.Block
-	b.Add(stats.ClusterUpstreamCxRxBytesTotal, int64(t.C.BytesIn-t.inSeen))
-	b.Add(stats.ClusterUpstreamCxTxBytesTotal, int64(t.C.BytesOut-t.outSeen))
+	if n := t.C.BytesIn - t.inSeen; n > 0 {
+		b.Add(stats.ClusterUpstreamCxRxBytesTotal, int64(n))
+	}
+	if n := t.C.BytesOut - t.outSeen; n > 0 {
+		b.Add(stats.ClusterUpstreamCxTxBytesTotal, int64(n))
+	}
 	t.inSeen, t.outSeen = t.C.BytesIn, t.C.BytesOut
 }
 
