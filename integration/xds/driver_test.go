@@ -5,7 +5,11 @@ package xds
 import (
 	"context"
 	"fmt"
+	"io"
+	"log"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,8 +24,14 @@ import (
 // controlPlane is the module whose end-to-end test runs here.
 const controlPlane = "github.com/envoyproxy/go-control-plane"
 
-// driverTries is how often a run may be made: the driver gives a request 100 ms, which a busy machine may exceed.
-const driverTries = 3
+const (
+	// driverTries is how often the driver runs while the machine is too busy to judge: it gives a request 100 ms.
+	driverTries = 3
+	// tardy is what a request takes on such a machine with no proxy in its way; through one there are two such ways.
+	tardy = 50 * time.Millisecond
+	// witnessPause is the time between two batches of the witness.
+	witnessPause = 200 * time.Millisecond
+)
 
 // ports hands out n consecutive ports, which port gives to nobody else.
 func ports(t testing.TB, n int) int {
@@ -61,9 +71,15 @@ var driver = sync.OnceValues(func() (d struct{ binary, samples string }, err err
 // batchLine is what the driver prints after it has called every listener once.
 var batchLine = regexp.MustCompile(`request batch (\d+), ok (\d+), failed (\d+)`)
 
-// drive runs the driver against a proxy with its sample bootstrap, in which only the ports differ, and returns what failed behind the first batch of an
-// update.
-func drive(t *testing.T, mode string, mux, tls bool) string {
+// driven is what came of one run of the driver.
+type driven struct {
+	lost  string        // the batches that lost requests, but for the first of an update; "" = none
+	alone time.Duration // the slowest request of the witness
+}
+
+// drive runs the driver against a proxy with its sample bootstrap, in which only the ports differ. What the proxy answers must be right in every batch, the
+// first included (see wrong): where Envoy says 503 or 404 until its polls and streams agree again, the old configuration serves.
+func drive(t *testing.T, mode string, mux, tls bool) driven {
 	t.Helper()
 	d, err := driver()
 	if err != nil {
@@ -77,14 +93,14 @@ func drive(t *testing.T, mode string, mux, tls bool) string {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	updates, batches, delay := 3, 4, "300ms"
-	if mode == "rest" { // the sample polls each 0.5 to 1 s
-		updates, batches, delay = 2, 3, "1100ms"
+	if mode == "rest" { // the sample polls each 0.5 to 1 s, so some batches of the driver's default delay come between two polls
+		updates, batches, delay = 2, 5, "500ms"
 	}
 	cmd := exec.CommandContext(ctx, d.binary, "-xds="+mode, fmt.Sprint("-mux=", mux), fmt.Sprint("-tls=", tls), fmt.Sprint("-port=", control),
 		fmt.Sprint("-gateway=", gateway), fmt.Sprint("-als=", als), fmt.Sprint("-base=", ports(t, 8)), fmt.Sprint("-upstream=", newBackend(t, "echo").port),
 		"-message=echo", "-delay="+delay, fmt.Sprint("-u=", updates), fmt.Sprint("-r=", batches))
-	var log strings.Builder
-	cmd.Stdout, cmd.Stderr = &log, &log
+	var out strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -95,28 +111,96 @@ func drive(t *testing.T, mode string, mux, tls bool) string {
 		}
 		return text
 	}})
-	if err := cmd.Wait(); err != nil {
-		return fmt.Sprintf("the driver says %v:\n%s", err, log.String())
-	}
-	ran, bad := 0, ""
-	for _, m := range batchLine.FindAllStringSubmatch(log.String(), -1) {
+	alone := witness(t, tls)
+	err = cmd.Wait()
+	r := driven{alone: alone()}
+	ran := 0
+	for _, m := range batchLine.FindAllStringSubmatch(out.String(), -1) {
 		ran++
 		if m[1] != "0" && m[3] != "0" {
-			bad += fmt.Sprintf("batch %s: %s of %d failed\n", m[1], m[3], num(m[2])+num(m[3]))
+			r.lost += fmt.Sprintf("batch %s: %s of %d failed\n", m[1], m[3], num(m[2])+num(m[3]))
 		}
 	}
-	if ran != updates*batches {
-		t.Fatalf("%d batches:\n%s", ran, log.String())
+	if err != nil { // no batch of an update was whole
+		r.lost += fmt.Sprintf("the driver says %v:\n%s", err, out.String())
+	} else if ran != updates*batches {
+		t.Fatalf("%d batches:\n%s", ran, out.String())
 	}
-	for name, n := range p.stats() {
-		if strings.HasSuffix(name, ".update_rejected") && n > 0 {
+	stats := p.stats()
+	for name, n := range stats {
+		if n > 0 && wrong(name, mode) {
 			t.Errorf("%s is %d", name, n)
 		}
 	}
-	if n := p.stat("access_logs.grpc_access_log.logs_written"); n == 0 && mode != "rest" { // that sample has no HTTP/2 to the log service
+	if stats["access_logs.grpc_access_log.logs_written"] == 0 && mode != "rest" { // that sample has no HTTP/2 to the log service
 		t.Error("no access log was written")
 	}
-	return bad
+	return r
+}
+
+// wrong tells whether a counter says that a request got a wrong answer, or the control plane a refusal. Two modes of the driver break what they push: delta
+// takes the virtual hosts of old route configurations away before the new ones have theirs, delta-ads sends types in random order on the aggregated stream.
+func wrong(name, mode string) bool {
+	switch name {
+	case "http.http.downstream_rq_4xx", "http.http.no_route":
+		return mode != "delta"
+	case "http.http.downstream_rq_5xx", "http.http.no_cluster", "tcp.tcp.downstream_cx_no_route":
+		return mode != "delta-ads"
+	}
+	return strings.HasSuffix(name, ".update_rejected")
+}
+
+// witness calls a server of this process as the driver calls the proxy, six new connections at once, until stopped. It returns how long the slowest took.
+func witness(t *testing.T, tls bool) (stop func() time.Duration) {
+	serve := httptest.NewServer
+	if tls {
+		serve = httptest.NewTLSServer
+	}
+	s := serve(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "echo") }))
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	over, worst := make(chan struct{}), make(chan time.Duration)
+	go func() {
+		defer s.Close()
+		slowest := time.Duration(0)
+		for {
+			slowest = max(slowest, batchAlone(t, s))
+			select {
+			case <-over:
+				worst <- slowest
+				return
+			case <-time.After(witnessPause):
+			}
+		}
+	}()
+	return func() time.Duration {
+		close(over)
+		return <-worst
+	}
+}
+
+// batchAlone makes one batch and returns how long its slowest request took.
+func batchAlone(t *testing.T, s *httptest.Server) (slowest time.Duration) {
+	took := make(chan time.Duration)
+	for range 6 {
+		go func() {
+			began := time.Now()
+			tr := s.Client().Transport.(*http.Transport).Clone()
+			tr.DisableKeepAlives = true
+			r, err := (&http.Client{Transport: tr}).Get(s.URL)
+			if err == nil {
+				_, err = io.Copy(io.Discard, r.Body)
+				_ = r.Body.Close()
+			}
+			if err != nil {
+				t.Errorf("without a proxy: %v", err)
+			}
+			took <- time.Since(began)
+		}()
+	}
+	for range 6 {
+		slowest = max(slowest, <-took)
+	}
+	return slowest
 }
 
 func num(s string) int {
@@ -125,7 +209,8 @@ func num(s string) int {
 }
 
 // TestDriver_WhenGoControlPlanePlaysItsOwnTest_ThenNoBatchFailsAfterTheFirst is what go-control-plane runs against Envoy: snapshots in which
-// clusters, routes, virtual hosts and scopes have other names, with batches of requests to six or eight listeners after each.
+// clusters, routes, virtual hosts and scopes have other names, with batches of requests to six or eight listeners after each. The driver does not tell
+// requests that were late from those that failed. A run with a batch that lost some is made again only when the witness was late in it too.
 func TestDriver_WhenGoControlPlanePlaysItsOwnTest_ThenNoBatchFailsAfterTheFirst(t *testing.T) {
 	if testing.Short() {
 		t.Skip("short: go-control-plane's driver is not run")
@@ -138,14 +223,17 @@ func TestDriver_WhenGoControlPlanePlaysItsOwnTest_ThenNoBatchFailsAfterTheFirst(
 				if mode == "mux" {
 					of = "xds"
 				}
-				bad := ""
 				for range driverTries {
-					if bad = drive(t, of, mode == "mux", tls); bad == "" {
+					r := drive(t, of, mode == "mux", tls)
+					switch {
+					case r.lost == "":
 						return
+					case r.alone < tardy:
+						t.Fatalf("without a proxy %v at most\n%s", r.alone, r.lost)
 					}
-					t.Log(bad)
+					t.Logf("without a proxy up to %v\n%s", r.alone, r.lost)
 				}
-				t.Error(bad)
+				t.Skip("SKIP: the machine is too busy for the driver's 100 ms")
 			})
 		}
 	}
