@@ -89,6 +89,23 @@ func TestSettingsThatVisitManyStreamsAreEvents(t *testing.T) {
 	}
 }
 
+// TestResetsOfStreamsThatAreOverAreBounded: one may cross our end of the stream, a flood ends the connection (CVE-2019-9514).
+func TestResetsOfStreamsThatAreOverAreBounded(t *testing.T) {
+	e := newEndpoint(Server, defaults(Server))
+	p := newPeer()
+	in := append([]byte(preface), p.frame(t, []string{"SETTINGS", "0"})...)
+	in = append(in, p.frame(t, []string{"HEADERS", "1", "END_STREAM", "END_HEADERS", ":method=GET", ":scheme=http", ":path=/", ":authority=h"})...)
+	e.feed(in, sys.Second)
+	reset := p.frame(t, []string{"RST_STREAM", "1", "u32=8"})
+	n, st := 0, NeedMore
+	for ; st != Failed && n < 10*strayResets; n++ {
+		_, st = e.feed(reset, sys.Second)
+	}
+	if n != 1+strayResets+1+1 || e.ev.Code != CodeEnhanceYourCalm {
+		t.Errorf("status %v, code %v after %d resets", st, e.ev.Code, n)
+	}
+}
+
 func itoa(n int) string { return string(appendInt(nil, n)) }
 
 // TestStreamTableTakesAnyIdentifiers: a peer that skips identifiers, by whatever step, finds its streams again and cannot make chains long.

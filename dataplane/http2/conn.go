@@ -116,6 +116,7 @@ type Conn struct {
 	empty   uint32 // consecutive frames with an empty payload
 	prios   uint64
 	wins    uint64
+	strays  uint32 // RST_STREAM of streams that were over
 	failed  fault.Kind
 	code    Code
 

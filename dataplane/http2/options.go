@@ -88,6 +88,8 @@ const (
 
 	// maxSettings bounds the entries of one SETTINGS frame; there are eight names. The number is Envoy's.
 	maxSettings = 32
+	// strayResets is how many RST_STREAM for streams that are over a peer may send, beyond one for each stream.
+	strayResets = 100
 	// manyStreams make a SETTINGS frame that visits all of them an event, so that it counts in its owner's bounds.
 	manyStreams = 64
 

@@ -280,7 +280,10 @@ func (c *Conn) rstStream(code Code, ev *Event) bool {
 		return c.protocolError()
 	}
 	s := c.streams.find(c.h.id)
-	if s == nil || s.fl&sReset != 0 {
+	if s == nil || s.fl&sReset != 0 { // it crossed our end of the stream, which happens once a stream
+		if c.strays++; c.strays > strayResets+c.Streams() {
+			c.fail(CodeEnhanceYourCalm, fault.H2Flood, CountProtocolError)
+		}
 		return false
 	}
 	c.counts.inc(CountRxReset)

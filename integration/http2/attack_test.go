@@ -213,7 +213,7 @@ var attacks = []attack{
 			time.Sleep(time.Millisecond)
 		}
 	}},
-	{name: "RST_STREAM of streams that are over", lawful: true, run: func(a *attacker) {
+	{name: "RST_STREAM of streams that are over", counter: "http.h.downstream_cx_protocol_error", run: func(a *attacker) {
 		id := a.request("GET", "/", true)
 		for a.going() {
 			_ = a.f.WriteRSTStream(id, xh2.ErrCodeCancel)
