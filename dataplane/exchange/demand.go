@@ -8,12 +8,13 @@ import (
 
 	"sidecar/dataplane/filter"
 	"sidecar/dataplane/match"
+	"sidecar/dataplane/sys"
 )
 
 // Bounds of what is asked for on demand.
 const (
 	heldMax = 1024 // requests of one worker that wait; further ones go on without what they lack
-	hostMax = 512  // bytes of a host that is worth asking for
+	nameMax = 512  // bytes of a name that is worth asking for
 )
 
 // demands is the requests of one worker that wait for the control side, by what they lack. An answer wakes them all: what was found is in the snapshot
@@ -23,31 +24,61 @@ type demands struct {
 	held    int
 }
 
-// DemandRoute implements filter.Stream.
-func (x *Exchange) DemandRoute(i int) bool {
-	t := x.table
-	if t == nil || t.VHDS == nil || t.Ref == nil || x.entry != nil || x.local.tls {
+// Demand implements filter.Stream.
+func (x *Exchange) Demand(i int, clusters *filter.ClusterSource) bool {
+	var d filter.Demand
+	var wait sys.Nanos
+	var ok bool
+	if clusters == nil {
+		d, ok = x.lacksRoute()
+		if ok {
+			wait = x.table.VHDS.Wait
+		}
+	} else {
+		d, ok = x.lacksCluster(clusters)
+		wait = clusters.Wait
+	}
+	if !ok || !x.hold(d) {
 		return false
 	}
-	host := x.req.Host()
-	if len(host) == 0 || len(host) > hostMax || bytes.IndexByte(host, '/') >= 0 {
-		return false
-	}
-	low := match.AppendLower(x.reqA.Tail(), host)
-	if !x.hold(filter.Demand{Routes: t.Ref, Name: string(low[len(low)-len(host):])}) {
-		return false
-	}
-	if t.VHDS.Wait > 0 {
-		x.WakeFilterAt(i, x.env.L.Now()+t.VHDS.Wait)
+	if wait > 0 {
+		x.WakeFilterAt(i, x.env.L.Now()+wait)
 	}
 	return true
 }
 
-// hold makes the exchange wait for d; the first to do so asks for it.
+func (x *Exchange) lacksRoute() (d filter.Demand, ok bool) {
+	t := x.table
+	if t == nil || t.VHDS == nil || t.Ref == nil || x.entry != nil || x.local.tls {
+		return d, false
+	}
+	host := x.req.Host()
+	if len(host) == 0 || len(host) > nameMax || bytes.IndexByte(host, '/') >= 0 {
+		return d, false
+	}
+	low := match.AppendLower(x.reqA.Tail(), host)
+	return filter.Demand{Routes: t.Ref, Name: string(low[len(low)-len(host):])}, true
+}
+
+func (x *Exchange) lacksCluster(from *filter.ClusterSource) (d filter.Demand, ok bool) {
+	if from.Wait <= 0 || x.entry == nil || x.entry.Forward == nil {
+		return d, false
+	}
+	c, ok := x.entry.Forward.Choose(&x.q) // the draw depends on the request alone
+	switch {
+	case !ok || x.routedTo() != nil:
+		return d, false
+	case c.Ref != nil:
+		return filter.Demand{Clusters: from, Name: c.Ref.Name}, true
+	}
+	return filter.Demand{Clusters: from, Name: string(c.Name)}, len(c.Name) <= nameMax
+}
+
+// hold makes the exchange wait for d; the first to do so asks for it. Nobody waits for the same twice.
 func (x *Exchange) hold(d filter.Demand) bool {
 	e := x.env
 	s := &e.demands
-	if e.Ask == nil || s.held >= heldMax {
+	if e.Ask == nil || s.held >= heldMax || d == x.demand {
 		return false
 	}
 	list := s.waiting[d]
@@ -59,18 +90,17 @@ func (x *Exchange) hold(d filter.Demand) bool {
 	}
 	s.waiting[d] = append(list, x)
 	s.held++
-	x.demand = d
+	x.demand, x.held = d, true
 	return true
 }
 
 // endDemand ends the wait, if there is one.
 func (x *Exchange) endDemand() bool {
-	d := x.demand
-	if d.Routes == nil {
+	if !x.held {
 		return false
 	}
-	x.demand = filter.Demand{}
-	s := &x.env.demands
+	x.held = false
+	d, s := x.demand, &x.env.demands
 	s.held--
 	list := s.waiting[d]
 	if i := slices.Index(list, x); i >= 0 {

@@ -8,6 +8,7 @@ import (
 
 	"sidecar/dataplane/filter"
 	"sidecar/dataplane/filters/http/ondemand"
+	"sidecar/dataplane/httpmsg"
 	"sidecar/dataplane/route"
 	"sidecar/dataplane/snapshot"
 	"sidecar/dataplane/sys"
@@ -23,7 +24,7 @@ type demandRig struct {
 
 func newDemandRig(t *testing.T, wait sys.Nanos) *demandRig {
 	r := &demandRig{rig: newRig(t, 1)}
-	r.hcm.Filters = []snapshot.HTTPFilter{{Name: "on_demand", Config: ondemand.Filter{}}}
+	r.hcm.Filters = []snapshot.HTTPFilter{{Name: "on_demand", Config: &ondemand.Filter{}}}
 	r.vh.Domains = []string{"known"}
 	r.table.Ref, r.table.VHDS = r.hcm.Routes, &route.VHDS{Wait: wait}
 	r.env.Ask = func(d filter.Demand) bool {
@@ -106,7 +107,7 @@ func TestDemand_WhenThereIsARouteOrNobodyToAsk_ThenNothingWaits(t *testing.T) {
 	r.vh.RequireTLS = route.RequireTLSAll
 	got, _ = r.request("known", "").read()
 	r.want("redirect to TLS", got, "HTTP/1.1 301 Moved Permanently\r\n")
-	long := make([]byte, hostMax+1)
+	long := make([]byte, nameMax+1)
 	for i := range long {
 		long[i] = 'a'
 	}
@@ -176,5 +177,83 @@ func TestDemand_WhenTooManyWait_ThenTheNextGoesOnWithout(t *testing.T) {
 	if len(r.asked) != 1 {
 		t.Errorf("asked %d times", len(r.asked))
 	}
+	r.settled()
+}
+
+// clusterRig has a route by cluster_header and takes clusters on demand.
+func newClusterRig(t *testing.T) (*demandRig, *filter.ClusterSource) {
+	r := newDemandRig(t, 0)
+	from := &filter.ClusterSource{Wait: 5 * sys.Second}
+	r.hcm.Filters = []snapshot.HTTPFilter{{Name: "on_demand", Config: &ondemand.Filter{Clusters: from}}}
+	key := httpmsg.KeyOf("x-cluster")
+	r.route().Forward.Cluster, r.route().Forward.ClusterHeader = nil, &key
+	r.publish()
+	return r, from
+}
+
+func TestDemand_WhenTheClusterIsFound_ThenTheRequestGoesThere(t *testing.T) {
+	r, from := newClusterRig(t)
+	var u *peer
+	c := r.request("known", "x-cluster: c\r\n")
+	r.serve(&u, ok3)
+	got, _ := c.read()
+	r.want("a cluster that is there", got, "HTTP/1.1 200 OK\r\n")
+	got, _ = r.request("known", "").read()
+	r.want("no cluster named", got, "HTTP/1.1 503 Service Unavailable\r\n")
+	c = r.request("known", "x-cluster: new\r\n")
+	d := filter.Demand{Clusters: from, Name: "new"}
+	if len(r.asked) != 1 || r.asked[0] != d {
+		t.Fatalf("asked for %v", r.asked)
+	}
+	b := newBackend(t)
+	r.ups = append(r.ups, b)
+	r.cluster("new", b.addr)
+	r.publish()
+	r.env.Answered(d)
+	r.turn()
+	if u = b.accept(); u == nil {
+		t.Fatal("no connection to the new cluster")
+	}
+	u.write(ok3)
+	r.turn()
+	got, _ = c.read()
+	r.want("client", got, "HTTP/1.1 200 OK\r\n")
+	r.settled()
+}
+
+func TestDemand_WhenTheClusterIsNotThere_ThenTheRequestIsAnsweredOnce(t *testing.T) {
+	r, from := newClusterRig(t)
+	a, b := r.request("known", "x-cluster: new\r\n"), r.request("known", "x-cluster: late\r\n")
+	r.env.Answered(filter.Demand{Clusters: from, Name: "new"})
+	r.turn()
+	got, _ := a.read()
+	r.want("not there", got, "HTTP/1.1 503 Service Unavailable\r\n")
+	r.wait(from.Wait + 1)
+	got, _ = b.read()
+	r.want("no answer", got, "HTTP/1.1 503 Service Unavailable\r\n")
+	if len(r.asked) != 2 {
+		t.Errorf("asked %d times", len(r.asked))
+	}
+	r.settled()
+}
+
+func TestDemand_WhenTheHostThenItsClusterAreUnknown_ThenBothAreAskedFor(t *testing.T) {
+	r, from := newClusterRig(t)
+	c := r.request("new", "")
+	vh := &route.VirtualHost{Name: "new", Domains: []string{"new"}, Routes: []*route.Entry{{Path: route.PathMatch{Kind: route.PathPrefix, Text: "/"},
+		Forward: r.forward("far"), RequestBodyLimit: -1, PerFilter: []route.PerFilter{{Filter: "on_demand", Config: &ondemand.Filter{Clusters: from}}}}}}
+	r.table = &route.Table{Name: "rt", Ref: r.table.Ref, VHDS: r.table.VHDS, VHosts: append(slices.Clone(r.table.VHosts), vh)}
+	r.publish()
+	r.answer("new")
+	if len(r.asked) != 2 || r.asked[1] != (filter.Demand{Clusters: from, Name: "far"}) {
+		t.Fatalf("asked for %v", r.asked)
+	}
+	if got, _ := c.read(); got != "" {
+		t.Fatalf("early answer %q", got)
+	}
+	r.env.Answered(r.asked[1])
+	r.turn()
+	got, _ := c.read()
+	r.want("client", got, "HTTP/1.1 503 Service Unavailable\r\n")
 	r.settled()
 }

@@ -148,7 +148,8 @@ type Exchange struct {
 	fmakers []filter.Factory // while the instances are made
 	fwake   []sys.Nanos
 	fdata   filter.Data
-	demand  filter.Demand // what the filter that holds the head waits for; zero = nothing
+	demand  filter.Demand // what the control side was asked for last; zero = nothing
+	held    bool          // the answer is awaited
 	fevents uint64        // bit i: EventResume for filter i
 	fpos    int           // the filter that holds a head
 	dataPos int           // request body filters start here (those before saw it buffered)
@@ -216,6 +217,7 @@ func (x *Exchange) begin(o *origin, start, now sys.Nanos, headBytes int) {
 	x.fault, x.errno, x.why = fault.None, 0, ""
 	x.filters, x.fctx, x.fphase, x.fwake = x.filters[:0], x.fctx[:0], x.fphase[:0], x.fwake[:0]
 	x.fevents, x.fpos, x.dataPos, x.respPos = 0, 0, 0, 0
+	x.demand = filter.Demand{}
 	x.w.Init(x.task)
 	b := x.ch.hcm
 	b.Inc(stats.HCMDownstreamRqTotal)

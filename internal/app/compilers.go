@@ -12,6 +12,7 @@ import (
 	"sidecar/internal/export"
 	"sidecar/internal/telemetry/accesslog"
 	accesslogcompile "sidecar/xds/compile/accesslog"
+	"sidecar/xds/compile/httpfilter"
 	"sidecar/xds/compile/listener"
 	routeconfig "sidecar/xds/compile/route"
 	"sidecar/xds/compile/secret"
@@ -75,5 +76,6 @@ func (l logServices) Open(s accesslogcompile.Service, at registry.Path) (*access
 }
 
 func (a *App) routeContext(c *controller.Controller, static bool) *routeconfig.Context {
-	return &routeconfig.Context{Cluster: c.InternCluster, ClusterKnown: c.ClusterKnown, Static: static, Stats: a.reg}
+	return &routeconfig.Context{Cluster: c.InternCluster, ClusterKnown: c.ClusterKnown, Static: static, Stats: a.reg,
+		PerFilter: httpfilter.PerRoute, Env: httpfilter.ClusterSources(c.ClusterSource)}
 }

@@ -127,8 +127,10 @@ func (c *Controller) applyClusters(f *feed, d ads.Deliver) []ads.Rejection {
 			rej = append(rej, ads.Rejection{Name: r.Name, Text: fmt.Sprintf("Error adding/updating cluster(s) %s: %s", name, l)})
 		}
 	}
+	c.countDemanded(f, &d)
 	for _, name := range d.Removed {
 		c.dropOrDoom(name)
+		c.clusterAnswered(name, false)
 	}
 	return rej
 }
@@ -323,6 +325,7 @@ func (c *Controller) warm(s *clusterState, v *clusterVersion, in hostset.Input) 
 		c.endVersion(s, old)
 	}
 	c.clusterWarm(s.name)
+	c.clusterAnswered(s.name, true)
 	if f := s.feed; f != nil && f.warming == 0 && f.withheld {
 		f.withheld = false
 		// After the running batch: its verdict must come first.

@@ -46,6 +46,7 @@ func (k *Compilers) listenerEnv(c *Controller) *listenercompile.Env {
 	e.Table = c.internTable
 	e.Scopes = c.scopesRef
 	e.Discovered = c.discoveredFilter
+	e.Clusters = c.ClusterSource
 	e.Routes = func(ctx *registry.Ctx, rc *routev3.RouteConfiguration) (*route.Table, error) {
 		return k.Routes(c, ctx, rc, 0, true)
 	}

@@ -139,6 +139,7 @@ type Controller struct {
 	cdsIn        bool // the first CDS response was handled, or its fetch timed out
 	ldsIn        bool
 
+	clusterDemands     clusterDemands
 	answers            []filter.Demand // for the workers, with the next snapshot
 	cdsChanged         bool            // by the running batch
 	fresh, freshTables []string        // names interned by the running event

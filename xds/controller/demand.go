@@ -39,8 +39,16 @@ func (c *Controller) answer() {
 	}
 }
 
-// demand asks for a virtual host, unless it is there already: the worker may not have had the last snapshot, or the host has no route for the request.
 func (c *Controller) demand(d filter.Demand) {
+	if d.Clusters != nil {
+		c.demandCluster(d)
+	} else {
+		c.demandHost(d)
+	}
+}
+
+// demandHost asks for a virtual host, unless it is there already: the worker may not have had the last snapshot, or the host has no route for the request.
+func (c *Controller) demandHost(d filter.Demand) {
 	r := c.routes[d.Routes.Name]
 	if r == nil || r.ref != d.Routes || r.vhds == nil {
 		c.answers = append(c.answers, d)

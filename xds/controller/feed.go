@@ -29,7 +29,7 @@ type feed struct {
 	flushing bool
 	warming  int         // clusters of this feed that warm
 	withheld bool        // CDS answers wait until none does
-	only     string      // what a stream of its own is for: the name of a secret, or of the route configuration of virtual hosts; "" = shared
+	only     string      // what a stream of its own is for: the name of a secret, of the route configuration of virtual hosts, or onDemand; "" = shared
 	closed   bool        // retired: what still comes is for nobody
 	ttl      *time.Timer // to the next expiry
 	version  map[resource.Type]string
@@ -217,6 +217,9 @@ func (f *feed) failed() {
 	c := f.c
 	c.secretsFailed(f)
 	c.virtualHostsFailed(f)
+	if f.only == onDemand {
+		c.mgr.odcds().failed()
+	}
 	if f.only != "" {
 		return
 	}
@@ -288,7 +291,11 @@ func (f *feed) deliver(d ads.Deliver) {
 	if !bad {
 		f.version[t] = d.Version
 	}
-	if sub := c.mgr.of(t); sub != nil {
+	sub := c.mgr.of(t)
+	if f.only == onDemand {
+		sub = c.mgr.odcds()
+	}
+	if sub != nil {
 		if bad {
 			sub.rejected(f.delta)
 		} else {

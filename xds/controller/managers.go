@@ -14,11 +14,12 @@ import (
 
 // managers are the control side's own statistics: cluster_manager, listener_manager and their subscriptions.
 type managers struct {
-	reg *stats.Registry
-	cm  *stats.Block // cluster_manager
-	lm  *stats.Block // listener_manager
-	cds *subscription
-	lds *subscription
+	reg      *stats.Registry
+	cm       *stats.Block // cluster_manager
+	lm       *stats.Block // listener_manager
+	cds      *subscription
+	lds      *subscription
+	demanded *subscription // clusters on demand
 }
 
 func (m *managers) init(reg *stats.Registry) {
@@ -43,6 +44,14 @@ func (m *managers) of(t resource.Type) *subscription {
 		return m.lds
 	}
 	return nil
+}
+
+// odcds is the subscription of clusters on demand, made when the first one is asked for.
+func (m *managers) odcds() *subscription {
+	if m.demanded == nil {
+		m.demanded = m.subscription("cluster_manager.odcds.", nil)
+	}
+	return m.demanded
 }
 
 // subscription counts what one xDS subscription does, as Envoy's: every outcome is an attempt too, and so is the start.

@@ -17,6 +17,7 @@ import (
 	"sidecar/xds/compile/accesslog"
 	"sidecar/xds/compile/cluster"
 	"sidecar/xds/compile/endpoint"
+	"sidecar/xds/compile/httpfilter"
 	"sidecar/xds/compile/lbpolicy"
 	"sidecar/xds/compile/listener"
 	routeconfig "sidecar/xds/compile/route"
@@ -64,6 +65,7 @@ func document() registry.Document {
 		kind(listener.ListenerFilters.Info(), listeners),
 		kind(listener.NetworkFilters.Info(), listeners),
 		titled("HTTP filters", kind(listener.HTTPFilters.Info(), listeners)),
+		titled("Per-route configurations of HTTP filters", kind(httpfilter.PerRoute.Info(), registry.MustSchema(httpfilter.PerRoute.Messages()...))),
 		kind(listener.IPDetectors.Info(), listeners),
 		kind(accesslog.Rows.Info(), logs),
 		{Title: "Routes (RDS)", Message: "envoy.config.route.v3.RouteConfiguration", Schema: registry.MustSchema(routeconfig.Messages)},

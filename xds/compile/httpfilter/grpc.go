@@ -23,11 +23,11 @@ var Messages = registry.Messages{
 		"enable_upstream_stats": registry.Supported, "replace_dots_in_grpc_service_name": registry.Supported},
 	"envoy.extensions.filters.http.grpc_http1_bridge.v3.Config": {
 		"upgrade_protobuf_to_grpc": registry.Supported, "ignore_query_parameters": registry.Supported},
-	"envoy.extensions.filters.http.grpc_web.v3.GrpcWeb": {},
-	"envoy.extensions.filters.http.on_demand.v3.OnDemand": {
-		"odcds": registry.Later("on-demand clusters")},
-	"envoy.config.core.v3.GrpcMethodList":         {"services": registry.Supported},
-	"envoy.config.core.v3.GrpcMethodList.Service": {"name": registry.Supported, "method_names": registry.Supported},
+	"envoy.extensions.filters.http.grpc_web.v3.GrpcWeb":      {},
+	"envoy.extensions.filters.http.on_demand.v3.OnDemand":    onDemandMessages["envoy.extensions.filters.http.on_demand.v3.OnDemand"],
+	"envoy.extensions.filters.http.on_demand.v3.OnDemandCds": onDemandMessages["envoy.extensions.filters.http.on_demand.v3.OnDemandCds"],
+	"envoy.config.core.v3.GrpcMethodList":                    {"services": registry.Supported},
+	"envoy.config.core.v3.GrpcMethodList.Service":            {"name": registry.Supported, "method_names": registry.Supported},
 }
 
 // GrpcBridge compiles envoy.filters.http.grpc_http1_bridge.

@@ -3,14 +3,43 @@
 package httpfilter
 
 import (
+	demandv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/on_demand/v3"
 	"google.golang.org/protobuf/proto"
 
 	"sidecar/dataplane/filter"
 	"sidecar/dataplane/filters/http/ondemand"
+	routecompile "sidecar/xds/compile/route"
 	"sidecar/xds/registry"
 )
 
-// OnDemand compiles envoy.filters.http.on_demand.
-func OnDemand(*registry.Ctx, proto.Message, int) (filter.Factory, error) {
-	return ondemand.Filter{}, nil
+// onDemandMessages are the field tables of the filter's configurations.
+var onDemandMessages = registry.Messages{
+	"envoy.extensions.filters.http.on_demand.v3.OnDemand":       {"odcds": registry.Supported},
+	"envoy.extensions.filters.http.on_demand.v3.PerRouteConfig": {"odcds": registry.Supported},
+	"envoy.extensions.filters.http.on_demand.v3.OnDemandCds": {"source": registry.Whole, "timeout": registry.Supported,
+		"resources_locator": registry.Refuse("xdstp resource names are not supported")},
 }
+
+// ClusterSources resolves where clusters come from on demand, at c; it is the environment of PerRoute.
+type ClusterSources func(c *registry.Ctx, o *demandv3.OnDemandCds) (*filter.ClusterSource, error)
+
+// OnDemand compiles envoy.filters.http.on_demand.
+func OnDemand(c *registry.Ctx, m *demandv3.OnDemand, sources ClusterSources) (filter.Factory, error) {
+	return onDemand(c, m.GetOdcds(), sources)
+}
+
+func onDemand(c *registry.Ctx, o *demandv3.OnDemandCds, sources ClusterSources) (*ondemand.Filter, error) {
+	if o == nil {
+		return &ondemand.Filter{}, nil
+	}
+	from, err := sources(c.At("odcds"), o)
+	return &ondemand.Filter{Clusters: from}, err
+}
+
+// PerRoute is the table of typed_per_filter_config.
+var PerRoute = registry.MustTable("per-route filter configurations", []registry.Row[any]{
+	{Name: "envoy.filters.http.on_demand", Message: &demandv3.PerRouteConfig{}, Status: registry.StatusStable, Messages: onDemandMessages,
+		Compile: func(c *registry.Ctx, m proto.Message) (any, error) {
+			return onDemand(c, m.(*demandv3.PerRouteConfig).GetOdcds(), registry.EnvOf[ClusterSources](c))
+		}},
+}, routecompile.LaterPerFilter)

@@ -49,7 +49,10 @@ var HTTPFilters = registry.MustTable("http filters", []registry.Row[HTTPFilter]{
 	{Name: "envoy.filters.http.grpc_web", Message: &grpcwebv3.GrpcWeb{}, Status: registry.StatusStable, Trust: registry.TrustRobustBoth,
 		Compile: plain(httpfilter.GrpcWeb)},
 	{Name: "envoy.filters.http.on_demand", Message: &demandv3.OnDemand{}, Status: registry.StatusStable, Trust: registry.TrustRobustDownstream,
-		Compile: plain(httpfilter.OnDemand)},
+		Compile: func(c *registry.Ctx, m proto.Message) (HTTPFilter, error) {
+			f, err := httpfilter.OnDemand(c, m.(*demandv3.OnDemand), registry.EnvOf[*Env](c).Clusters)
+			return HTTPFilter{Config: f}, err
+		}},
 	{Name: routerName, Message: &routerv3.Router{}, Status: registry.StatusStable, Compile: compileRouter},
 }, map[string]string{
 	"type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault":                    "policies",

@@ -27,6 +27,7 @@ import (
 	"sidecar/dataplane/sys"
 	"sidecar/internal/telemetry/accesslog"
 	"sidecar/internal/telemetry/stats"
+	"sidecar/xds/compile/httpfilter"
 	"sidecar/xds/compile/secret"
 	"sidecar/xds/compile/transportsocket"
 	"sidecar/xds/registry"
@@ -42,6 +43,8 @@ type Env struct {
 	Scopes func(key string) *route.ScopesRef
 	// Discovered returns the discovered filter with a key that is in use already, or nil.
 	Discovered func(key string) *filter.Dynamic
+	// Clusters resolves where clusters come from on demand.
+	Clusters httpfilter.ClusterSources
 	// Routes compiles an inline route_config.
 	Routes func(c *registry.Ctx, rc *routev3.RouteConfiguration) (*route.Table, error)
 	// AccessLog compiles one access log.

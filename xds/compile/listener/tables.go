@@ -146,6 +146,7 @@ var Messages = registry.Messages{
 	"envoy.extensions.filters.http.grpc_http1_bridge.v3.Config": httpfilter.Messages["envoy.extensions.filters.http.grpc_http1_bridge.v3.Config"],
 	"envoy.extensions.filters.http.grpc_web.v3.GrpcWeb":         httpfilter.Messages["envoy.extensions.filters.http.grpc_web.v3.GrpcWeb"],
 	"envoy.extensions.filters.http.on_demand.v3.OnDemand":       httpfilter.Messages["envoy.extensions.filters.http.on_demand.v3.OnDemand"],
+	"envoy.extensions.filters.http.on_demand.v3.OnDemandCds":    httpfilter.Messages["envoy.extensions.filters.http.on_demand.v3.OnDemandCds"],
 	"envoy.config.core.v3.GrpcMethodList":                       httpfilter.Messages["envoy.config.core.v3.GrpcMethodList"],
 	"envoy.config.core.v3.GrpcMethodList.Service":               httpfilter.Messages["envoy.config.core.v3.GrpcMethodList.Service"],
 	"envoy.extensions.http.original_ip_detection.custom_header.v3.CustomHeaderConfig": {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package ondemand is envoy.filters.http.on_demand: a request without a route waits while the control side asks for the virtual host of its host (VHDS).
-// The filter keeps nothing; what waits is kept by package exchange.
+// Package ondemand is envoy.filters.http.on_demand: a request without a route waits while the control side asks for the virtual host of its host (VHDS),
+// and one whose cluster is not there while it asks for the cluster (ODCDS). The filter keeps nothing; what waits is kept by package exchange.
 package ondemand
 
 import (
@@ -9,35 +9,57 @@ import (
 	"sidecar/dataplane/httpmsg"
 )
 
-// Filter is both the factory and the instance of every exchange.
-type Filter struct{}
+// Filter is the factory, the instance of every exchange, and what routes set for it in its place. Immutable.
+type Filter struct {
+	// Clusters is where clusters come from; nil = they are not asked for.
+	Clusters *filter.ClusterSource
+}
 
 // Phases implements filter.Factory.
-func (Filter) Phases() filter.Phase { return filter.RequestHead }
+func (*Filter) Phases() filter.Phase { return filter.RequestHead }
 
 // New implements filter.Factory.
-func (f Filter) New(*filter.Ctx) filter.HTTP { return f }
+func (f *Filter) New(*filter.Ctx) filter.HTTP { return f }
 
 // OnHead implements filter.HTTP.
-func (Filter) OnHead(c *filter.Ctx, _ filter.Dir, _ *httpmsg.Head, _ bool) filter.Verdict {
-	if c.Route == nil && c.S.DemandRoute(c.Index) {
+func (f *Filter) OnHead(c *filter.Ctx, _ filter.Dir, _ *httpmsg.Head, _ bool) filter.Verdict {
+	if c.Route == nil {
+		if c.S.Demand(c.Index, nil) {
+			return filter.Pause
+		}
+		return filter.Continue
+	}
+	return f.cluster(c)
+}
+
+// OnEvent implements filter.HTTP: the answer is in, or it did not come in time. What is still missing the router tells the client.
+func (f *Filter) OnEvent(c *filter.Ctx, _ filter.Event) filter.Verdict {
+	if c.Route == nil {
+		return filter.Continue
+	}
+	return f.cluster(c)
+}
+
+func (f *Filter) cluster(c *filter.Ctx) filter.Verdict {
+	from := f.Clusters
+	if own, ok := c.PerRoute.(*Filter); ok {
+		from = own.Clusters
+	}
+	if from != nil && c.S.Demand(c.Index, from) {
 		return filter.Pause
 	}
 	return filter.Continue
 }
 
-// OnEvent implements filter.HTTP: the answer is in, or it did not come in time. Without a route the router says so.
-func (Filter) OnEvent(*filter.Ctx, filter.Event) filter.Verdict { return filter.Continue }
-
 // OnData implements filter.HTTP.
-func (Filter) OnData(*filter.Ctx, filter.Dir, *filter.Data, bool) filter.Verdict {
+func (*Filter) OnData(*filter.Ctx, filter.Dir, *filter.Data, bool) filter.Verdict {
 	return filter.Continue
 }
 
 // OnTrailers implements filter.HTTP.
-func (Filter) OnTrailers(*filter.Ctx, filter.Dir, *httpmsg.Fields) filter.Verdict {
+func (*Filter) OnTrailers(*filter.Ctx, filter.Dir, *httpmsg.Fields) filter.Verdict {
 	return filter.Continue
 }
 
 // OnDone implements filter.HTTP.
-func (Filter) OnDone(*filter.Ctx) {}
+func (*Filter) OnDone(*filter.Ctx) {}
