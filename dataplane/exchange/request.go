@@ -171,20 +171,20 @@ func (x *Exchange) addresses() bool {
 			x.appendXFF(xff)
 		}
 		if h.XFFHops == 0 || xfp < 0 {
-			x.setProto(xfp)
-			xfp = req.Find(httpmsg.IDForwardedProto, 0)
+			xfp = x.setProto(xfp)
 		}
 	}
 	if xfp < 0 {
-		x.setProto(-1)
+		xfp = x.setProto(-1)
 	}
 	if h.AppendXFPort && (h.UseRemoteAddr && h.XFFHops == 0 || req.Find(httpmsg.IDForwardedPort, 0) < 0) {
 		var t [8]byte
 		req.Set(keyXFPort, info.Local.AppendPort(t[:0]))
 	}
-	x.setScheme()
+	proto := req.Value(xfp)
+	x.setScheme(proto)
 	internal := single && remote.IsValid() && x.isInternal(remote) || single && h.UseRemoteAddr && h.InternalUnix && info.Remote.IsPipe()
-	x.q.Secure = x.q.TLS || isHTTPS(req.Get(httpmsg.IDForwardedProto))
+	x.q.Secure = x.q.TLS || isHTTPS(proto)
 	if remote.IsValid() && remote != info.Remote.IP.Addr() {
 		x.info.View(info, sys.AddrOf(netip.AddrPortFrom(remote, 0)))
 		x.rec.Conn = &x.info
@@ -336,20 +336,22 @@ func (x *Exchange) appendXFF(xff int) {
 	x.req.List[xff].Value = x.reqA.Take(append(b, ip...))
 }
 
-func (x *Exchange) setProto(at int) {
+// setProto sets x-forwarded-proto, which is at that index or, if it is negative, not there, and returns its index.
+func (x *Exchange) setProto(at int) int {
 	p := "http"
 	if x.q.TLS {
 		p = "https"
 	}
 	if at >= 0 {
 		x.req.SetString(keyXFP, p)
-		return
+		return at
 	}
 	x.req.AddString(keyXFP, p)
+	return len(x.req.List) - 1
 }
 
 // setScheme: HTTP/2 requests carry a scheme, which stays. HTTP/1 requests have none; x-forwarded-proto decides when it is a scheme, else the transport.
-func (x *Exchange) setScheme() {
+func (x *Exchange) setScheme(proto []byte) {
 	req := &x.req
 	if s := x.ch.h.SchemeOverwrite; s != "" {
 		req.SetScheme(s)
@@ -358,12 +360,10 @@ func (x *Exchange) setScheme() {
 	if req.Scheme.Len > 0 {
 		return
 	}
-	switch p := req.Get(httpmsg.IDForwardedProto); {
-	case len(p) == len("http") && bytes.EqualFold(p, schemeHTTP):
+	switch {
+	case string(proto) == "http" || len(proto) == len("http") && bytes.EqualFold(proto, schemeHTTP):
 		req.SetScheme("http")
-	case isHTTPS(p):
-		req.SetScheme("https")
-	case x.q.TLS:
+	case x.q.TLS || isHTTPS(proto):
 		req.SetScheme("https")
 	default:
 		req.SetScheme("http")
@@ -411,8 +411,7 @@ func (x *Exchange) requestID() {
 	if h.GenerateRequestID {
 		edge := !x.has(xInternal) && h.UseRemoteAddr
 		if i < 0 || edge && !h.PreserveExternalRequestID {
-			x.newRequestID(i)
-			i = req.Find(httpmsg.IDRequestID, 0)
+			i = x.newRequestID(i)
 		} else if edge && h.PackTraceReason {
 			x.setTrace(i, '4')
 		}
@@ -427,7 +426,8 @@ func (x *Exchange) requestID() {
 	}
 }
 
-func (x *Exchange) newRequestID(at int) {
+// newRequestID sets x-request-id, which is at that index or, if it is negative, not there, and returns its index.
+func (x *Exchange) newRequestID(at int) int {
 	var t [36]byte
 	hi, lo := x.env.L.Rand(), x.env.L.Rand()
 	d := hex8(uint32(hi))
@@ -444,9 +444,10 @@ func (x *Exchange) newRequestID(at int) {
 	t[19] = "89ab"[t[19]&3]
 	if at >= 0 {
 		x.req.Set(keyRequestID, t[:])
-		return
+		return at
 	}
 	x.req.Add(keyRequestID, t[:])
+	return len(x.req.List) - 1
 }
 
 // hex8 returns the eight hexadecimal digits of v, as bytes of a word: each half byte is moved into a byte of its own, then all eight become

@@ -317,7 +317,7 @@ func (c *Conn) decode(block []byte, m *message) fault.Kind {
 			continue
 		}
 		if f.Pseudo != hpack.PseudoNone {
-			k = m.pseudo(&f, c.o)
+			k = m.pseudo(&f, c)
 		} else {
 			k = m.field(&f, c)
 		}

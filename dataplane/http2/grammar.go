@@ -109,6 +109,12 @@ func trimBlanks(b []byte) []byte {
 
 // validPath reports whether the octets are those that HTTP/1 lets through.
 func validPath(b []byte) bool {
+	for ; len(b) >= 8; b = b[8:] {
+		x := binary.LittleEndian.Uint64(b)
+		if (x|(x-0x21*lo8)|(x^0x7f*lo8-lo8))&hi8 != 0 {
+			return false
+		}
+	}
 	for _, c := range b {
 		if c <= ' ' || c >= 0x7f {
 			return false

@@ -77,7 +77,7 @@ func (m *message) undo() {
 }
 
 // pseudo takes a pseudo-header (RFC 9113 section 8.3).
-func (m *message) pseudo(f *hpack.Field, o *Options) fault.Kind {
+func (m *message) pseudo(f *hpack.Field, c *Conn) fault.Kind {
 	bit := uint16(1) << f.Pseudo
 	if m.trailers || m.ordinary || m.seen&bit != 0 || m.response != (f.Pseudo == hpack.PseudoStatus) {
 		return fault.H2InvalidField
@@ -97,27 +97,33 @@ func (m *message) pseudo(f *hpack.Field, o *Options) fault.Kind {
 			h.Status = h.Status*10 + uint16(d-'0')
 		}
 	case hpack.PseudoMethod:
-		if !validMethod(f.Value) {
+		if h.Method = httpmsg.ParseMethod(f.Value); h.Method == httpmsg.MethodOther && !validMethod(f.Value) {
 			return fault.H2InvalidField
 		}
-		h.MethodName, h.Method = h.A.Put(f.Value), httpmsg.ParseMethod(f.Value)
+		h.MethodName = h.A.Put(f.Value)
 	case hpack.PseudoScheme:
-		if !validScheme(f.Value) {
+		if string(f.Value) != "https" && string(f.Value) != "http" && !validScheme(f.Value) {
 			return fault.H2InvalidField
 		}
 		h.Scheme = h.A.Put(f.Value)
 	case hpack.PseudoAuthority:
-		if !httpmsg.ValidAuthority(f.Value, false) {
-			return fault.H2InvalidField
+		if f.Mark != markValid {
+			if !httpmsg.ValidAuthority(f.Value, false) {
+				return fault.H2InvalidField
+			}
+			c.dec.SetMark(markValid)
 		}
 		h.Authority, h.HostCount = h.A.Put(f.Value), 1
 	case hpack.PseudoPath:
-		if len(f.Value) == 0 || !validPath(f.Value) {
-			return fault.H2InvalidField
+		if f.Mark != markValid {
+			if len(f.Value) == 0 || !validPath(f.Value) {
+				return fault.H2InvalidField
+			}
+			c.dec.SetMark(markValid)
 		}
 		h.Target = h.A.Put(f.Value)
 	case hpack.PseudoProtocol:
-		if !o.AllowConnect || !validMethod(f.Value) {
+		if !c.o.AllowConnect || !validMethod(f.Value) {
 			return fault.H2InvalidField
 		}
 		m.protocol = h.A.Put(f.Value)

@@ -98,8 +98,8 @@ func (f *Fields) Find(id ID, from int) int {
 
 //go:noinline
 func (f *Fields) find(id ID, from int) int { // by itself, so that Find is inlined
-	for i := range f.List {
-		if l := &f.List[i]; l.ID == id && i >= from && !l.Dead {
+	for i := max(from, 0); i < len(f.List); i++ {
+		if l := &f.List[i]; l.ID == id && !l.Dead {
 			return i
 		}
 	}

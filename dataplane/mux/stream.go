@@ -57,9 +57,8 @@ type Stream struct {
 
 // Open makes a stream for u on h2, which the machine has just made.
 func (k *Link) Open(h2 *http2.Stream, u User, ended bool) *Stream {
-	s := k.sh.streams.Get()
-	tr, a, gen := s.tr, s.trA, s.gen
-	*s = Stream{K: k, S: h2, user: u, tr: tr, trA: a, gen: gen, ended: ended, end: h2.LocalEnded()}
+	s := k.sh.streams.Get() // empty, by free
+	s.K, s.S, s.user, s.ended, s.end = k, h2, u, ended, h2.LocalEnded()
 	h2.Owner = s
 	return s
 }

@@ -77,7 +77,10 @@ type Entry struct {
 	Stats              *stats.Scope // vhost.NAME.route.STAT_PREFIX., nil when not asked for
 	RequestBodyLimit   int64        // per_request_buffer_limit_bytes; < 0 = unset
 
-	order int32 // index in VHost.Routes
+	// Set by Freeze
+	order     int32 // index in VHost.Routes
+	requests  bool  // this level or one above mutates requests
+	responses bool  // … responses
 }
 
 // PerFilter is one typed_per_filter_config entry after compilation; Config is what the filter's row made of it.

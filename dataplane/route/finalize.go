@@ -11,7 +11,9 @@ import (
 // FinalizeRequest prepares the request head for its way upstream, once per request and before the load balancer: header mutations of the
 // four levels, then the host, then the path. auto_host_rewrite comes later, when the host is known: SetAutoHost.
 func (e *Entry) FinalizeRequest(c *Choice, h *httpmsg.Head, q *Query) {
-	e.eachLevel(c, func(m *Mutations) { m.Request.Apply(h, q.Rec) })
+	if e.requests || c != nil && c.WC != nil {
+		e.eachLevel(c, func(m *Mutations) { m.Request.Apply(h, q.Rec) })
+	}
 	f := e.Forward
 	if f == nil {
 		return
@@ -23,7 +25,9 @@ func (e *Entry) FinalizeRequest(c *Choice, h *httpmsg.Head, q *Query) {
 // FinalizeResponse applies the response header mutations of the four levels to an upstream's response or to a local reply of a matched route
 // (direct response, redirect, and what the router answers itself, such as 503).
 func (e *Entry) FinalizeResponse(c *Choice, h *httpmsg.Head, q *Query) {
-	e.eachLevel(c, func(m *Mutations) { m.Response.Apply(h, q.Rec) })
+	if e.responses || c != nil && c.WC != nil {
+		e.eachLevel(c, func(m *Mutations) { m.Response.Apply(h, q.Rec) })
+	}
 }
 
 // FinalizeLocal applies response header mutations to a local reply as Envoy does: those of the matched entry, and none at all when no route

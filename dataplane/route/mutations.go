@@ -79,6 +79,9 @@ func nameSet(list string) map[string]bool {
 // stackOps is how many operator values of one level are kept on the stack; more allocate.
 const stackOps = 16
 
+// empty reports that there is nothing to do.
+func (o *HeaderOps) empty() bool { return len(o.Remove) == 0 && len(o.Add) == 0 }
+
 // Apply removes, then overwrites, then adds. All values are computed from the head as it is after the removals, before anything is added.
 func (o *HeaderOps) Apply(h *httpmsg.Head, rec *accesslog.Record) {
 	for i := range o.Remove {

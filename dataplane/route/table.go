@@ -3,6 +3,7 @@
 package route
 
 import (
+	"bytes"
 	"sidecar/dataplane/httpmsg"
 	"sidecar/dataplane/match"
 	"sidecar/dataplane/sys"
@@ -72,6 +73,10 @@ func (t *Table) Freeze() {
 		for i, e := range vh.Routes {
 			e.VHost = vh
 			e.order = int32(i)
+			for _, m := range [...]*Mutations{&t.Mutations, &vh.Mutations, &e.Mutations} {
+				e.requests = e.requests || !m.Request.empty()
+				e.responses = e.responses || !m.Response.empty()
+			}
 			if e.Redirect != nil {
 				e.Redirect.entry = e
 			}
@@ -171,10 +176,11 @@ func (t *Table) matchPath(h *httpmsg.Head) []byte {
 
 // pathOnly is p without query and fragment.
 func pathOnly(p []byte) []byte {
-	for i, c := range p {
-		if c == '?' || c == '#' {
-			return p[:i]
-		}
+	if i := bytes.IndexByte(p, '?'); i >= 0 {
+		p = p[:i]
+	}
+	if i := bytes.IndexByte(p, '#'); i >= 0 {
+		p = p[:i]
 	}
 	return p
 }

@@ -206,7 +206,9 @@ func (d *Decoder) indexed(f *Field) bool {
 		return true
 	}
 	e := d.entry(number)
-	*f = Field{Name: d.name(e), Value: d.value(e), ID: e.id, Pseudo: e.pseudo, Mark: e.mark}
+	both := d.both(e)
+	f.Name, f.Value = both[:e.nlen:e.nlen], both[e.nlen:]
+	f.ID, f.Pseudo, f.Mark, f.Sensitive = e.id, e.pseudo, e.mark, false
 	return true
 }
 

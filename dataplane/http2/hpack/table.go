@@ -48,6 +48,12 @@ func (t *table) value(e *entry) []byte {
 	return t.b[o : o+e.vlen : o+e.vlen]
 }
 
+// both is the name with the value behind it, as such a view.
+func (t *table) both(e *entry) []byte {
+	o := e.at - t.base
+	return t.b[o : o+e.nlen+e.vlen : o+e.nlen+e.vlen]
+}
+
 // resize sets the maximum size and evicts what is over it.
 func (t *table) resize(max uint32) {
 	t.max = max
