@@ -4,7 +4,10 @@ package exchange
 
 import (
 	"slices"
+	"strings"
 	"testing"
+
+	xh2 "golang.org/x/net/http2"
 
 	"sidecar/dataplane/filter"
 	"sidecar/dataplane/filters/http/ondemand"
@@ -255,5 +258,40 @@ func TestDemand_WhenTheHostThenItsClusterAreUnknown_ThenBothAreAskedFor(t *testi
 	r.turn()
 	got, _ := c.read()
 	r.want("client", got, "HTTP/1.1 503 Service Unavailable\r\n")
+	r.settled()
+}
+
+func TestDemand_WhenStreamsOfOneConnectionWait_ThenEachGoesItsOwnWay(t *testing.T) {
+	r := newDemandRig(t, 0)
+	c := r.dialH2()
+	ask := func(id uint32, host string, end bool) {
+		c.headers(id, end, ":method", "POST", ":scheme", "http", ":authority", host, ":path", "/")
+	}
+	ask(1, "new", false)
+	c.data(1, "hel", false)
+	ask(3, "new", true)
+	ask(5, "gone", true)
+	ask(7, "known", true)
+	c.send()
+	r.turn()
+	var u *peer
+	r.serve(&u, ok3)
+	if got, _ := c.frames(); !strings.HasPrefix(got, "7 HEADERS :status=200") || strings.Contains(got, "1 HEADERS") {
+		t.Errorf("got %s", got)
+	}
+	if len(r.asked) != 2 || r.env.demands.held != 3 {
+		t.Fatalf("asked for %v, %d held", r.asked, r.env.demands.held)
+	}
+	must(t, c.fr.WriteRSTStream(3, xh2.ErrCodeCancel))
+	c.data(1, "lo", true)
+	c.send()
+	r.turn()
+	r.found("new")
+	r.want("upstream", r.serve(&u, ok3), "hel", "lo")
+	r.answer("gone")
+	got, _ := c.frames()
+	if !strings.Contains(got, "1 HEADERS :status=200") || !strings.Contains(got, "5 HEADERS end :status=404") || strings.Contains(got, "3 HEADERS") {
+		t.Errorf("got %s", got)
+	}
 	r.settled()
 }

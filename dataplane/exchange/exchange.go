@@ -217,7 +217,6 @@ func (x *Exchange) begin(o *origin, start, now sys.Nanos, headBytes int) {
 	x.fault, x.errno, x.why = fault.None, 0, ""
 	x.filters, x.fctx, x.fphase, x.fwake = x.filters[:0], x.fctx[:0], x.fphase[:0], x.fwake[:0]
 	x.fevents, x.fpos, x.dataPos, x.respPos = 0, 0, 0, 0
-	x.demand = filter.Demand{}
 	x.w.Init(x.task)
 	b := x.ch.hcm
 	b.Inc(stats.HCMDownstreamRqTotal)

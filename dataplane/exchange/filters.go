@@ -511,6 +511,9 @@ func (x *Exchange) routedTo() *snapshot.Cluster {
 // doneFilters calls OnDone exactly once for every instance.
 func (x *Exchange) doneFilters() {
 	x.endDemand()
+	if x.demand.Name != "" {
+		x.demand = filter.Demand{}
+	}
 	for i, f := range x.filters {
 		if f != nil {
 			f.OnDone(x.ctx(i))

@@ -237,9 +237,11 @@ func TestPublish_WhenAListenerIsRemoved_ThenClosedAndDetachedOnceAdopted(t *test
 	if serves(a) {
 		t.Error("a removed listener accepts")
 	}
+	b.mu.Lock() // the reaper may be at it
 	if len(b.retired) != 0 || len(b.sets) != 0 || len(b.steer.gone) != 1 {
 		t.Errorf("left: %d retired, %d sets; detached %v", len(b.retired), len(b.sets), b.steer.gone)
 	}
+	b.mu.Unlock()
 	again := b.listener("l", a.String())
 	b.prepare(again)
 	b.publish(again)
