@@ -331,7 +331,7 @@ func (s *Server) peerEnded(now sys.Nanos) bool {
 // clientLeft tells whether the client has ended the connection inside of a request: it gets nothing more then, as in Envoy; what could be answered at
 // once was. A tunnel looks after its ends itself.
 func (s *Server) clientLeft() bool {
-	return s.x.st != stTunnel && (s.c.PeerClosed() || s.c.Broken())
+	return (s.x.st != stTunnel || s.x.postHTTP1()) && (s.c.PeerClosed() || s.c.Broken())
 }
 
 // run implements client.
@@ -367,6 +367,9 @@ func (s *Server) answer(x *Exchange) {
 // closes decides whether the connection ends with the present response.
 func (s *Server) closes(x *Exchange) bool {
 	b, e := s.ch.hcm, s.ch.env
+	if x.postHTTP1() && !x.has(xReqEnd) {
+		x.skipPost()
+	}
 	if !x.has(xReqEnd) {
 		// An early answer: what the client still sends belongs to this request and cannot be told from a next one by everybody.
 		x.early()

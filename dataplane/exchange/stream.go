@@ -194,6 +194,22 @@ func (s *source) drain() bool {
 	return s.dec.Idle()
 }
 
+// whole tells, consuming nothing, whether all that is to come of an HTTP/1 body is here.
+func (s *source) whole() bool {
+	d := *s.dec
+	for in := s.c.In(); d.HasBody(); {
+		used, _, end, k := d.Body(in, nil)
+		if end {
+			return true
+		}
+		if used == 0 || k != fault.None {
+			return false
+		}
+		in = in[used:]
+	}
+	return true
+}
+
 // malformed looks, consuming nothing, whether a chunked body is malformed in what is here of it; n counts the content before the place.
 // Trailers go to tr.
 func (s *source) malformed(tr *httpmsg.Fields) (n int, k fault.Kind) {

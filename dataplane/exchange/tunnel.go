@@ -17,10 +17,20 @@ type tunnelEnd struct {
 	c  *conn.Conn
 	s  *mux.Stream
 	tr *httpmsg.Fields // with which it has ended, if it has; for a stream
+
+	post *Exchange  // the bytes are content of HTTP/1 messages: a POST and its answer
+	used int        // post: how much of the input next returned, framing included
+	bad  fault.Kind // post: what is wrong with the framing
 }
 
 // downEnd is the client's end.
-func (x *Exchange) downEnd() tunnelEnd { return tunnelEnd{c: x.reqIn.c, s: x.reqIn.s, tr: &x.reqTr} }
+func (x *Exchange) downEnd() tunnelEnd {
+	e := tunnelEnd{c: x.reqIn.c, s: x.reqIn.s, tr: &x.reqTr}
+	if x.postHTTP1() {
+		e.post = x
+	}
+	return e
+}
 
 // upEnd is the upstream end.
 func (x *Exchange) upEnd() tunnelEnd {
@@ -70,6 +80,9 @@ func (e *tunnelEnd) next(limit int) (p []byte, g got) {
 		}
 		return nil, gotNothing
 	}
+	if e.post != nil {
+		return e.nextContent(limit)
+	}
 	if len(e.c.In()) == 0 {
 		switch e.c.FillUpTo(max(limit, mux.Slack)) {
 		case conn.Blocked:
@@ -85,10 +98,37 @@ func (e *tunnelEnd) next(limit int) (p []byte, g got) {
 	return p[:min(len(p), limit)], gotBytes
 }
 
+// nextContent is next for the content of an HTTP/1 request. That the client is gone is found out by its connection.
+func (e *tunnelEnd) nextContent(limit int) ([]byte, got) {
+	in := &e.post.reqIn
+	for in.dec.HasBody() {
+		if g := in.fill(limit); g != gotBytes && g != gotMore {
+			return nil, gotNothing
+		}
+		n, data, end, k := in.body(limit, e.tr)
+		if k != fault.None {
+			e.bad = k
+			return nil, gotNothing
+		}
+		if e.used = n; len(data) > 0 {
+			return data, gotBytes
+		}
+		in.discard(n)
+		if end {
+			break
+		}
+	}
+	e.post.fl |= xReqEnd
+	return nil, gotEOF
+}
+
 func (e *tunnelEnd) discard(n int) {
-	if e.s != nil {
+	switch {
+	case e.s != nil:
 		e.s.Discard(n)
 		return
+	case e.post != nil:
+		n = e.used
 	}
 	e.c.Discard(n)
 }
@@ -96,6 +136,12 @@ func (e *tunnelEnd) discard(n int) {
 func (e *tunnelEnd) send(p []byte) {
 	if e.s != nil {
 		e.s.Data(p, false)
+		return
+	}
+	if e.post != nil {
+		out := e.post.toClient()
+		out.data(p, false)
+		e.post.sent(&out)
 		return
 	}
 	e.c.Send(p, nil)
@@ -111,6 +157,12 @@ func (e *tunnelEnd) closeWrite(from *tunnelEnd) {
 		e.s.End(tr)
 		return
 	}
+	if e.post != nil {
+		out := e.post.toClient()
+		out.end(nil)
+		e.post.sent(&out)
+		return
+	}
 	e.c.CloseWrite()
 }
 
@@ -119,6 +171,10 @@ func (x *Exchange) startTunnel(now sys.Nanos, out *sender) {
 	x.chargeCode(x.resp.Status, true)
 	if x.retries > 0 {
 		x.cl.Block.Inc(stats.ClusterUpstreamRqRetrySuccess)
+	}
+	if x.postHTTP1() {
+		x.startPost(now, out)
+		return
 	}
 	if s := x.reqIn.s; x.has(xTerminate) && x.req.Method == httpmsg.MethodPost {
 		if s.S.RemoteEnded() {
@@ -145,6 +201,38 @@ func (x *Exchange) startTunnel(now sys.Nanos, out *sender) {
 	x.to(stTunnel)
 }
 
+// startPost is startTunnel for a POST in HTTP/1. An answer that begins before all of the request is here ends its connection: the two go at the same time.
+func (x *Exchange) startPost(now sys.Nanos, out *sender) {
+	if x.reqIn.whole() {
+		x.fl |= xReqEnd
+		x.reqDone = now
+	}
+	x.routerHeaders(now)
+	x.rec.Details = "via_upstream"
+	x.resp.Body = httpmsg.BodyChunked
+	x.fl |= xRespHead
+	if !x.has(xReqEnd) {
+		x.fl |= xEarly // counted here: the request may still be completed
+		x.ch.hcm.Inc(stats.HCMDownstreamRqResponseBeforeRqComplete)
+	}
+	x.sendHead(now, out, false)
+	if x.reqDone == 0 {
+		x.reqDone = now
+	}
+	x.to(stTunnel)
+}
+
+// skipPost throws away a POST in HTTP/1 that is all here and did not become a tunnel, so that its connection can go on.
+func (x *Exchange) skipPost() {
+	if x.st != stReply || !x.reqIn.whole() {
+		return
+	}
+	n, _ := x.reqIn.malformed(nil)
+	x.rec.BytesIn += uint64(n)
+	x.reqIn.drain()
+	x.fl |= xReqEnd
+}
+
 // tunnel relays bytes both ways. The end of one side is passed on; when both have ended, or one side breaks, it is over.
 func (x *Exchange) tunnel(now sys.Nanos) outcome {
 	down, up := x.downEnd(), x.upEnd()
@@ -164,6 +252,11 @@ func (x *Exchange) tunnel(now sys.Nanos) outcome {
 	}
 	if x.lastActive == now {
 		x.countLive()
+	}
+	if down.bad != fault.None {
+		x.ch.hcm.Inc(stats.HCMDownstreamRqRxReset)
+		x.requestFault(now, down.bad)
+		return ended
 	}
 	broken := down.broken() || up.broken()
 	// A WebSocket whose server has closed is over; only a CONNECT tunnel may live on in one direction from there.
@@ -196,7 +289,7 @@ func (x *Exchange) copyBytes(now sys.Nanos, from, to *tunnelEnd, count *uint64) 
 			to.closeWrite(from)
 			return waits, true
 		case gotBroken:
-			if to.s == nil { // a stream is reset instead
+			if to.s == nil && to.post == nil { // a stream is reset instead, an answer is cut short
 				to.closeWrite(from)
 			}
 			return waits, true
@@ -212,9 +305,15 @@ func (x *Exchange) copyBytes(now sys.Nanos, from, to *tunnelEnd, count *uint64) 
 // endTunnel ends a tunnel; complete tells that no side broke.
 func (x *Exchange) endTunnel(now sys.Nanos, complete bool) {
 	up, down := x.upEnd(), x.downEnd()
+	if down.post != nil && !x.has(xReqEnd) {
+		x.ch.hcm.Inc(stats.HCMDownstreamRqRxReset)
+	}
 	switch {
 	case up.s != nil && up.s.Reset != fault.None:
 		x.resetStarted(now, streamKind(up.s))
+	case complete && down.post != nil:
+		x.reqIn.drain() // what the upstream did not wait for
+		x.completeTunnel(now, false)
 	case complete && down.s != nil && (up.s != nil || x.has(xTerminate)), complete && up.s != nil && !x.has(xPeerFirst):
 		x.completeTunnel(now, down.s == nil)
 	default:

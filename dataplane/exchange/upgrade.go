@@ -70,9 +70,9 @@ func (x *Exchange) allowUpgrade(e *route.Entry) bool {
 	return true
 }
 
-// terminatePost makes a POST a tunnel that ends here (allow_post). Its content is the bytes, so it takes an HTTP/2 stream.
+// terminatePost makes a POST a tunnel that ends here (allow_post): its content and that of the answer are the bytes.
 func (x *Exchange) terminatePost() bool {
-	if x.reqIn.s == nil || x.has(xPrebuf) {
+	if x.has(xPrebuf) {
 		x.replyKind(fault.UpgradeFailed)
 		return false
 	}
@@ -80,6 +80,11 @@ func (x *Exchange) terminatePost() bool {
 	x.fl &^= xReqEnd
 	x.reqDone = 0
 	return true
+}
+
+// postHTTP1 tells whether the client's end of the tunnel is the content of messages in HTTP/1.
+func (x *Exchange) postHTTP1() bool {
+	return x.has(xTerminate) && x.reqIn.s == nil && x.req.Method == httpmsg.MethodPost
 }
 
 // nameCluster notes the cluster that the route names for a request that does not get there, as Envoy's log has it.
