@@ -110,6 +110,9 @@ type GRPCService struct {
 	Target string
 	// SSL is TLS to the target of a google_grpc service, nil for plain text.
 	SSL *corev3.GrpcService_GoogleGrpc_SslCredentials
+	// TargetName is the name that the target must prove over TLS and that it is asked for (SNI), if not its host: grpc.ssl_target_name_override of a
+	// google_grpc service, or else its grpc.default_authority.
+	TargetName string
 	// Name is the cluster name or the stat_prefix: for messages and stats.
 	Name string
 	// Authority overrides the :authority header; "" means the cluster name or the target.
@@ -200,11 +203,12 @@ func Load(o Options) (*Config, error) {
 	if len(b.errs) > 0 {
 		return nil, errors.Join(b.errs...)
 	}
-	c := &Config{Proto: p, Warnings: b.warnings, StatsFlushInterval: 5 * time.Second}
+	c := &Config{Proto: p, StatsFlushInterval: 5 * time.Second}
 	override(p, o)
-	d := digester{c: c}
+	d := digester{c: c, warnings: b.warnings}
 	d.check(o)
 	d.digest()
+	c.Warnings = d.warnings
 	return c, errors.Join(d.errs...)
 }
 

@@ -4,6 +4,7 @@ package bootstrap
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -305,4 +306,37 @@ func FuzzBootstrap(f *testing.F) {
 			t.Fatalf("second load differs: %v", err)
 		}
 	})
+}
+
+func TestLoad_WhenAChannelHasArguments_ThenNameAndAuthorityAreThoseOfEnvoyAndOthersWarn(t *testing.T) {
+	const tls = ", channel_credentials: {ssl_credentials: {root_certs: {inline_string: x}}}"
+	for _, tc := range []struct{ args, target, authority, warning, err string }{
+		{"grpc.ssl_target_name_override: {string_value: a.test}}}", "a.test", "a.test", "", ""},
+		{"grpc.default_authority: {string_value: b.test}}}", "b.test", "b.test", "", ""},
+		{"grpc.default_authority: {string_value: 'b.test:1'}}}" + tls, "b.test", "b.test:1", "", ""},
+		{"grpc.default_authority: {string_value: b.test}, grpc.ssl_target_name_override: {string_value: a.test}}}", "a.test", "b.test", "", ""},
+		{"grpc.default_authority: {string_value: b.test}, grpc.ssl_target_name_override: {string_value: a.test}}}" + tls, "a.test", "a.test", "", ""},
+		{"grpc.keepalive_time_ms: {int_value: 1}}}", "", "", `google_grpc.channel_args.args["grpc.keepalive_time_ms"]: only tunes`, ""},
+		{"grpc.default_authority: {int_value: 1}}}", "", "", "", `google_grpc.channel_args.args["grpc.default_authority"]: must be a string_value`},
+	} {
+		c, err := Load(Options{Data: []byte(`
+node: {id: a, cluster: b}
+dynamic_resources: {ads_config: {api_type: GRPC, transport_api_version: V3, grpc_services: [{google_grpc: {target_uri: "x:1", stat_prefix: s, channel_args: {args: {` + tc.args + `}}]}}`)})
+		if tc.err != "" {
+			if err == nil || !strings.Contains(err.Error(), tc.err) {
+				t.Errorf("%s: got %v, want %q", tc.args, err, tc.err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%s: %v", tc.args, err)
+			continue
+		}
+		if s := c.ADS.Services[0]; s.TargetName != tc.target || s.Authority != tc.authority {
+			t.Errorf("%s: target %q, authority %q", tc.args, s.TargetName, s.Authority)
+		}
+		if got := fmt.Sprint(c.Warnings); (tc.warning == "") != (len(c.Warnings) == 0) || !strings.Contains(got, tc.warning) {
+			t.Errorf("%s: warnings %s", tc.args, got)
+		}
+	}
 }

@@ -5,6 +5,7 @@ package bootstrap
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"slices"
 	"strconv"
@@ -31,8 +32,9 @@ func Schema() *registry.Schema { return schema }
 
 // digester turns the message into Config, collecting every fault.
 type digester struct {
-	c    *Config
-	errs []error
+	c        *Config
+	errs     []error
+	warnings []registry.Finding
 }
 
 func (d *digester) fail(at registry.Path, format string, args ...any) {
@@ -50,7 +52,7 @@ func (d *digester) check(o Options) {
 	}
 	for _, f := range schema.Walk(d.c.Proto, "", unknown) {
 		if f.Class == registry.ClassAdvisory {
-			d.c.Warnings = append(d.c.Warnings, f)
+			d.warnings = append(d.warnings, f)
 			continue
 		}
 		d.errs = append(d.errs, f.Err())
@@ -219,6 +221,7 @@ func (d *digester) grpcService(g *corev3.GrpcService, at registry.Path) GRPCServ
 		if at := at.Field("google_grpc.channel_credentials.ssl_credentials.root_certs"); out.SSL != nil && out.SSL.GetRootCerts() == nil {
 			d.fail(at, "must be set: there are no roots of our own")
 		}
+		d.channelArgs(&out, t.GoogleGrpc.GetChannelArgs().GetArgs(), at.Field("google_grpc.channel_args"))
 	default:
 		d.fail(at, "envoy_grpc or google_grpc must be set")
 	}
@@ -232,6 +235,40 @@ func (d *digester) grpcService(g *corev3.GrpcService, at registry.Path) GRPCServ
 		out.Metadata[strings.ToLower(h.GetKey())] = h.GetValue()
 	}
 	return out
+}
+
+// Arguments of a gRPC channel that change who is talked to.
+const (
+	argTargetName = "grpc.ssl_target_name_override"
+	argAuthority  = "grpc.default_authority"
+)
+
+// channelArgs honours the arguments that change who is talked to, each of which also stands in for the other: over TLS the name of the target wins, in plain
+// text the authority. Others tune a library that is not used here.
+func (d *digester) channelArgs(out *GRPCService, args map[string]*corev3.GrpcService_GoogleGrpc_ChannelArgs_Value, at registry.Path) {
+	for _, name := range slices.Sorted(maps.Keys(args)) {
+		at := at.Field(fmt.Sprintf("args[%q]", name))
+		if name != argTargetName && name != argAuthority {
+			d.warnings = append(d.warnings, registry.Finding{Path: at, Class: registry.ClassAdvisory, Reason: "only tunes Envoy's gRPC library"})
+			continue
+		}
+		if _, ok := args[name].GetValueSpecifier().(*corev3.GrpcService_GoogleGrpc_ChannelArgs_Value_StringValue); !ok {
+			d.fail(at, "must be a string_value")
+		}
+	}
+	name, authority := args[argTargetName].GetStringValue(), args[argAuthority].GetStringValue()
+	out.TargetName = orDefault(name, hostOf(authority))
+	if out.Authority = orDefault(authority, name); out.SSL != nil {
+		out.Authority = orDefault(name, authority)
+	}
+}
+
+// hostOf is an authority without its port.
+func hostOf(authority string) string {
+	if host, _, err := net.SplitHostPort(authority); err == nil {
+		return host
+	}
+	return authority
 }
 
 func (d *digester) admin() {
@@ -313,7 +350,7 @@ func (d *digester) extensions() {
 			d.fail(at.Field("typed_config"), "%w %q of bootstrap extension %q", registry.ErrUnknownType, url, e.GetName())
 			continue
 		}
-		d.c.Warnings = append(d.c.Warnings, registry.Finding{
+		d.warnings = append(d.warnings, registry.Finding{
 			Path: at, Class: registry.ClassAdvisory, Later: true,
 			Reason: fmt.Sprintf("%s waits for a later issue (%s)", e.GetName(), what),
 		})

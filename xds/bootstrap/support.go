@@ -88,7 +88,7 @@ var Messages = registry.Messages{
 		"credentials_factory_name":      registry.Refuse("credential factories are not supported; use channel_credentials"),
 		"config":                        registry.Warn("only for credential factories"),
 		"per_stream_buffer_limit_bytes": registry.Warn("the response is held until it was applied"),
-		"channel_args":                  registry.Warn("only tunes Envoy's gRPC library"),
+		"channel_args":                  registry.Whole.Note("`grpc.ssl_target_name_override` and `grpc.default_authority`; others, which tune Envoy's gRPC library, are warned about"),
 	},
 	"envoy.config.core.v3.GrpcService.GoogleGrpc.ChannelCredentials": {
 		"local_credentials": registry.Whole.Note("plaintext"), "ssl_credentials": registry.Supported, "google_default": registry.Refuse("Google's default credentials are not supported; use ssl_credentials"),

@@ -44,7 +44,7 @@ func newSecurity(cluster string, ts *corev3.TransportSocket, secrets []*tlsv3.Se
 	return s, err
 }
 
-// newSSL is the security of ssl_credentials: as in gRPC the server must prove to be the host of the target.
+// newSSL is the security of ssl_credentials: as in gRPC the server must prove to be host, that of the target unless another is configured.
 func newSSL(name, host string, c *corev3.GrpcService_GoogleGrpc_SslCredentials) (*security, error) {
 	common := &tlsv3.CommonTlsContext{ValidationContextType: &tlsv3.CommonTlsContext_ValidationContext{
 		ValidationContext: &tlsv3.CertificateValidationContext{TrustedCa: c.GetRootCerts()}}}

@@ -202,17 +202,19 @@ func TestStream_WhenGoogleGRPCHasSSLCredentials_ThenBothSidesAreVerified(t *test
 	inline := func(field string, p []byte) string { return fmt.Sprintf("%s: {inline_string: %q}, ", field, p) }
 	own := inline("cert_chain", cert) + inline("private_key", key)
 	file := "root_certs: {filename: " + write(t, filepath.Join(t.TempDir(), "ca"), a.pem()) + "}, "
-	for _, tc := range []struct{ name, server, credentials, err string }{
-		{"inline", "localhost", inline("root_certs", a.pem()) + own, ""},
-		{"file", "localhost", file + own, ""},
-		{"another authority", "localhost", inline("root_certs", stranger.pem()) + own, "CERTIFICATE_VERIFY_FAILED"},
-		{"another name", "cp.test", file + own, "SAN"},
-		{"no certificate", "localhost", file, "handshake failure"},
+	for _, tc := range []struct{ name, server, credentials, override, err string }{
+		{"inline", "localhost", inline("root_certs", a.pem()) + own, "", ""},
+		{"file", "localhost", file + own, "", ""},
+		{"overridden name", "cp.test", file + own, "cp.test", ""},
+		{"another authority", "localhost", inline("root_certs", stranger.pem()) + own, "", "CERTIFICATE_VERIFY_FAILED"},
+		{"another name", "cp.test", file + own, "", "SAN"},
+		{"another overridden name", "localhost", file + own, "cp.test", "SAN"},
+		{"no certificate", "localhost", file, "", "handshake failure"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			srv, seen := guarded(t, a, tc.server)
 			_, port, _ := net.SplitHostPort(srv.Addr())
-			target, err := googleTarget(t, "localhost:"+port, tc.credentials)
+			target, err := googleTarget(t, "localhost:"+port, tc.credentials, tc.override)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -226,24 +228,28 @@ func TestStream_WhenGoogleGRPCHasSSLCredentials_ThenBothSidesAreVerified(t *test
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := <-seen; got != "me localhost h2" {
+			if got := <-seen; got != "me "+tc.server+" h2" {
 				t.Errorf("the server saw %q", got)
 			}
 		})
 	}
-	_, err := googleTarget(t, "localhost:1", file+inline("cert_chain", cert))
+	_, err := googleTarget(t, "localhost:1", file+inline("cert_chain", cert), "")
 	if want := "ssl_credentials: transport_socket.typed_config.common_tls_context.tls_certificates[0]"; err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("a certificate without its key: got %v, want %q", err, want)
 	}
 }
 
-// googleTarget loads a bootstrap whose control plane is reached by google_grpc.
-func googleTarget(t *testing.T, uri, credentials string) (*Target, error) {
+// googleTarget loads a bootstrap whose control plane is reached by google_grpc; override is the name of the target if it is not its host.
+func googleTarget(t *testing.T, uri, credentials, override string) (*Target, error) {
 	t.Helper()
+	args := ""
+	if override != "" {
+		args = "channel_args: {args: {grpc.ssl_target_name_override: {string_value: " + override + "}}}, "
+	}
 	c, err := bootstrap.Load(bootstrap.Options{Data: []byte(`
 node: {id: a, cluster: b}
 dynamic_resources: {ads_config: {api_type: GRPC, transport_api_version: V3, grpc_services: [{google_grpc: {target_uri: "` + uri + `", stat_prefix: g,
-  channel_credentials: {ssl_credentials: {` + credentials + `}}}}]}}`)})
+  ` + args + `channel_credentials: {ssl_credentials: {` + credentials + `}}}}]}}`)})
 	if err != nil {
 		t.Fatal(err)
 	}

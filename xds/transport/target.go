@@ -72,7 +72,7 @@ func TargetOf(s bootstrap.GRPCService) (*Target, error) {
 		}
 		t := &Target{Name: s.Name, Endpoints: []Endpoint{e}, Authority: first(s.Authority, authorityOf(e)), Metadata: s.Metadata, ConnectTimeout: ConnectTimeout}
 		if s.SSL != nil {
-			if t.security, err = newSSL(s.Name, hostOf(e), s.SSL); err != nil {
+			if t.security, err = newSSL(s.Name, first(s.TargetName, hostOf(e)), s.SSL); err != nil {
 				return nil, fmt.Errorf("google_grpc.channel_credentials.ssl_credentials: %w", err)
 			}
 		}
