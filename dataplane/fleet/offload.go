@@ -26,18 +26,24 @@ const (
 // offload makes the signatures of handshakes whose key is slow, while their workers serve others.
 type offload struct {
 	jobs chan signature
+	due  sys.Semaphore // a permit for each job, and for each signer at the end
 	done sync.WaitGroup
+
+	// Control
+	signers int
 }
 
 type signature struct {
-	w *worker.Worker
-	s *conn.Signature
+	w   *worker.Worker
+	s   *conn.Signature
+	cpu int // where the worker ran
 }
 
 func newOffload() *offload { return &offload{jobs: make(chan signature, maxSignatures)} }
 
 func (o *offload) start(workers int) {
-	for range max(workers/workersPerSigner, 1) {
+	o.signers = max(workers/workersPerSigner, 1)
+	for range o.signers {
 		o.done.Go(o.run)
 	}
 }
@@ -45,13 +51,17 @@ func (o *offload) start(workers int) {
 // stop ends the goroutines; the workers must have ended.
 func (o *offload) stop() {
 	close(o.jobs)
+	for range o.signers {
+		o.due.Release()
+	}
 	o.done.Wait()
 }
 
 // Offload takes a signature over, unless too many wait. Worker threads.
 func (o *offload) Offload(w *worker.Worker, s *conn.Signature) bool {
 	select {
-	case o.jobs <- signature{w, s}:
+	case o.jobs <- signature{w, s, sys.CPU()}:
+		o.due.Release()
 		return true
 	default:
 		return false
@@ -61,10 +71,18 @@ func (o *offload) Offload(w *worker.Worker, s *conn.Signature) bool {
 func (o *offload) run() {
 	runtime.LockOSThread() // ends with its goroutine: no other inherits the priority
 	_ = sys.Polite()
-	for j := range o.jobs {
+	for {
+		o.due.Acquire()
+		j, more := <-o.jobs
+		if !more {
+			return
+		}
 		j.s.Run()
 		for end := time.Now().Add(deliverFor); !j.w.Post(loop.Msg{Kind: worker.MsgSigned, Payload: j.s}) && time.Now().Before(end); {
 			time.Sleep(time.Millisecond)
+		}
+		if len(o.jobs) > 0 && sys.CPU() == j.cpu { // the worker may want its processor back: the scheduler alone would let the next signature begin
+			sys.Yield()
 		}
 	}
 }

@@ -30,7 +30,7 @@ func TestPolite_WhenCalled_ThenOnlyThisThreadGivesWayAtTheNiceValueItHas(t *test
 		if err := Polite(); err != nil {
 			t.Error(err)
 		}
-		if a, err := unix.SchedGetAttr(0, 0); err != nil || a.Policy != unix.SCHED_BATCH || a.Nice != before.Nice {
+		if a, err := unix.SchedGetAttr(0, 0); err != nil || a.Policy != unix.SCHED_BATCH || a.Nice != before.Nice || a.Runtime != briskSlice && a.Runtime != before.Runtime {
 			t.Errorf("%+v, %v; before: %+v", a, err, before)
 		}
 	})
@@ -64,6 +64,28 @@ func TestBrisk_WhenCalled_ThenSlicesAreShortUnlessThePolicyIsSomebodysChoice(t *
 		}
 		if a, err := unix.SchedGetAttr(0, 0); err != nil || a.Policy != unix.SCHED_BATCH {
 			t.Errorf("%+v, %v", a, err)
+		}
+	})
+}
+
+func TestCPU_WhenAThreadIsPinned_ThenItsProcessorIsTold(t *testing.T) {
+	onThread(func() {
+		var all unix.CPUSet
+		if err := unix.SchedGetaffinity(0, &all); err != nil {
+			t.Skip(err)
+		}
+		for i := range 1024 {
+			if !all.IsSet(i) {
+				continue
+			}
+			var one unix.CPUSet
+			one.Set(i)
+			if err := unix.SchedSetaffinity(0, &one); err != nil {
+				t.Skip(err)
+			}
+			if Yield(); CPU() != i {
+				t.Errorf("on %d, want %d", CPU(), i)
+			}
 		}
 	})
 }

@@ -72,6 +72,7 @@ var dataplaneFiles = map[string]struct {
 	"dataplane/worker/balance.go":              {[]string{"sync/atomic"}, "the load that workers tell each other"},
 	"dataplane/worker/setup.go":                {[]string{"sync/atomic"}, "the adopted epoch and plan"},
 	"dataplane/loop/mailbox.go":                {[]string{"sync/atomic"}, "the mailbox: the only way into a worker"},
+	"dataplane/sys/semaphore.go":               {[]string{"sync/atomic"}, "what the threads that sign wait for"},
 	"dataplane/fleet/offload.go":               {[]string{"sync", "time", "chan"}, "the threads that sign for handshakes"},
 	"dataplane/transport/tls/failure.go":       {[]string{"net"}, "crypto/tls wraps alerts in net.OpError"},
 	"dataplane/transport/tls/wire.go":          {[]string{"net", "time"}, "the face of a connection towards crypto/tls; it has no addresses and no deadlines"},
