@@ -94,6 +94,10 @@ func TestLoad_WhenDocumentIsRead_ThenItMeansWhatEnvoyReads(t *testing.T) {
 				c.Clusters()[0].GetLoadAssignment().GetEndpoints()[0].GetLbEndpoints()[0].GetEndpoint().GetAddress().GetPipe().GetPath() == "@x" &&
 				c.ADS.NodeInEvery && !c.ADS.Delta
 		}},
+		{"wrappers as objects", "b.yaml", strings.Replace(small, "    type: static\n", "    type: static\n    circuit_breakers: {thresholds: [{max_connections: {value: 4}, max_requests: {}}]}\n", 1), "", func(c *Config) bool {
+			th := c.Clusters()[0].GetCircuitBreakers().GetThresholds()[0]
+			return th.GetMaxConnections().GetValue() == 4 && th.MaxRequests != nil && th.MaxRequests.Value == 0 && th.MaxRetries == nil
+		}},
 		{"yaml numbers in metadata", "b.yaml", "node: {id: a, cluster: b, metadata: {f: 1.25, i: 7, big: 12345678901, q: '8', l: [2.5], o: 010, h: 0x10, t: yes, u: 1_000, e: ~}}", "", func(c *Config) bool {
 			f := c.Node.GetMetadata().GetFields()
 			return f["f"].GetStringValue() == "1.25" && f["i"].GetNumberValue() == 7 && f["big"].GetStringValue() == "12345678901" &&

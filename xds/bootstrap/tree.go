@@ -130,10 +130,32 @@ func (b *builder) field(m protoreflect.Message, fd protoreflect.FieldDescriptor,
 			b.seconds(m.Mutable(fd).Message(), object, at)
 			return
 		}
+		if object, ok := v.(map[string]any); ok && wrapper(fd.Message()) {
+			m.Mutable(fd) // set, whatever is in it
+			if v, at = b.unwrapped(object, at); v == nil {
+				return
+			}
+		}
 		if got, ok := b.leaf(fd, v, at); ok {
 			m.Set(fd, got)
 		}
 	}
+}
+
+// wrapper reports whether a message is one of google/protobuf/wrappers.proto, which Envoy also takes as an object with the field value; protojson takes only
+// the value itself.
+func wrapper(md protoreflect.MessageDescriptor) bool {
+	return md != nil && md.ParentFile().Path() == "google/protobuf/wrappers.proto"
+}
+
+// unwrapped takes the value out of the object that stands for a wrapper; nil when there is none.
+func (b *builder) unwrapped(object map[string]any, at registry.Path) (any, registry.Path) {
+	for _, key := range slices.Sorted(maps.Keys(object)) {
+		if key != "value" {
+			b.unknown(at.Field(key))
+		}
+	}
+	return object["value"], at.Field("value")
 }
 
 // timeForm reports whether a field is a time, which Envoy also takes as an object of seconds and nanos; protojson takes only text such as "0.5s".

@@ -122,7 +122,7 @@ var Messages = registry.Messages{
 		"upgrade_type": registry.Supported, "enabled": registry.Supported, "connect_config": registry.Supported,
 	},
 	"envoy.config.route.v3.RouteAction.UpgradeConfig.ConnectConfig": {
-		"proxy_protocol_config": registry.Supported, "allow_post": registry.Supported.Note("over HTTP/2"),
+		"proxy_protocol_config": registry.Supported, "allow_post": registry.Supported,
 	},
 	"envoy.config.core.v3.ProxyProtocolConfig": {
 		"version":           registry.Supported,
