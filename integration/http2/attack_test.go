@@ -460,7 +460,7 @@ func TestAttack_WhenFramesHarm_ThenMemoryOthersAndTheProcessDoNotSuffer(t *testi
 			c.listener("other", "o", "", "")
 			p := start(t, c.String()) // a fresh process, whose memory is small
 			var warm comfort
-			friends.tell(errand{p.addr["other"], 200 * time.Millisecond})
+			friends.tell(errand{p.Addr["other"], 200 * time.Millisecond})
 			friends.hear(&warm)
 			fmt.Fprintln(rows, a.test(t, p, foes, friends, d))
 		})
@@ -471,9 +471,9 @@ func TestAttack_WhenFramesHarm_ThenMemoryOthersAndTheProcessDoNotSuffer(t *testi
 
 // test attacks for d, and checks what must hold. The result is a row of the table.
 func (k *attack) test(t *testing.T, p *proxy, foes, friends *actor, d time.Duration) (row string) {
-	before, rss := p.stats(), p.rss()
-	foes.tell(raid{k.name, p.addr["h"], d})
-	friends.tell(errand{p.addr["other"], d})
+	before, rss := p.Stats(), p.RSS()
+	foes.tell(raid{k.name, p.Addr["h"], d})
+	friends.tell(errand{p.Addr["other"], d})
 	peak, done := rss, make(chan comfort)
 	go func() {
 		var o comfort
@@ -487,12 +487,12 @@ func (k *attack) test(t *testing.T, p *proxy, foes, friends *actor, d time.Durat
 			over = true
 		case <-time.After(20 * time.Millisecond):
 		}
-		peak = max(peak, p.rss())
+		peak = max(peak, p.RSS())
 	}
 	var sum toll
 	foes.hear(&sum)
-	p.alive(t)
-	after := p.stats()
+	p.Alive(t)
+	after := p.Stats()
 	moved := after[k.counter] - before[k.counter]
 	t.Logf("RSS %d MiB; others: %d requests%s", rss>>20, o.Requests, changes(before, after))
 	ended, counter := fmt.Sprintf("%d: %s", sum.CutOff, strings.Join(sum.Ends, ", ")), fmt.Sprintf("%s +%d", k.counter, moved)

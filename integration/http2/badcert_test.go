@@ -78,11 +78,11 @@ func lines(file, line string) string {
 
 // logged waits for the line of the access log that begins with key and that no call has returned yet: ports, which make good keys, are used again.
 func (p *proxy) logged(file, key string) (line string) {
-	p.t.Helper()
+	p.T.Helper()
 	if p.told == nil {
 		p.told = map[string]int{}
 	}
-	p.until("the access log has "+key, func() bool {
+	p.Until("the access log has "+key, func() bool {
 		b, _ := os.ReadFile(file)
 		n := p.told[file+key]
 		for _, l := range strings.Split(string(b), "\n") {
@@ -102,9 +102,9 @@ func (p *proxy) logged(file, key string) (line string) {
 
 // moves waits until the counters below prefix differ from before by exactly one of counter, or by none when it is "".
 func (p *proxy) moves(before map[string]int64, prefix, counter string) {
-	p.t.Helper()
+	p.T.Helper()
 	moved := func() (list []string) {
-		now := p.stats()
+		now := p.Stats()
 		for _, c := range sslFaults {
 			if n := now[prefix+c] - before[prefix+c]; n != 0 {
 				list = append(list, fmt.Sprintf("%s +%d", c, n))
@@ -113,11 +113,11 @@ func (p *proxy) moves(before map[string]int64, prefix, counter string) {
 		return list
 	}
 	if counter != "" {
-		p.until("a counter of "+prefix+" moves", func() bool { return len(moved()) > 0 })
+		p.Until("a counter of "+prefix+" moves", func() bool { return len(moved()) > 0 })
 		counter += " +1"
 	}
 	if got := strings.Join(moved(), ", "); got != counter {
-		p.t.Errorf("counters %q, want %q", got, counter)
+		p.T.Errorf("counters %q, want %q", got, counter)
 	}
 }
 
@@ -188,14 +188,14 @@ func TestClientCertificate_WhenItIsWrong_ThenRefusedCountedAndLogged(t *testing.
 		}
 		return conf
 	}
-	friend := newNeighbour(t, p.addr["standard"], client(ca.leaf(), 0))
+	friend := newNeighbour(t, p.Addr["standard"], client(ca.leaf(), 0))
 	for _, version := range tlsVersions {
 		for _, x := range certs {
 			t.Run(version.name+"/"+x.name, func(t *testing.T) {
-				p.t = t
+				p.T = t
 				listener := cmp.Or(x.by, "standard")
-				before := p.stats()
-				v := visit(t, p.addr[listener], client(x.cert, version.id))
+				before := p.Stats()
+				v := visit(t, p.Addr[listener], client(x.cert, version.id))
 				if good := x.counter == ""; good != (v.err == nil) || good != strings.HasPrefix(v.answer, "HTTP/1.1 200 OK") {
 					t.Errorf("got %q, %v", v.answer, v.err)
 				}
@@ -209,8 +209,8 @@ func TestClientCertificate_WhenItIsWrong_ThenRefusedCountedAndLogged(t *testing.
 			})
 		}
 	}
-	p.t = t
-	p.alive(t)
+	p.T = t
+	p.Alive(t)
 }
 
 // visited is what came of a visit.
@@ -263,14 +263,14 @@ func TestServerCertificate_WhenItIsWrong_ThenRefusedCountedAndLogged(t *testing.
 		}
 	}
 	p := start(t, c.String())
-	friend := newNeighbour(t, p.addr[names["TLSv1.3good"]], nil)
+	friend := newNeighbour(t, p.Addr[names["TLSv1.3good"]], nil)
 	for _, version := range tlsVersions {
 		for _, x := range certs {
 			t.Run(version.name+"/"+x.name, func(t *testing.T) {
-				p.t = t
+				p.T = t
 				name := names[version.name+x.name]
-				before := p.stats()
-				resp, err := (&http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}).Get("http://" + p.addr[name] + "/")
+				before := p.Stats()
+				resp, err := (&http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}).Get("http://" + p.Addr[name] + "/")
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -287,7 +287,7 @@ func TestServerCertificate_WhenItIsWrong_ThenRefusedCountedAndLogged(t *testing.
 				if want := name + " 503 UF TLS_error:"; resp.StatusCode != 503 || !strings.HasPrefix(line, want) || !strings.Contains(line, x.reason) {
 					t.Errorf("status %d, the log says %q, want %q with %q", resp.StatusCode, line, want, x.reason)
 				}
-				if n := p.stats()["cluster."+name+".upstream_cx_connect_fail"]; n != 1 {
+				if n := p.Stats()["cluster."+name+".upstream_cx_connect_fail"]; n != 1 {
 					t.Errorf("upstream_cx_connect_fail is %d", n)
 				}
 				friend.t = t
@@ -295,6 +295,6 @@ func TestServerCertificate_WhenItIsWrong_ThenRefusedCountedAndLogged(t *testing.
 			})
 		}
 	}
-	p.t = t
-	p.alive(t)
+	p.T = t
+	p.Alive(t)
 }

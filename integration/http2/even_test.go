@@ -33,15 +33,15 @@ type loads []struct {
 
 func (p *proxy) loads() loads {
 	var s struct{ Workers loads }
-	if err := json.Unmarshal([]byte(p.get("/steering")), &s); err != nil || len(s.Workers) != four {
-		p.t.Fatalf("/steering: %v, %d workers", err, len(s.Workers))
+	if err := json.Unmarshal([]byte(p.Get("/steering")), &s); err != nil || len(s.Workers) != four {
+		p.T.Fatalf("/steering: %v, %d workers", err, len(s.Workers))
 	}
 	return s.Workers
 }
 
 // each is downstream_cx_active or _total of listeners by worker.
 func (p *proxy) each(what string, listeners ...string) (n [four]int64) {
-	st := p.stats()
+	st := p.Stats()
 	for _, l := range listeners {
 		for i := range n {
 			n[i] += st[fmt.Sprintf("listener.%s.worker_%d.downstream_cx_%s", l, i, what)]
@@ -67,26 +67,26 @@ type link struct {
 
 // link opens a connection to a listener; conf may be nil.
 func (p *proxy) link(listener string, conf *tls.Config, h2 bool) *link {
-	p.t.Helper()
-	c, err := net.Dial("tcp", p.addr[listener])
+	p.T.Helper()
+	c, err := net.Dial("tcp", p.Addr[listener])
 	if err != nil {
-		p.t.Fatal(err)
+		p.T.Fatal(err)
 	}
-	p.t.Cleanup(func() { c.Close() })
+	p.T.Cleanup(func() { c.Close() })
 	if conf != nil {
 		s := tls.Client(c, conf)
 		if err := s.Handshake(); err != nil {
-			p.t.Fatal(err)
+			p.T.Fatal(err)
 		}
 		c = s
 	}
 	l := &link{c: c, r: bufio.NewReader(c)}
 	if h2 {
 		if l.h2, err = (&http2.Transport{AllowHTTP: true}).NewClientConn(c); err != nil {
-			p.t.Fatal(err)
+			p.T.Fatal(err)
 		}
 		if err := l.h2.Ping(context.Background()); err != nil {
-			p.t.Fatal(err)
+			p.T.Fatal(err)
 		}
 	}
 	return l
@@ -130,15 +130,15 @@ func evenConfig(t *testing.T) string {
 // over, the idle connections spread.
 func TestEven_WhenFewConnectionsCarryAllRequests_ThenNewOnesGoElsewhere(t *testing.T) {
 	p := start(t, evenConfig(t), "--concurrency", fmt.Sprint(four))
-	if !strings.Contains(p.get("/steering"), `"mode": "ebpf"`) {
+	if !strings.Contains(p.Get("/steering"), `"mode": "ebpf"`) {
 		t.Skip("without eBPF the kernel places connections")
 	}
 	var all []*link
-	p.until("a connection on every worker", func() bool { // a machine that is busy may stall one, which then gets none
+	p.Until("a connection on every worker", func() bool { // a machine that is busy may stall one, which then gets none
 		for _, l := range all {
 			l.c.Close()
 		}
-		p.until("the last ones to end", func() bool { return sum(p.each("active", "plain")) == 0 })
+		p.Until("the last ones to end", func() bool { return sum(p.each("active", "plain")) == 0 })
 		all = nil
 		for range four {
 			all = append(all, p.link("plain", nil, true))
@@ -155,7 +155,7 @@ func TestEven_WhenFewConnectionsCarryAllRequests_ThenNewOnesGoElsewhere(t *testi
 		}
 	}
 	var idle []int // workers, by requests in flight
-	p.until("requests in flight to show", func() bool {
+	p.Until("requests in flight to show", func() bool {
 		ls := p.loads()
 		idle = []int{0, 1, 2, 3}
 		slices.SortFunc(idle, func(a, b int) int { return ls[a].Requests - ls[b].Requests })
@@ -175,13 +175,13 @@ func TestEven_WhenFewConnectionsCarryAllRequests_ThenNewOnesGoElsewhere(t *testi
 	}
 	cancel()
 	slow.Wait()
-	p.until("idle connections to spread", func() bool { return p.spread("plain") })
+	p.Until("idle connections to spread", func() bool { return p.spread("plain") })
 	for _, l := range all {
 		if err := l.get(t.Context(), "/", len("hello, world\n")); err != nil {
 			t.Error(err)
 		}
 	}
-	p.alive(t)
+	p.Alive(t)
 }
 
 // spread tells whether no worker has more connections than another by 4, from which on they move.
@@ -212,7 +212,7 @@ func TestEven_WhenConnectionsPileUpOnOneWorker_ThenTheyMoveWithoutLoss(t *testin
 			l := open()
 			total++
 			var now [four]int64
-			p.until("the connection to be counted", func() bool { now = p.each("total", both...); return now != before })
+			p.Until("the connection to be counted", func() bool { now = p.each("total", both...); return now != before })
 			if now[0] == before[0] {
 				l.c.Close()
 				continue
@@ -247,7 +247,7 @@ func TestEven_WhenConnectionsPileUpOnOneWorker_ThenTheyMoveWithoutLoss(t *testin
 			})
 		}
 	}
-	p.until("connections to spread", func() bool { return sum(p.each("active", both...)) == int64(len(all)) && p.spread(both...) })
+	p.Until("connections to spread", func() bool { return sum(p.each("active", both...)) == int64(len(all)) && p.spread(both...) })
 	stop.Store(true)
 	busy.Wait()
 	for range 3 {
@@ -264,7 +264,7 @@ func TestEven_WhenConnectionsPileUpOnOneWorker_ThenTheyMoveWithoutLoss(t *testin
 	if in != out || in < len(all)/2 {
 		t.Errorf("%d connections moved out, %d in", out, in)
 	}
-	st := p.stats()
+	st := p.Stats()
 	for name, want := range map[string]int64{"http.plain.downstream_cx_active": 2 * piled, "http.tls.downstream_cx_active": 2 * piled,
 		"http.tls.downstream_cx_ssl_active": 2 * piled, "http.plain.downstream_cx_http1_active": piled, "http.plain.downstream_cx_http2_active": piled,
 		"http.tls.downstream_cx_http1_active": piled, "http.tls.downstream_cx_http2_active": piled,
@@ -276,13 +276,13 @@ func TestEven_WhenConnectionsPileUpOnOneWorker_ThenTheyMoveWithoutLoss(t *testin
 	for _, l := range all {
 		l.c.Close()
 	}
-	p.until("every connection to be gone", func() bool {
-		st := p.stats()
+	p.Until("every connection to be gone", func() bool {
+		st := p.Stats()
 		return p.each("active", both...) == [four]int64{} && st["http.plain.downstream_cx_active"]+st["http.tls.downstream_cx_active"] == 0
 	})
-	if st := p.stats(); st["http.plain.downstream_cx_destroy_remote"]+st["http.tls.downstream_cx_destroy_remote"] != int64(total) {
+	if st := p.Stats(); st["http.plain.downstream_cx_destroy_remote"]+st["http.tls.downstream_cx_destroy_remote"] != int64(total) {
 		t.Errorf("%d connections were opened, and ended by the client: %d and %d", total, st["http.plain.downstream_cx_destroy_remote"],
 			st["http.tls.downstream_cx_destroy_remote"])
 	}
-	p.alive(t)
+	p.Alive(t)
 }

@@ -70,7 +70,7 @@ func TestGRPC_WhenTheInteropCasesRunThroughTheProxy_ThenAllPass(t *testing.T) {
 	c.cluster("tls", interopServer(t, endTLS(t, "server", "h2")), upstreamTLS(), "{}")
 	c.listener("tls", "tls", downstreamTLS(true), "")
 	p := start(t, c.String())
-	for name, addr := range p.addr {
+	for name, addr := range p.Addr {
 		t.Run(name, func(t *testing.T) {
 			creds := insecure.NewCredentials()
 			if name == "tls" {
@@ -116,7 +116,7 @@ func TestGRPC_WhenTheInteropCasesRunThroughTheProxy_ThenAllPass(t *testing.T) {
 			})
 		})
 	}
-	p.alive(t)
+	p.Alive(t)
 }
 
 // attempt runs a case and returns its failure, which comes as a panic of fatal.

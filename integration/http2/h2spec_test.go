@@ -31,13 +31,13 @@ func TestH2spec_WhenRunAgainstTheServer_ThenEveryCasePasses(t *testing.T) {
 	p := start(t, c.String())
 	// What is no preface may be HTTP/1 with AUTO: the answer is a 400, as Envoy's is, and h2spec takes the text for a frame.
 	except := map[string]string{"auto": "http2/3.5/2"}
-	for name := range p.addr {
+	for name := range p.Addr {
 		for _, strict := range []bool{false, true} {
 			t.Run(name+map[bool]string{true: " strict"}[strict], func(t *testing.T) {
-				host, port, _ := net.SplitHostPort(p.addr[name])
+				host, port, _ := net.SplitHostPort(p.Addr[name])
 				n, _ := strconv.Atoi(port)
 				runH2spec(t, &h2config.Config{Host: host, Port: n, Path: "/", Timeout: 2 * time.Second, MaxHeaderLen: 4000, Strict: strict, TLS: name == "tls", Insecure: true}, except[name])
-				p.alive(t)
+				p.Alive(t)
 			})
 		}
 	}

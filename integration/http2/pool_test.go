@@ -65,7 +65,7 @@ func upstreamOf(fields string) string {
 // ask sends one request to a listener and returns status and body.
 func (p *proxy) ask(t *testing.T, listener, host string, header ...string) string {
 	t.Helper()
-	req, err := http.NewRequest(http.MethodGet, "http://"+p.addr[listener]+"/", nil)
+	req, err := http.NewRequest(http.MethodGet, "http://"+p.Addr[listener]+"/", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,13 +111,13 @@ func TestPool_WhenTheClusterHasAutoConfig_ThenALPNDecides(t *testing.T) {
 				t.Errorf("%s: %s", x.name, got)
 			}
 		}
-		s := p.stats()
+		s := p.Stats()
 		n := s["cluster."+x.name+".upstream_cx_http1_total"] + s["cluster."+x.name+".upstream_cx_http2_total"]
 		if got := s["cluster."+x.name+".upstream_cx_"+x.codec+"_total"]; got != n || n < 1 || n > 2 { // one for each worker that had a request
 			t.Errorf("%s: %d connections, %d of them of %s", x.name, n, got, x.codec)
 		}
 	}
-	p.alive(t)
+	p.Alive(t)
 }
 
 func TestPool_WhenTheClusterTakesNamesFromRequests_ThenAConnectionForEachName(t *testing.T) {
@@ -167,7 +167,7 @@ func TestPool_WhenTheClusterTakesNamesFromRequests_ThenAConnectionForEachName(t 
 			t.Errorf("%s: server names %s, want %s", x.name, got, x.sni)
 		}
 	}
-	p.alive(t)
+	p.Alive(t)
 }
 
 func TestPool_WhenTheClusterHasAPreconnectPolicy_ThenConnectionsBeforeTheyAreNeeded(t *testing.T) {
@@ -195,7 +195,7 @@ func TestPool_WhenTheClusterHasAPreconnectPolicy_ThenConnectionsBeforeTheyAreNee
 		if got := p.ask(t, x.name, "a.test"); got != "200 HTTP/1.1" {
 			t.Errorf("%s: %s", x.name, got)
 		}
-		s := p.stats()
+		s := p.Stats()
 		if n := s["cluster."+x.name+".upstream_cx_total"]; n != x.want {
 			t.Errorf("%s: %d connections, want %d", x.name, n, x.want)
 		}
@@ -203,5 +203,5 @@ func TestPool_WhenTheClusterHasAPreconnectPolicy_ThenConnectionsBeforeTheyAreNee
 			t.Errorf("%s: %d skipped", x.name, n)
 		}
 	}
-	p.alive(t)
+	p.Alive(t)
 }

@@ -81,14 +81,14 @@ func TestSession_WhenOfferedElsewhere_ThenNothingResumes(t *testing.T) {
 			}
 			for _, to := range contexts {
 				t.Run(version.name+"/"+from.name+" to "+to.name, func(t *testing.T) {
-					p.t = t
+					p.T = t
 					ticket.last = nil
-					if v := visit(t, p.addr[from.listener], conf(from.name)); v.err != nil || v.state.DidResume || ticket.last == nil {
+					if v := visit(t, p.Addr[from.listener], conf(from.name)); v.err != nil || v.state.DidResume || ticket.last == nil {
 						t.Fatalf("the first visit: resumed %v, ticket %v, %v", v.state.DidResume, ticket.last != nil, v.err)
 					}
 					reused := "listener." + to.listener + ".ssl.session_reused"
-					before := p.stats()[reused]
-					v := visit(t, p.addr[to.listener], conf(to.name))
+					before := p.Stats()[reused]
+					v := visit(t, p.Addr[to.listener], conf(to.name))
 					if to.refuses != (v.err != nil) || to.refuses == strings.HasPrefix(v.answer, "HTTP/1.1 200 OK") {
 						t.Errorf("the second visit: %q, %v", v.answer, v.err)
 					}
@@ -96,13 +96,13 @@ func TestSession_WhenOfferedElsewhere_ThenNothingResumes(t *testing.T) {
 					if v.state.DidResume != same {
 						t.Errorf("resumed %v", v.state.DidResume)
 					}
-					if n := p.stats()[reused] - before; (n == 1) != same {
+					if n := p.Stats()[reused] - before; (n == 1) != same {
 						t.Errorf("%s +%d", reused, n)
 					}
 				})
 			}
 		}
 	}
-	p.t = t
-	p.alive(t)
+	p.T = t
+	p.Alive(t)
 }

@@ -148,6 +148,14 @@ func (sum *toll) add(k *attack, a *attacker) {
 	}
 }
 
+// last waits for d, and for the first connection to be cut off if that must be.
+func (k *attack) last(d time.Duration, cut func() int) {
+	time.Sleep(d)
+	for end := time.Now().Add(patience); !k.lawful && !envoy && cut() == 0 && time.Now().Before(end); {
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
 // raid attacks addr for d, with all attackers.
 func (k *attack) raid(addr string, d time.Duration) (sum toll) {
 	var stop atomic.Bool
@@ -174,7 +182,11 @@ func (k *attack) raid(addr string, d time.Duration) (sum toll) {
 			}
 		})
 	}
-	time.Sleep(d)
+	k.last(d, func() int {
+		mu.Lock()
+		defer mu.Unlock()
+		return sum.CutOff
+	})
 	stop.Store(true)
 	wg.Wait()
 	slices.Sort(sum.Ends)
@@ -219,7 +231,11 @@ func (k *attack) wait(ln net.Listener, addr string, d time.Duration) (sum toll) 
 			}
 		})
 	}
-	time.Sleep(d)
+	k.last(d, func() int {
+		mu.Lock()
+		defer mu.Unlock()
+		return sum.CutOff
+	})
 	stop.Store(true)
 	ln.Close()
 	wg.Wait()

@@ -36,7 +36,7 @@ func secretListener(c *config, t *testing.T, source string) {
 // shows is the serial number of the certificate that the listener shows to a client with that certificate, which must be served.
 func shows(t *testing.T, p *proxy, client *tls.Certificate) string {
 	t.Helper()
-	v := visit(t, p.addr["h"], &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{*client}}) // the serial number is what counts
+	v := visit(t, p.Addr["h"], &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{*client}}) // the serial number is what counts
 	if v.err != nil || !strings.HasPrefix(v.answer, "HTTP/1.1 200 OK") {
 		t.Fatalf("the listener does not serve: %q, %v", v.answer, v.err)
 	}
@@ -111,7 +111,7 @@ func TestSDS_WhenARotationIsBroken_ThenTheOldPairServesAndTheReasonIsEverywhere(
 			secretListener(&c, t, fmt.Sprintf("api_config_source: {api_type: %s, transport_api_version: V3, grpc_services: [{envoy_grpc: {cluster_name: xds}}]}", api))
 			c.cluster("xds", ctl.Addr(), "", "{}")
 			p := start(t, fmt.Sprintf("node: {id: %s, cluster: c}\n", node)+c.String())
-			friend := newNeighbour(t, p.addr["h"], &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{*client}})
+			friend := newNeighbour(t, p.Addr["h"], &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{*client}})
 			type broken struct {
 				name, why string
 				secret    *tlsv3.Secret
@@ -123,8 +123,8 @@ func TestSDS_WhenARotationIsBroken_ThenTheOldPairServesAndTheReasonIsEverywhere(
 			}
 			for _, x := range pushes {
 				t.Run(x.name, func(t *testing.T) {
-					p.t, friend.t = t, t
-					before, logged := p.stats(), len(p.log.String())
+					p.T, friend.t = t, t
+					before, logged := p.Stats(), len(p.Log.String())
 					nacks := func() (list []string) {
 						for _, r := range ctl.Requests() {
 							if r.Nacked {
@@ -140,18 +140,18 @@ func TestSDS_WhenARotationIsBroken_ThenTheOldPairServesAndTheReasonIsEverywhere(
 						push(x.secret, rootsOf(root))
 					}
 					mark := fmt.Sprintf("SDS %q: ", x.secret.GetName())
-					p.until("a NACK", func() bool { // of several: after one, the SotW server sends the same again
+					p.Until("a NACK", func() bool { // of several: after one, the SotW server sends the same again
 						return slices.ContainsFunc(nacks()[heard:], func(n string) bool { return strings.Contains(n, mark) && strings.Contains(n, x.why) })
 					})
 					counter := "sds." + x.secret.GetName() + ".update_rejected"
-					p.until(counter, func() bool { return p.stats()[counter] > before[counter] })
+					p.Until(counter, func() bool { return p.Stats()[counter] > before[counter] })
 					if strings.Contains(strings.Join(nacks(), ""), "PRIVATE KEY") {
 						t.Error("a NACK tells a key")
 					}
-					if line := p.log.String()[logged:]; !strings.Contains(line, mark) || !strings.Contains(line, x.why) {
+					if line := p.Log.String()[logged:]; !strings.Contains(line, mark) || !strings.Contains(line, x.why) {
 						t.Errorf("the log says %q, want %q", line, x.why)
 					}
-					if certs := p.get("/certs?verbose"); !strings.Contains(certs, x.why) || !strings.Contains(certs, "last_error_since") {
+					if certs := p.Get("/certs?verbose"); !strings.Contains(certs, x.why) || !strings.Contains(certs, "last_error_since") {
 						t.Errorf("/certs?verbose does not have %q:\n%s", x.why, certs)
 					}
 					if got := shows(t, p, client); got != serial(t, good) {
@@ -161,29 +161,29 @@ func TestSDS_WhenARotationIsBroken_ThenTheOldPairServesAndTheReasonIsEverywhere(
 					next := ca.leaf()
 					goodSecret = secretOf(pemOf(t, next))
 					push(goodSecret, rootsOf(root))
-					p.until("the next good one serves", func() bool { return shows(t, p, client) == serial(t, next) })
+					p.Until("the next good one serves", func() bool { return shows(t, p, client) == serial(t, next) })
 					good = next
-					p.until("the error is gone", func() bool { return !strings.Contains(p.get("/certs?verbose"), "last_error") })
+					p.Until("the error is gone", func() bool { return !strings.Contains(p.Get("/certs?verbose"), "last_error") })
 				})
 			}
 			t.Run("a certificate of another authority", func(t *testing.T) { // nothing is broken about it, but peers with these roots refuse it
-				p.t, friend.t = t, t
+				p.T, friend.t = t, t
 				odd := newPKI(t, "other").leaf(func(c *x509.Certificate) { c.SerialNumber = big.NewInt(1000) })
 				push(secretOf(pemOf(t, odd)), rootsOf(root))
-				p.until("it serves", func() bool { return shows(t, p, client) == "1000" })
+				p.Until("it serves", func() bool { return shows(t, p, client) == "1000" })
 				const why = "unable to get local issuer certificate"
-				if certs := p.get("/certs?verbose"); !strings.Contains(certs, `"warning": "TLS_error`) || !strings.Contains(certs, why) {
+				if certs := p.Get("/certs?verbose"); !strings.Contains(certs, `"warning": "TLS_error`) || !strings.Contains(certs, why) {
 					t.Errorf("/certs?verbose does not warn:\n%s", certs)
 				}
-				if line := `secret "workload" has changed, and now a context's authorities refuse its own certificate`; !strings.Contains(p.log.String(), line) {
+				if line := `secret "workload" has changed, and now a context's authorities refuse its own certificate`; !strings.Contains(p.Log.String(), line) {
 					t.Error("the log does not warn")
 				}
 				friend.asks()
 				push(goodSecret, rootsOf(root))
-				p.until("the warning is gone", func() bool { return !strings.Contains(p.get("/certs?verbose"), why) })
+				p.Until("the warning is gone", func() bool { return !strings.Contains(p.Get("/certs?verbose"), why) })
 			})
-			p.t = t
-			p.alive(t)
+			p.T = t
+			p.Alive(t)
 		})
 	}
 }
@@ -207,7 +207,7 @@ func TestSecretFiles_WhenASPIFFEBundleMapChanges_ThenItIsReadAgain(t *testing.T)
 	secretListener(&c, t, "path_config_source: {path: "+sources+"}")
 	p := start(t, c.String())
 	served := func(client *tls.Certificate) bool {
-		v := visit(t, p.addr["h"], &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{*client}}) // only the proxy checks
+		v := visit(t, p.Addr["h"], &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{*client}}) // only the proxy checks
 		return strings.HasPrefix(v.answer, "HTTP/1.1 200 OK")
 	}
 	old, young := ca.leaf(), next.leaf()
@@ -215,18 +215,18 @@ func TestSecretFiles_WhenASPIFFEBundleMapChanges_ThenItIsReadAgain(t *testing.T)
 		t.Fatalf("before: %v %v", served(old), served(young))
 	}
 	ca.write("bundles.json", bundles(next))
-	p.until("the new authority counts", func() bool { return served(young) })
+	p.Until("the new authority counts", func() bool { return served(young) })
 	if served(old) {
 		t.Error("the old authority still counts")
 	}
 	ca.write("bundles.json", []byte(`{"trust_domains": {}}`))
-	p.until("a broken map is refused", func() bool {
-		return strings.Contains(p.get("/certs?verbose"), "no trust domains found in SPIFFE bundle")
+	p.Until("a broken map is refused", func() bool {
+		return strings.Contains(p.Get("/certs?verbose"), "no trust domains found in SPIFFE bundle")
 	})
 	if !served(young) || served(old) {
 		t.Error("a broken map changed something")
 	}
-	p.alive(t)
+	p.Alive(t)
 }
 
 func TestSecretFiles_WhenAPairIsBrokenOrHalfWritten_ThenTheOldOneServesUntilItIsWhole(t *testing.T) {
@@ -243,15 +243,15 @@ func TestSecretFiles_WhenAPairIsBrokenOrHalfWritten_ThenTheOldOneServesUntilItIs
 	var c config
 	secretListener(&c, t, "path_config_source: {path: "+sources+"}")
 	p := start(t, c.String())
-	friend := newNeighbour(t, p.addr["h"], &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{*client}})
+	friend := newNeighbour(t, p.Addr["h"], &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{*client}})
 	const failed = "sds.workload.key_rotation_failed"
 	// half checks that the files of the moment are refused for a reason, and good serves.
 	half := func(t *testing.T, before map[string]int64, why string) {
 		t.Helper()
-		p.until("the files are refused", func() bool {
-			return p.stats()[failed] > before[failed] && strings.Contains(p.get("/certs?verbose"), why)
+		p.Until("the files are refused", func() bool {
+			return p.Stats()[failed] > before[failed] && strings.Contains(p.Get("/certs?verbose"), why)
 		})
-		if !strings.Contains(p.log.String(), why) {
+		if !strings.Contains(p.Log.String(), why) {
 			t.Errorf("the log does not have %q", why)
 		}
 		if got := shows(t, p, client); got != serial(t, good) {
@@ -264,14 +264,14 @@ func TestSecretFiles_WhenAPairIsBrokenOrHalfWritten_ThenTheOldOneServesUntilItIs
 		t.Helper()
 		good = ca.leaf()
 		ca.save("workload", good)
-		p.until("the whole pair serves", func() bool { return shows(t, p, client) == serial(t, good) })
-		p.until("the error is gone", func() bool { return !strings.Contains(p.get("/certs?verbose"), "last_error") })
+		p.Until("the whole pair serves", func() bool { return shows(t, p, client) == serial(t, good) })
+		p.Until("the error is gone", func() bool { return !strings.Contains(p.Get("/certs?verbose"), "last_error") })
 		friend.asks()
 	}
 	for _, x := range brokenPairs(t, ca) {
 		t.Run(x.name, func(t *testing.T) {
-			p.t, friend.t = t, t
-			before := p.stats()
+			p.T, friend.t = t, t
+			before := p.Stats()
 			ca.write("workload.key", x.key)
 			ca.write("workload.pem", x.chain)
 			half(t, before, x.why)
@@ -279,10 +279,10 @@ func TestSecretFiles_WhenAPairIsBrokenOrHalfWritten_ThenTheOldOneServesUntilItIs
 		})
 	}
 	t.Run("written in place, half by half", func(t *testing.T) {
-		p.t, friend.t = t, t
+		p.T, friend.t = t, t
 		next := ca.leaf()
 		chain, key := pemOf(t, next)
-		before := p.stats()
+		before := p.Stats()
 		put := func(name string, b []byte) {
 			if err := os.WriteFile(filepath.Join(ca.dir, name), b, 0o600); err != nil {
 				t.Fatal(err)
@@ -290,20 +290,20 @@ func TestSecretFiles_WhenAPairIsBrokenOrHalfWritten_ThenTheOldOneServesUntilItIs
 		}
 		put("workload.pem", chain[:len(chain)/2])
 		half(t, before, "Failed to load certificate chain")
-		before = p.stats()
+		before = p.Stats()
 		put("workload.pem", chain)
 		half(t, before, "KEY_VALUES_MISMATCH")
-		before = p.stats()
+		before = p.Stats()
 		put("workload.key", key[:len(key)/3])
 		half(t, before, "Failed to load private key")
 		put("workload.key", key)
 		good = next
-		p.until("the whole pair serves", func() bool { return shows(t, p, client) == serial(t, good) })
+		p.Until("the whole pair serves", func() bool { return shows(t, p, client) == serial(t, good) })
 		friend.asks()
 	})
 	t.Run("removed", func(t *testing.T) {
-		p.t, friend.t = t, t
-		before := p.stats()
+		p.T, friend.t = t, t
+		before := p.Stats()
 		if err := os.Remove(filepath.Join(ca.dir, "workload.key")); err != nil {
 			t.Fatal(err)
 		}
@@ -311,16 +311,16 @@ func TestSecretFiles_WhenAPairIsBrokenOrHalfWritten_ThenTheOldOneServesUntilItIs
 		repair(t)
 	})
 	t.Run("authorities", func(t *testing.T) {
-		p.t, friend.t = t, t
+		p.T, friend.t = t, t
 		ca.write("ca.pem", []byte("rubbish"))
-		p.until("the file is refused", func() bool {
-			return p.stats()["sds.roots.key_rotation_failed"] > 0 && strings.Contains(p.get("/certs?verbose"), "Failed to load trusted CA certificates")
+		p.Until("the file is refused", func() bool {
+			return p.Stats()["sds.roots.key_rotation_failed"] > 0 && strings.Contains(p.Get("/certs?verbose"), "Failed to load trusted CA certificates")
 		})
 		if got := shows(t, p, client); got != serial(t, good) {
 			t.Errorf("certificate %s serves, want %s", got, serial(t, good))
 		}
 		friend.asks()
 	})
-	p.t = t
-	p.alive(t)
+	p.T = t
+	p.Alive(t)
 }

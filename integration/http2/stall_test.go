@@ -70,7 +70,7 @@ func TestHandshake_WhenAClientStallsOrTrickles_ThenItIsCutOffAndCounted(t *testi
 	c.listener("h", "b", fmt.Sprintf("transport_socket_connect_timeout: %.1fs, ", shakeTimeout.Seconds())+downstreamTLS(true), "")
 	c.listeners[0] = strings.Replace(c.listeners[0], "{", "{stat_prefix: h, "+lines(file, "%DOWNSTREAM_REMOTE_PORT% %DOWNSTREAM_TRANSPORT_FAILURE_REASON% %CONNECTION_TERMINATION_DETAILS%")+" ", 1)
 	p := start(t, c.String())
-	friend := newNeighbour(t, p.addr["h"], endTLS(t, "client", "http/1.1"))
+	friend := newNeighbour(t, p.Addr["h"], endTLS(t, "client", "http/1.1"))
 	const timeout = "listener.h.downstream_cx_transport_socket_connect_timeout"
 	for _, x := range []struct {
 		name    string
@@ -86,9 +86,9 @@ func TestHandshake_WhenAClientStallsOrTrickles_ThenItIsCutOffAndCounted(t *testi
 		{"sends garbage", func(c net.Conn) { _, _ = c.Write([]byte("EHLO mail.example\r\n")) }, "listener.h.ssl.connection_error", "TLS_error:"},
 	} {
 		t.Run(x.name, func(t *testing.T) {
-			p.t, friend.t = t, t
-			before := p.stats()
-			conn, err := net.Dial("tcp", p.addr["h"])
+			p.T, friend.t = t, t
+			before := p.Stats()
+			conn, err := net.Dial("tcp", p.Addr["h"])
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -102,7 +102,7 @@ func TestHandshake_WhenAClientStallsOrTrickles_ThenItIsCutOffAndCounted(t *testi
 			} else if x.counter == timeout && took < shakeTimeout*9/10 {
 				t.Errorf("it was cut off after %v", took)
 			}
-			p.until(x.counter, func() bool { return p.stats()[x.counter] == before[x.counter]+1 })
+			p.Until(x.counter, func() bool { return p.Stats()[x.counter] == before[x.counter]+1 })
 			_, port, _ := net.SplitHostPort(conn.LocalAddr().String())
 			if line := p.logged(file, port); !strings.Contains(line, x.log) {
 				t.Errorf("the log says %q, want %q", line, x.log)
@@ -110,8 +110,8 @@ func TestHandshake_WhenAClientStallsOrTrickles_ThenItIsCutOffAndCounted(t *testi
 			friend.asks()
 		})
 	}
-	p.t = t
-	p.alive(t)
+	p.T = t
+	p.Alive(t)
 }
 
 func TestHandshake_WhenAServerStallsOrTrickles_ThenConnectTimeoutEndsIt(t *testing.T) {
@@ -150,12 +150,12 @@ func TestHandshake_WhenAServerStallsOrTrickles_ThenConnectTimeoutEndsIt(t *testi
 	c.cluster("good", backend(t, endTLS(t, "server", "http/1.1")), upstreamTLS(), "")
 	c.listener("good", "good", "", "")
 	p := start(t, c.String())
-	friend := newNeighbour(t, p.addr["good"], nil)
+	friend := newNeighbour(t, p.Addr["good"], nil)
 	for name, id := range index {
 		t.Run(name, func(t *testing.T) {
-			p.t, friend.t = t, t
+			p.T, friend.t = t, t
 			began := time.Now()
-			resp, err := (&http.Client{Timeout: tooLate, Transport: &http.Transport{DisableKeepAlives: true}}).Get("http://" + p.addr[id] + "/")
+			resp, err := (&http.Client{Timeout: tooLate, Transport: &http.Transport{DisableKeepAlives: true}}).Get("http://" + p.Addr[id] + "/")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -171,12 +171,12 @@ func TestHandshake_WhenAServerStallsOrTrickles_ThenConnectTimeoutEndsIt(t *testi
 			if resp.StatusCode != 503 || !strings.Contains(line, details) {
 				t.Errorf("status %d, the log says %q, want %q", resp.StatusCode, line, details)
 			}
-			if n := p.stats()[counter]; n != 1 {
+			if n := p.Stats()[counter]; n != 1 {
 				t.Errorf("%s is %d", counter, n)
 			}
 			friend.asks()
 		})
 	}
-	p.t = t
-	p.alive(t)
+	p.T = t
+	p.Alive(t)
 }

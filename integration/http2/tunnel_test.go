@@ -235,7 +235,7 @@ func TestTunnels_WhenAnyPairOfCodecsOverPlainOrTLS_ThenBytesPassBothWays(t *test
 			}
 			kind := map[bool]string{false: "websocket", true: "connect"}[x.connect]
 			t.Run(fmt.Sprintf("%s-%s-%s-%s", kind, down, x.backend, name), func(t *testing.T) {
-				conn, err := net.Dial("tcp", p.addr[name+"_"+x.backend])
+				conn, err := net.Dial("tcp", p.Addr[name+"_"+x.backend])
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -255,5 +255,5 @@ func TestTunnels_WhenAnyPairOfCodecsOverPlainOrTLS_ThenBytesPassBothWays(t *test
 			})
 		}
 	}
-	p.alive(t)
+	p.Alive(t)
 }

@@ -49,7 +49,7 @@ func TestWebSocket_WhenOverEveryPairOfCodecs_ThenEchoedAndClosedFromEitherSide(t
 				p := start(t, c.String())
 				dial := map[string]func(*testing.T, string) tunnel{"h1": upgradeClient, "h2": connectClient}[down]
 				for _, closer := range []string{"client", "server"} {
-					a := dial(t, p.addr["h"])
+					a := dial(t, p.Addr["h"])
 					b := take(t, accepted)
 					exchange(t, a, b)
 					exchange(t, b, a)
@@ -62,8 +62,8 @@ func TestWebSocket_WhenOverEveryPairOfCodecs_ThenEchoedAndClosedFromEitherSide(t
 					}
 					_ = b.Close()
 				}
-				p.until("no request is left", func() bool { return p.stats()["http.h.downstream_rq_active"] == 0 })
-				s := p.stats()
+				p.Until("no request is left", func() bool { return p.Stats()["http.h.downstream_rq_active"] == 0 })
+				s := p.Stats()
 				t.Logf("upgrades %d, resets rx %d tx %d", s["http.h.downstream_cx_upgrades_total"], s["http.h.downstream_rq_rx_reset"], s["http.h.downstream_rq_tx_reset"])
 				if n := s["http.h.downstream_cx_upgrades_total"]; n != 2 {
 					t.Errorf("downstream_cx_upgrades_total is %d", n)
@@ -71,7 +71,7 @@ func TestWebSocket_WhenOverEveryPairOfCodecs_ThenEchoedAndClosedFromEitherSide(t
 				if n := s["http.h.downstream_cx_upgrades_active"]; n != 0 {
 					t.Errorf("downstream_cx_upgrades_active is %d", n)
 				}
-				p.alive(t)
+				p.Alive(t)
 			})
 		}
 	}

@@ -31,7 +31,7 @@ func TestAdmin_WhenAsked_ThenEveryEndpointKnowsTheProcess(t *testing.T) {
 		{"/help", false, []string{"/drain_listeners"}},
 		{"/ready", false, []string{"LIVE"}},
 		{"/server_info", true, []string{`"state": "LIVE"`, `"concurrency": 2`, `"id": "node"`}},
-		{"/listeners", false, []string{"l::" + p.addr["l"]}},
+		{"/listeners", false, []string{"l::" + p.Addr["l"]}},
 		{"/listeners?format=json", true, []string{`"name": "l"`}},
 		{"/clusters", false, []string{"b::" + b.addr + "::rq_total::1"}},
 		{"/clusters?format=json", true, []string{`"name": "b"`}},
@@ -58,20 +58,20 @@ func TestAdmin_WhenAsked_ThenEveryEndpointKnowsTheProcess(t *testing.T) {
 			}
 		}
 	}
-	if got := p.try("POST", "/logging?upstream=debug"); !strings.Contains(got, "  upstream: debug\n") {
+	if got := p.Request("POST", "/logging?upstream=debug"); !strings.Contains(got, "  upstream: debug\n") {
 		t.Errorf("/logging: %s", got)
 	}
-	p.post("/runtime_modify?a.b=8")
+	p.Post("/runtime_modify?a.b=8")
 	if got := p.get("/runtime"); !strings.Contains(got, `"final_value": "8"`) {
 		t.Errorf("/runtime after a change: %s", got)
 	}
-	p.post("/reset_counters")
+	p.Post("/reset_counters")
 	if got := p.get("/stats?filter=cluster.b.upstream_rq_total"); got != "cluster.b.upstream_rq_total: 0\n" {
 		t.Errorf("after /reset_counters: %s", got)
 	}
-	p.post("/reopen_logs")
+	p.Post("/reopen_logs")
 	for _, path := range []string{"/quitquitquit", "/drain_listeners", "/healthcheck/fail"} {
-		resp, err := http.Get("http://" + p.admin + path)
+		resp, err := http.Get("http://" + p.Admin + path)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -92,15 +92,15 @@ func TestAdmin_WhenTheProcessDrains_ThenItStillAnswers(t *testing.T) {
 	c := p.dial("l")
 	c.send(request)
 	<-b.seen
-	p.post("/quitquitquit")
-	p.until("the listener is closed", func() bool { return p.refused("l") })
+	p.Post("/quitquitquit")
+	p.Until("the listener is closed", func() bool { return p.refused("l") })
 	if got := p.get("/stats?filter=downstream_rq_active"); !strings.Contains(got, ": 1\n") {
 		t.Errorf("stats while draining: %s", got)
 	}
 	b.hold <- struct{}{}
 	c.answered("hello", true)
 	c.c.Close()
-	p.exits(0, 0, 2*time.Second)
+	p.Exits(0, 0, 2*time.Second)
 }
 
 // TestPrometheus_WhenScraped_ThenPromtoolFindsNothing runs promtool over a scrape with traffic, where promtool is installed.
@@ -119,7 +119,7 @@ func TestPrometheus_WhenScraped_ThenPromtoolFindsNothing(t *testing.T) {
 	if _, err := tunnel.r.ReadByte(); err != nil {
 		t.Fatal(err)
 	}
-	p.until("histograms", func() bool { return strings.Contains(p.get("/stats?usedonly"), "cluster.b.upstream_rq_time: P0") })
+	p.Until("histograms", func() bool { return strings.Contains(p.get("/stats?usedonly"), "cluster.b.upstream_rq_time: P0") })
 	cmd := exec.Command(tool, "check", "metrics")
 	cmd.Stdin = strings.NewReader(p.get("/stats/prometheus?text_readouts"))
 	out, err := cmd.CombinedOutput()

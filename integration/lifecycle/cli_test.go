@@ -6,21 +6,20 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"sidecar/integration/proc"
 )
 
 // invoke runs the program to its end.
 func invoke(t *testing.T, dir string, args ...string) (code int, out string) {
 	t.Helper()
-	cmd := exec.Command(binary, args...)
+	cmd, o := proc.Command(t, args...)
 	cmd.Dir = dir
-	o := &output{}
-	cmd.Stdout, cmd.Stderr = o, o
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -242,19 +241,19 @@ func TestSIGUSR1_WhenLogsWereMoved_ThenTheyAreOpenedAgain(t *testing.T) {
 	p := start(t, static([]string{httpListener("l", "b", "", log)}, []string{cluster("b", b.addr)}), "--log-path", app, "--file-flush-interval-msec", "50")
 	lines := func(f string) int { s, _ := os.ReadFile(f); return strings.Count(string(s), "\n") }
 	p.dial("l").want("hello", false)
-	p.until("the first line", func() bool { return lines(access) == 1 })
+	p.Until("the first line", func() bool { return lines(access) == 1 })
 	for _, f := range []string{access, app} {
 		if err := os.Rename(f, f+".1"); err != nil {
 			t.Fatal(err)
 		}
 	}
-	p.signal(syscall.SIGHUP) // ignored
-	p.signal(syscall.SIGUSR1)
-	p.until("the new files", func() bool { return lines(access+".1") == 1 && lines(access) >= 0 && exists(access) && exists(app) })
+	p.Signal(syscall.SIGHUP) // ignored
+	p.Signal(syscall.SIGUSR1)
+	p.Until("the new files", func() bool { return lines(access+".1") == 1 && lines(access) >= 0 && exists(access) && exists(app) })
 	p.dial("l").want("hello", false)
-	p.until("a line in the new file", func() bool { return lines(access) == 1 })
-	p.signal(syscall.SIGTERM)
-	p.exits(0, 0, 2*time.Second)
+	p.Until("a line in the new file", func() bool { return lines(access) == 1 })
+	p.Signal(syscall.SIGTERM)
+	p.Exits(0, 0, 2*time.Second)
 	if lines(app) == 0 {
 		t.Error("the application log stayed in the old file")
 	}
@@ -270,7 +269,7 @@ func TestAccessLog_WhenConfigurationsChange_ThenFilesNobodyLogsToAreClosed(t *te
 	}
 	d := startDynamic(t, []string{cluster("b", b.addr)}, []string{listener(0)}, "--drain-time-s", "60", "--concurrency", "2")
 	open := func() (list []string) {
-		fds := fmt.Sprintf("/proc/%d/fd/", d.cmd.Process.Pid)
+		fds := fmt.Sprintf("/proc/%d/fd/", d.Cmd.Process.Pid)
 		entries, _ := os.ReadDir(fds)
 		for _, e := range entries {
 			if to, err := os.Readlink(fds + e.Name()); err == nil && strings.HasPrefix(to, dir+"/") {
@@ -288,7 +287,7 @@ func TestAccessLog_WhenConfigurationsChange_ThenFilesNobodyLogsToAreClosed(t *te
 		most = max(most, len(open()))
 	}
 	// Collections come with updates; the last ones may wait for more of them.
-	d.until("only the files in use are open", func() bool {
+	d.Until("only the files in use are open", func() bool {
 		d.replace(listener(i))
 		i++
 		return len(open()) <= 10
@@ -298,8 +297,8 @@ func TestAccessLog_WhenConfigurationsChange_ThenFilesNobodyLogsToAreClosed(t *te
 	}
 	b.hold <- struct{}{}
 	held.answered("hello", true)
-	d.signal(syscall.SIGTERM)
-	d.exits(0, 0, 5*time.Second)
+	d.Signal(syscall.SIGTERM)
+	d.Exits(0, 0, 5*time.Second)
 	if s, _ := os.ReadFile(filepath.Join(dir, "0")); strings.Count(string(s), "\n") != 1 {
 		t.Errorf("the log of the held request: %q", s)
 	}
@@ -319,18 +318,11 @@ func TestIstioBootstrap_WhenLoaded_ThenItStartsAndTellsWhatWaits(t *testing.T) {
 		text = strings.ReplaceAll(text, r[0], r[1])
 	}
 	file := write(t, dir, "istio.json", text)
-	cmd := exec.Command(binary, append([]string{"-c", file}, istioArgs...)...)
-	cmd.Dir = dir
-	out := &output{}
-	cmd.Stdout, cmd.Stderr = out, out
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	p := &proxy{t: t, cmd: cmd, dir: dir, log: out, done: make(chan struct{}), admin: "127.0.0.1:28490"}
-	go func() { _ = cmd.Wait(); close(p.done) }()
-	t.Cleanup(func() { _ = cmd.Process.Kill(); <-p.done })
-	p.until("the admin server answers", func() bool { return p.try("GET", "/server_info") != "" })
-	if got := p.try("GET", "/ready"); got != "PRE_INITIALIZING\n" { // there is no control plane
+	cmd, out := proc.Command(t, append([]string{"-c", file}, istioArgs...)...)
+	p := &proxy{proc.Launch(t, cmd, out)}
+	p.Admin = "127.0.0.1:28490"
+	p.Until("the admin server answers", func() bool { return p.Get("/server_info") != "" })
+	if got := p.Get("/ready"); got != "PRE_INITIALIZING\n" { // there is no control plane
 		t.Errorf("/ready %q", got)
 	}
 	for path, wants := range map[string][]string{
@@ -349,8 +341,8 @@ func TestIstioBootstrap_WhenLoaded_ThenItStartsAndTellsWhatWaits(t *testing.T) {
 	if strings.Contains(p.get("/stats"), "\ncluster.agent") {
 		t.Error("a stat outside the inclusion list is shown")
 	}
-	p.signal(syscall.SIGTERM)
-	p.exits(0, 0, time.Second)
+	p.Signal(syscall.SIGTERM)
+	p.Exits(0, 0, time.Second)
 	if !strings.Contains(out.String(), "waits for a later") {
 		t.Errorf("no warning about what waits:\n%s", out)
 	}

@@ -26,22 +26,22 @@ func TestSIGTERM_WhenARequestIsInFlight_ThenItFinishesAndSaysClose(t *testing.T)
 			<-b.seen
 			switch how {
 			case "SIGTERM":
-				p.signal(syscall.SIGTERM)
+				p.Signal(syscall.SIGTERM)
 			case "SIGINT":
-				p.signal(syscall.SIGINT)
+				p.Signal(syscall.SIGINT)
 			default:
-				p.post("/quitquitquit")
+				p.Post("/quitquitquit")
 			}
-			p.until("the listener is closed", func() bool { return p.refused("l") })
+			p.Until("the listener is closed", func() bool { return p.refused("l") })
 			time.Sleep(700 * time.Millisecond) // longer than idle connections get
-			if p.ended() {
+			if p.Ended() {
 				t.Fatal("ended with a request in flight")
 			}
 			b.hold <- struct{}{}
 			c.answered("hello", true)
 			c.eof()
 			c.c.Close()
-			p.exits(0, 0, 2*time.Second)
+			p.Exits(0, 0, 2*time.Second)
 		})
 	}
 }
@@ -53,11 +53,11 @@ func TestSIGTERM_WhenConnectionsAreIdle_ThenTheyAreClosedAndTheProcessEnds(t *te
 	quiet, late, fresh := p.dial("l"), p.dial("l"), p.dial("l")
 	quiet.want("hello", false)
 	late.want("hello", false)
-	p.until("three connections", func() bool {
-		return strings.Contains(p.try("GET", "/stats?filter=^listener.*downstream_cx_active"), ": 3\n")
+	p.Until("three connections", func() bool {
+		return strings.Contains(p.Get("/stats?filter=^listener.*downstream_cx_active"), ": 3\n")
 	})
-	p.signal(syscall.SIGTERM)
-	p.until("the listener is closed", func() bool { return p.refused("l") })
+	p.Signal(syscall.SIGTERM)
+	p.Until("the listener is closed", func() bool { return p.refused("l") })
 	late.want("hello", true) // a request that comes in time is served
 	fresh.want("hello", true)
 	quiet.eof()
@@ -65,14 +65,14 @@ func TestSIGTERM_WhenConnectionsAreIdle_ThenTheyAreClosedAndTheProcessEnds(t *te
 	for _, c := range []*client{quiet, late, fresh} {
 		c.c.Close()
 	}
-	p.exits(0, 0, 2*time.Second)
+	p.Exits(0, 0, 2*time.Second)
 }
 
 func TestSIGTERM_WhenNothingIsOpen_ThenTheProcessEndsAtOnce(t *testing.T) {
 	t.Parallel()
 	p := start(t, simple(newBackend(t, false)))
-	p.signal(syscall.SIGTERM)
-	p.exits(0, 0, time.Second)
+	p.Signal(syscall.SIGTERM)
+	p.Exits(0, 0, time.Second)
 }
 
 func TestSIGTERM_WhenATunnelStaysOpen_ThenItWorksUntilTheDeadline(t *testing.T) {
@@ -101,11 +101,11 @@ func TestSIGTERM_WhenATunnelStaysOpen_ThenItWorksUntilTheDeadline(t *testing.T) 
 				}
 			}
 			echoes("before")
-			p.signal(syscall.SIGTERM)
-			p.until("the listener is closed", func() bool { return p.refused("l") })
+			p.Signal(syscall.SIGTERM)
+			p.Until("the listener is closed", func() bool { return p.refused("l") })
 			time.Sleep(time.Second)
 			echoes("during")
-			p.exits(0, 500*time.Millisecond, 3*time.Second)
+			p.Exits(0, 500*time.Millisecond, 3*time.Second)
 		})
 	}
 }
@@ -117,15 +117,15 @@ func TestSIGTERM_WhenASecondSignalComes_ThenTheProcessEndsNow(t *testing.T) {
 	c := p.dial("l")
 	c.send(request)
 	<-b.seen
-	p.signal(syscall.SIGTERM)
-	p.until("the listener is closed", func() bool { return p.refused("l") })
+	p.Signal(syscall.SIGTERM)
+	p.Until("the listener is closed", func() bool { return p.refused("l") })
 	time.Sleep(200 * time.Millisecond)
-	if p.ended() {
+	if p.Ended() {
 		t.Fatal("ended with a request in flight")
 	}
-	p.signal(syscall.SIGTERM)
-	p.exits(0, 0, time.Second)
-	if !strings.Contains(p.log.String(), "second signal") {
+	p.Signal(syscall.SIGTERM)
+	p.Exits(0, 0, time.Second)
+	if !strings.Contains(p.Log.String(), "second signal") {
 		t.Error("the second signal was not told")
 	}
 }
@@ -135,15 +135,15 @@ func TestSIGTERM_WhenASecondSignalComes_ThenTheProcessEndsNow(t *testing.T) {
 func TestSIGTERM_WhenConnectionsWaitInTheAcceptQueue_ThenAllAreServed(t *testing.T) {
 	t.Parallel()
 	p := start(t, simple(newBackend(t, false)))
-	p.signal(syscall.SIGSTOP)
+	p.Signal(syscall.SIGSTOP)
 	var cs []*client
 	for range 100 {
 		c := p.dial("l")
 		c.send(request)
 		cs = append(cs, c)
 	}
-	p.signal(syscall.SIGTERM)
-	p.signal(syscall.SIGCONT)
+	p.Signal(syscall.SIGTERM)
+	p.Signal(syscall.SIGCONT)
 	for i, c := range cs {
 		// Those that a worker takes before the program has seen the signal are told to close later.
 		if got, _, err := c.answer(); err != nil || got != "hello" {
@@ -151,7 +151,7 @@ func TestSIGTERM_WhenConnectionsWaitInTheAcceptQueue_ThenAllAreServed(t *testing
 		}
 		c.c.Close()
 	}
-	p.exits(0, 0, 3*time.Second)
+	p.Exits(0, 0, 3*time.Second)
 }
 
 func TestSIGTERM_WhenLoadRuns_ThenNoRequestFails(t *testing.T) {
@@ -160,12 +160,12 @@ func TestSIGTERM_WhenLoadRuns_ThenNoRequestFails(t *testing.T) {
 	var served, failed atomic.Int64
 	var wg sync.WaitGroup
 	for i := range 16 {
-		wg.Go(func() { hammer(t, p.addr["l"], i%2 == 0, &served, &failed) })
+		wg.Go(func() { hammer(t, p.Addr["l"], i%2 == 0, &served, &failed) })
 	}
-	p.until("load", func() bool { return served.Load() > 500 })
-	p.signal(syscall.SIGTERM)
+	p.Until("load", func() bool { return served.Load() > 500 })
+	p.Signal(syscall.SIGTERM)
 	wg.Wait()
-	p.exits(0, 0, 3*time.Second)
+	p.Exits(0, 0, 3*time.Second)
 	if failed.Load() > 0 {
 		t.Errorf("%d of %d requests failed", failed.Load(), served.Load()+failed.Load())
 	}
@@ -209,7 +209,7 @@ func TestDrainListeners_WhenPlain_ThenListenersCloseAndConnectionsLive(t *testin
 	c := p.dial("l")
 	c.send(request)
 	<-b.seen
-	p.post("/drain_listeners")
+	p.Post("/drain_listeners")
 	if !p.refused("l") {
 		t.Error("the listener still accepts")
 	}
@@ -218,14 +218,14 @@ func TestDrainListeners_WhenPlain_ThenListenersCloseAndConnectionsLive(t *testin
 	}
 	b.hold <- struct{}{}
 	c.answered("hello", true)
-	if got := p.get("/listeners"); got != "l::"+p.addr["l"]+"\n" && got == "" {
+	if got := p.get("/listeners"); got != "l::"+p.Addr["l"]+"\n" && got == "" {
 		t.Errorf("/listeners %q", got)
 	}
 	if got := p.get("/stats?filter=listener_manager.listener_stopped"); got != "listener_manager.listener_stopped: 1\n" {
 		t.Error(got)
 	}
 	time.Sleep(1200 * time.Millisecond)
-	if p.ended() {
+	if p.Ended() {
 		t.Error("drain_listeners ended the process")
 	}
 }
@@ -236,11 +236,11 @@ func TestDrainListeners_WhenGraceful_ThenSocketsCloseAtTheEndOfTheDrainTime(t *t
 	c := p.dial("l")
 	c.want("hello", false)
 	from := time.Now()
-	p.post("/drain_listeners?graceful")
-	p.post("/drain_listeners?graceful") // changes nothing
+	p.Post("/drain_listeners?graceful")
+	p.Post("/drain_listeners?graceful") // changes nothing
 	c.want("hello", true)
 	p.dial("l").want("hello", true)
-	p.until("the listener is closed", func() bool { return p.refused("l") })
+	p.Until("the listener is closed", func() bool { return p.refused("l") })
 	if took := time.Since(from); took < 900*time.Millisecond || took > 3*time.Second {
 		t.Errorf("closed after %v", took)
 	}
@@ -249,7 +249,7 @@ func TestDrainListeners_WhenGraceful_ThenSocketsCloseAtTheEndOfTheDrainTime(t *t
 func TestDrainListeners_WhenSkipExit_ThenListenersStayOpen(t *testing.T) {
 	t.Parallel()
 	p := start(t, simple(newBackend(t, false)), "--drain-strategy", "immediate", "--drain-time-s", "1")
-	p.post("/drain_listeners?graceful&skip_exit")
+	p.Post("/drain_listeners?graceful&skip_exit")
 	time.Sleep(1300 * time.Millisecond)
 	p.dial("l").want("hello", true)
 }
@@ -260,11 +260,11 @@ func TestDrainListeners_WhenInboundOnly_ThenOthersGoOn(t *testing.T) {
 	p := start(t, static([]string{httpListener("in", "b", "traffic_direction: INBOUND,", ""), httpListener("out", "b", "traffic_direction: OUTBOUND,", ""),
 		httpListener("none", "b", "", "")}, []string{cluster("b", b.addr)}), "--drain-strategy", "immediate", "--drain-time-s", "1")
 	in, out, none := p.dial("in"), p.dial("out"), p.dial("none")
-	p.post("/drain_listeners?inboundonly&graceful")
+	p.Post("/drain_listeners?inboundonly&graceful")
 	in.want("hello", true)
 	out.want("hello", false)
 	none.want("hello", false)
-	p.until("the inbound listener is closed", func() bool { return p.refused("in") })
+	p.Until("the inbound listener is closed", func() bool { return p.refused("in") })
 	if p.refused("out") || p.refused("none") {
 		t.Error("another listener closed")
 	}
@@ -289,7 +289,7 @@ func TestDrainListeners_WhenGradual_ThenClosingGrowsLikelier(t *testing.T) {
 		}
 		return closed
 	}
-	p.post("/drain_listeners?graceful&skip_exit")
+	p.Post("/drain_listeners?graceful&skip_exit")
 	early := count()
 	time.Sleep(2 * time.Second)
 	late := count()
@@ -304,7 +304,7 @@ func TestHealthcheck_WhenFailed_ThenEveryResponseClosesUntilOK(t *testing.T) {
 	b := newBackend(t, false)
 	p := start(t, static([]string{httpListener("l", "b", "", ""), httpListener("m", "b", "drain_type: MODIFY_ONLY,", "")},
 		[]string{cluster("b", b.addr)}), "--concurrency", "3")
-	p.post("/healthcheck/fail")
+	p.Post("/healthcheck/fail")
 	if got := p.get("/ready"); got != "DRAINING\n" {
 		t.Errorf("/ready %q", got)
 	}
@@ -313,7 +313,7 @@ func TestHealthcheck_WhenFailed_ThenEveryResponseClosesUntilOK(t *testing.T) {
 		p.dial("l").want("hello", true)
 	}
 	p.dial("m").want("hello", false)
-	p.post("/healthcheck/ok")
+	p.Post("/healthcheck/ok")
 	time.Sleep(20 * time.Millisecond)
 	for range 12 {
 		p.dial("l").want("hello", false)

@@ -131,7 +131,7 @@ func TestHTTP2_WhenEveryPairOfCodecs_ThenBodiesAndTrailersBothWays(t *testing.T)
 			for _, size := range []int{0, 1, 70_000, 5 << 20} {
 				t.Run(fmt.Sprintf("%s to %s, %d bytes", down, up, size), func(t *testing.T) {
 					body := bytes.Repeat([]byte("0123456789abcdef"), size/16+1)[:size]
-					req, err := http.NewRequest("POST", "http://"+p.addr["l"]+"/"+up, io.MultiReader(bytes.NewReader(body)))
+					req, err := http.NewRequest("POST", "http://"+p.Addr["l"]+"/"+up, io.MultiReader(bytes.NewReader(body)))
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -158,7 +158,7 @@ func TestHTTP2_WhenEveryPairOfCodecs_ThenBodiesAndTrailersBothWays(t *testing.T)
 
 func TestHTTP2_WhenGRPC_ThenCallsStreamsAndStatuses(t *testing.T) {
 	p := startHTTP2(t)
-	cc, err := grpc.NewClient(p.addr["l"], grpc.WithTransportCredentials(insecure.NewCredentials()))
+	cc, err := grpc.NewClient(p.Addr["l"], grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -197,7 +197,7 @@ func TestHTTP2_WhenGRPC_ThenCallsStreamsAndStatuses(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	p.until("all streams gone", func() bool {
+	p.Until("all streams gone", func() bool {
 		return strings.Contains(p.get("/stats?filter=rq_active"), "cluster.h2.upstream_rq_active: 0") &&
 			strings.Contains(p.get("/stats?filter=rq_active"), "http.t.downstream_rq_active: 0")
 	})

@@ -3,56 +3,39 @@
 package lifecycle
 
 import (
-	"fmt"
 	"os"
 	"strings"
 	"testing"
 	"time"
-)
 
-// resident is VmRSS of the process in KiB.
-func (p *proxy) resident() int {
-	p.t.Helper()
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	var n int
-	for _, l := range strings.Split(string(b), "\n") {
-		if strings.HasPrefix(l, "VmRSS:") {
-			if _, err := fmt.Sscanf(l, "VmRSS: %d kB", &n); err != nil {
-				p.t.Fatal(err)
-			}
-		}
-	}
-	return n
-}
+	"sidecar/integration/proc"
+)
 
 func TestIdle_WhenOneStaticListener_ThenResidentMemoryIsSmall(t *testing.T) {
 	t.Parallel()
 	p := start(t, simple(newBackend(t, false)), "--concurrency", "2")
 	p.dial("l").want("hello", false)
-	const limit = 25 << 10
+	const limit = 25 << 20
 	for end := time.Now().Add(patience); ; time.Sleep(250 * time.Millisecond) {
-		n := p.resident()
+		n := p.RSS()
 		if n <= limit {
-			t.Logf("idle: %d KiB", n)
+			t.Logf("idle: %d KiB", n>>10)
 			break
 		}
 		if time.Now().After(end) {
-			t.Fatalf("resident memory %d KiB, want at most %d", n, limit)
+			t.Fatalf("resident memory %d KiB, want at most %d", n>>10, limit>>10)
 		}
 	}
 	time.Sleep(2 * time.Second) // it stays there
 	p.dial("l").want("hello", false)
-	if n := p.resident(); n > limit {
-		t.Errorf("resident memory %d KiB, want at most %d", n, limit)
+	if n := p.RSS(); n > limit {
+		t.Errorf("resident memory %d KiB, want at most %d", n>>10, limit>>10)
 	}
 }
 
 func TestRuntime_WhenTheEnvironmentIsForAnotherProgram_ThenItIsOverriddenAndSaid(t *testing.T) {
 	t.Parallel()
-	cmd, out, _ := command(t, simple(newBackend(t, false)), "--mode", "init_only", "--concurrency", "2")
+	cmd, out := proc.Configured(t, simple(newBackend(t, false)), "--mode", "init_only", "--concurrency", "2")
 	cmd.Env = append(os.Environ(), "GOMAXPROCS=7", "GOMEMLIMIT=64MiB")
 	if err := cmd.Run(); err != nil {
 		t.Fatal(err, out)

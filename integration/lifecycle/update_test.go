@@ -42,10 +42,10 @@ func (d *dynamic) write(t *testing.T, listeners []string) {
 
 // replace puts another set of listeners in and waits until it was taken.
 func (d *dynamic) replace(listeners ...string) {
-	d.t.Helper()
-	d.write(d.t, listeners)
+	d.T.Helper()
+	d.write(d.T, listeners)
 	want := fmt.Sprintf(`listener_manager.lds.version_text: "%d"`, d.version)
-	d.until("version "+want, func() bool { return strings.Contains(d.try("GET", "/stats?filter=lds.version_text"), want) })
+	d.Until("version "+want, func() bool { return strings.Contains(d.Get("/stats?filter=lds.version_text"), want) })
 	time.Sleep(50 * time.Millisecond) // publication and the workers' next turn
 }
 
@@ -113,12 +113,12 @@ func TestStoppedDirection_WhenAListenerComesLater_ThenItIsTakenAndNeverOpens(t *
 	t.Parallel()
 	b := newBackend(t, false)
 	d := startDynamic(t, []string{cluster("b", b.addr)}, []string{httpListener("a", "b", "", "")}, "--drain-time-s", "1")
-	d.post("/drain_listeners")
+	d.Post("/drain_listeners")
 	late := strings.Replace(httpListener("late", "b", "", ""), "port_value: 0", "port_value: 28499", 1)
 	d.replace(httpListener("a", "b", "", ""), late)
-	d.refresh()
-	if d.addr["late"] != "127.0.0.1:28499" {
-		t.Fatalf("/listeners: %v", d.addr)
+	d.Refresh()
+	if d.Addr["late"] != "127.0.0.1:28499" {
+		t.Fatalf("/listeners: %v", d.Addr)
 	}
 	if !d.refused("late") {
 		t.Error("a listener opened after drain_listeners")
@@ -136,9 +136,9 @@ func TestSIGTERM_WhenARemovedListenerStillDrains_ThenItsConnectionsCountToo(t *t
 	c.send(request)
 	<-slow.seen
 	d.replace()
-	d.post("/quitquitquit")
+	d.Post("/quitquitquit")
 	time.Sleep(800 * time.Millisecond)
-	if d.ended() {
+	if d.Ended() {
 		t.Fatal("ended with a request of a removed listener in flight")
 	}
 	slow.hold <- struct{}{}
@@ -147,7 +147,7 @@ func TestSIGTERM_WhenARemovedListenerStillDrains_ThenItsConnectionsCountToo(t *t
 		t.Error(err)
 	}
 	c.c.Close()
-	d.exits(0, 0, 2*time.Second)
+	d.Exits(0, 0, 2*time.Second)
 }
 
 func TestListenerReplacement_WhenMoreThanChainsChange_ThenOldConnectionsDrain(t *testing.T) {
@@ -160,6 +160,6 @@ func TestListenerReplacement_WhenMoreThanChainsChange_ThenOldConnectionsDrain(t 
 	d.replace(httpListener("l", "b", "traffic_direction: INBOUND,", ""))
 	told.want("hello", true)
 	idle.eof()
-	d.refresh()
+	d.Refresh()
 	d.dial("l").want("hello", false)
 }
