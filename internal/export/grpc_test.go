@@ -11,6 +11,7 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	datav3 "github.com/envoyproxy/go-control-plane/envoy/data/accesslog/v3"
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/grpc_stats/v3"
 	alsv3 "github.com/envoyproxy/go-control-plane/envoy/service/accesslog/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
@@ -54,6 +55,7 @@ func fullRecord() *accesslog.Record {
 	r.UpstreamRemote, r.UpstreamLocal = address("10.0.0.2:2000"), sys.Addr{Path: "/sock"}
 	r.DynamicMeta = map[string]any{"ns": map[string]any{"k": []any{"v", 1.5, true, nil}}}
 	r.Type = accesslog.DownstreamEnd
+	r.GrpcMessages = accesslog.GrpcMessages{Requests: 3, Responses: 400}
 	return r
 }
 
@@ -64,6 +66,7 @@ const fullEntry = `{"logEntry": [{"commonProperties": {"downstreamRemoteAddress"
  "upstreamRemoteAddress": {"socketAddress": {"address": "10.0.0.2", "portValue": 2000}}, "upstreamLocalAddress": {"pipe": {"path": "/sock"}}, "upstreamCluster": "cl",
  "responseFlags": {"upstreamConnectionFailure": true, "unauthorizedDetails": {"reason": "EXTERNAL_SERVICE"}, "dnsResolutionFailure": true, "downstreamRemoteReset": true},
  "metadata": {"filterMetadata": {"ns": {"k": ["v", 1.5, true, null]}}}, "upstreamTransportFailureReason": "why", "routeName": "route", "upstreamRequestAttemptCount": 2,
+ "filterStateObjects": {"envoy.filters.http.grpc_stats": {"@type": "type.googleapis.com/envoy.extensions.filters.http.grpc_stats.v3.FilterObject", "requestMessageCount": "3", "responseMessageCount": "400"}},
  "streamId": "stream", "downstreamWireBytesSent": "6", "downstreamWireBytesReceived": "5", "upstreamWireBytesSent": "4", "upstreamWireBytesReceived": "3", "accessLogType": "DownstreamEnd"},
  "protocolVersion": "HTTP2", "request": {"requestMethod": "POST", "scheme": "https", "authority": "a.test", "path": "/x?y=!", "userAgent": "ua", "referer": "rf",
  "forwardedFor": "1.2.3.4", "requestId": "id", "originalPath": "/o", "requestHeadersBytes": "138", "requestBodyBytes": "1", "requestHeaders": {"x-a": "1,2"},
@@ -73,7 +76,7 @@ const fullEntry = `{"logEntry": [{"commonProperties": {"downstreamRemoteAddress"
 
 func TestWire_WhenARecordIsEncoded_ThenItIsTheEntryOfTheAPI(t *testing.T) {
 	f := accesslog.NewWire(&accesslog.Wire{Request: []httpmsg.Key{httpmsg.KeyOf("X-A"), httpmsg.KeyOf("x-none")}, Response: []httpmsg.Key{httpmsg.KeyOf("x-b")},
-		Trailers: []httpmsg.Key{httpmsg.KeyOf("grpc-status")}})
+		Trailers: []httpmsg.Key{httpmsg.KeyOf("grpc-status")}, GrpcStats: true})
 	got, want := &alsv3.StreamAccessLogsMessage_HTTPAccessLogEntries{}, &alsv3.StreamAccessLogsMessage_HTTPAccessLogEntries{}
 	chunk := f.Append(nil, fullRecord())
 	if err := proto.Unmarshal(chunk, got); err != nil {

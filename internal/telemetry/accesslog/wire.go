@@ -19,6 +19,7 @@ type Wire struct {
 	TCP bool // envoy.data.accesslog.v3.TCPAccessLogEntry instead of HTTPAccessLogEntry
 	// Headers and trailers to log (additional_*_to_log).
 	Request, Response, Trailers []httpmsg.Key
+	GrpcStats                   bool // log the filter state object GrpcStatsState
 }
 
 // NewWire makes a format that encodes entries.
@@ -145,7 +146,7 @@ func (e *encoder) ip(field int, a netip.Addr) {
 func (w *Wire) append(b []byte, r *Record) []byte {
 	e := encoder{b}
 	entry := e.open(1)
-	e.common(1, r)
+	e.common(1, w, r)
 	if w.TCP {
 		at := e.open(2)
 		e.uint(1, r.BytesIn)
@@ -178,7 +179,7 @@ func protocolVersion(p string) uint64 {
 	return 0
 }
 
-func (e *encoder) common(field int, r *Record) {
+func (e *encoder) common(field int, w *Wire, r *Record) {
 	at := e.open(field)
 	c := r.Conn
 	if c == nil {
@@ -198,6 +199,9 @@ func (e *encoder) common(field int, r *Record) {
 	}
 	e.string(18, r.UpstreamFailure)
 	e.string(19, r.RouteName)
+	if w.GrpcStats && r.GrpcMessages != (GrpcMessages{}) {
+		e.grpcStats(21, r.GrpcMessages)
+	}
 	e.addr(20, c.DirectRemote())
 	e.uint(24, uint64(r.Attempts))
 	x := c.Extra()
@@ -211,6 +215,20 @@ func (e *encoder) common(field int, r *Record) {
 	e.uint(32, r.Up.WireIn)
 	e.uint(33, uint64(r.Type))
 	e.close(at)
+}
+
+// grpcStats writes a map entry of name and Any for the filter state object of grpc_stats.
+func (e *encoder) grpcStats(field int, n GrpcMessages) {
+	entry := e.open(field)
+	e.string(1, GrpcStatsState)
+	object := e.open(2)
+	e.string(1, "type.googleapis.com/envoy.extensions.filters.http.grpc_stats.v3.FilterObject")
+	value := e.open(2)
+	e.uint(1, n.Requests)
+	e.uint(2, n.Responses)
+	e.close(value)
+	e.close(object)
+	e.close(entry)
 }
 
 // flags writes ResponseFlags: its fields have the numbers of the flags' bits, but for the one in the middle that says more than yes.

@@ -27,6 +27,12 @@ func compileHTTPService(c *registry.Ctx, m proto.Message) (target, error) {
 
 func compileService(c *registry.Ctx, m *grpcv3.CommonGrpcAccessLogConfig, w *accesslog.Wire) (target, error) {
 	s := &Service{LogName: m.GetLogName(), GRPC: m.GetGrpcService(), TCP: w.TCP, FlushEvery: defaultFlushEvery, FlushSize: defaultFlushSize}
+	for _, name := range m.GetFilterStateObjectsToLog() {
+		if name != accesslog.GrpcStatsState {
+			return target{}, c.Errorf("common_config.filter_state_objects_to_log", "no filter here makes the object %q", name)
+		}
+		w.GrpcStats = true
+	}
 	if d := m.GetBufferFlushInterval(); d != nil {
 		if s.FlushEvery = d.AsDuration(); s.FlushEvery <= 0 {
 			return target{}, c.Errorf("common_config.buffer_flush_interval", "value must be greater than 0s")
