@@ -17,6 +17,13 @@ const (
 	nameMax = 512  // bytes of a name that is worth asking for
 )
 
+// The places of an exchange in a wait.
+const (
+	notHeld  uint8 = iota
+	awaiting       // in demands.waiting
+	woken          // its filter has not heard yet
+)
+
 // demands is the requests of one worker that wait for the control side, by what they lack. An answer wakes them all: what was found is in the snapshot
 // that the worker has by then.
 type demands struct {
@@ -90,16 +97,17 @@ func (x *Exchange) hold(d filter.Demand) bool {
 	}
 	s.waiting[d] = append(list, x)
 	s.held++
-	x.demand, x.held = d, true
+	x.demand, x.held = d, awaiting
 	return true
 }
 
 // endDemand ends the wait, if there is one.
 func (x *Exchange) endDemand() bool {
-	if !x.held {
-		return false
+	was := x.held
+	x.held = notHeld
+	if was != awaiting {
+		return was == woken
 	}
-	x.held = false
 	d, s := x.demand, &x.env.demands
 	s.held--
 	list := s.waiting[d]
@@ -112,9 +120,15 @@ func (x *Exchange) endDemand() bool {
 	return true
 }
 
-// Answered wakes the requests that wait for d. Worker thread, after the snapshot with what was found was adopted.
+// Answered wakes the requests that wait for d. Worker thread, after the snapshot with what was found was adopted. They leave the list at once: a
+// request that comes from now on has to ask again.
 func (e *Env) Answered(d filter.Demand) {
-	for _, x := range e.demands.waiting[d] {
+	s := &e.demands
+	list := s.waiting[d]
+	delete(s.waiting, d)
+	s.held -= len(list)
+	for _, x := range list {
+		x.held = woken
 		x.WakeFilter(x.fpos, filter.EventResume)
 	}
 }

@@ -194,6 +194,24 @@ func newClusterRig(t *testing.T) (*demandRig, *filter.ClusterSource) {
 	return r, from
 }
 
+func TestDemand_WhenARequestComesBetweenAnAnswerAndItsEffect_ThenItIsAskedForAgain(t *testing.T) {
+	r := newDemandRig(t, 0)
+	a := r.request("new", "")
+	b := r.dial()
+	b.write("GET / HTTP/1.1\r\nHost: new\r\n\r\n")
+	r.env.Answered(filter.Demand{Routes: r.table.Ref, Name: "new"}) // before b's head is read, while a has not gone on
+	r.turn()
+	got, _ := a.read()
+	r.want("client", got, "HTTP/1.1 404 Not Found\r\n")
+	if len(r.asked) != 2 {
+		t.Errorf("asked %d times", len(r.asked))
+	}
+	r.answer("new")
+	got, _ = b.read()
+	r.want("client", got, "HTTP/1.1 404 Not Found\r\n")
+	r.settled()
+}
+
 func TestDemand_WhenTheClusterIsFound_ThenTheRequestGoesThere(t *testing.T) {
 	r, from := newClusterRig(t)
 	var u *peer

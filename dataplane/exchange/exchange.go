@@ -149,7 +149,7 @@ type Exchange struct {
 	fwake   []sys.Nanos
 	fdata   filter.Data
 	demand  filter.Demand // what the control side was asked for last; zero = nothing
-	held    bool          // the answer is awaited
+	held    uint8         // notHeld, awaiting or woken
 	fevents uint64        // bit i: EventResume for filter i
 	fpos    int           // the filter that holds a head
 	dataPos int           // request body filters start here (those before saw it buffered)

@@ -183,7 +183,12 @@ func TestOnDemand_WhenTheHostIsNotThere_ThenTheAnswerIs404(t *testing.T) {
 	e := w.asks("GET", "e.test", "")
 	w.p.acked(w.p.push(vhdsURL, "2", nil, "r/e.test"))
 	w.wants(e, "404")
-	// The next request asks again.
+	// The answer holds for a moment; then the next request asks again.
+	w.wants(w.call("GET", "e.test", "", patience), "404")
+	if n := w.count("e.test"); n != 1 {
+		t.Errorf("asked %d times", n)
+	}
+	time.Sleep(1100 * time.Millisecond)
 	e = w.asks("GET", "e.test", "")
 	w.p.acked(w.p.push(vhdsURL, "3", of(vhost("r/e.test", "a", "e.test"))))
 	w.wants(e, "200")
@@ -193,7 +198,7 @@ func TestOnDemand_WhenTheHostIsNotThere_ThenTheAnswerIs404(t *testing.T) {
 	// The route configuration gets along without VHDS: nobody will answer any more, and it has a route for the request.
 	w.p.acked(w.p.push(rdsURL, "2", of(routes("r", "a"))))
 	w.wants(e, "200")
-	w.x.wants(map[string]int64{"http.l.no_route": 1})
+	w.x.wants(map[string]int64{"http.l.no_route": 2})
 }
 
 func TestOnDemand_WhenNoAnswerComes_ThenTheRequestEndsInTime(t *testing.T) {
@@ -218,4 +223,51 @@ func TestOnDemand_WhenTheClientGoes_ThenTheAnswerFindsNobody(t *testing.T) {
 		b, _ := os.ReadFile(w.log)
 		return strings.Contains(string(b), "GET e.test 0 DC downstream_remote_disconnect 0\n")
 	})
+}
+
+func TestOnDemand_WhenManyHostsAreAskedForAtOnce_ThenEachRequestGetsItsOwnAnswer(t *testing.T) {
+	t.Parallel()
+	if oracle {
+		t.Skip("SKIP: Envoy leaves requests for hosts that are not there waiting")
+	}
+	w := newDemandWorld(t, 0)
+	const hosts, each = 200, 4 // every other host is there
+	var got []<-chan string
+	for i := range hosts * each {
+		got = append(got, w.call("GET", fmt.Sprintf("h%d.test", i/each), "", patience))
+	}
+	done := make(chan struct{})
+	go func() { // the control plane answers whatever is asked for
+		for seen := 0; ; time.Sleep(2 * time.Millisecond) {
+			select {
+			case <-done:
+				return
+			default:
+			}
+			var there []res
+			var gone []string
+			all := w.p.requests()
+			for _, r := range all[seen:] {
+				for _, name := range r.Names {
+					var n int
+					if _, err := fmt.Sscanf(name, "r/h%d.test", &n); err != nil || r.TypeURL != vhdsURL {
+						continue
+					}
+					if n%2 == 0 {
+						there = append(there, of(vhost(name, "a", strings.TrimPrefix(name, "r/")))...)
+					} else {
+						gone = append(gone, name)
+					}
+				}
+			}
+			if seen = len(all); len(there)+len(gone) > 0 {
+				w.p.push(vhdsURL, fmt.Sprint(seen), there, gone...)
+			}
+		}
+	}()
+	for i, c := range got {
+		w.wants(c, []string{"200", "404"}[i/each%2])
+	}
+	close(done)
+	w.x.wants(map[string]int64{"http.l.downstream_rq_active": 0, "http.l.no_route": hosts * each / 2})
 }

@@ -5,6 +5,7 @@ package controller
 import (
 	"errors"
 	"slices"
+	"time"
 
 	demandv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/on_demand/v3"
 
@@ -29,6 +30,7 @@ const onDemand = "odcds"
 type clusterDemand struct {
 	feed    *feed
 	waiting []filter.Demand // of which an answer is awaited; each once
+	refused time.Duration   // when the answer was that it is not there; 0 = it was not
 }
 
 // clusterDemands is all of them, by name. Those that are not there are listed, the oldest first, and bounded by demandsMax.
@@ -69,7 +71,7 @@ func (c *Controller) demandCluster(d filter.Demand) {
 		return
 	}
 	f, err := c.feedFor(resource.Cluster, d.Clusters.Config.(*bootstrap.Source), onDemand)
-	if err != nil || x == nil && !c.boundClusterDemands() {
+	if err != nil || x == nil && !c.boundClusterDemands() || x != nil && c.holds(x.refused) {
 		c.answers = append(c.answers, d)
 		return
 	}
@@ -136,10 +138,14 @@ func (c *Controller) clusterAnswered(name string, there bool) {
 	if x == nil {
 		return
 	}
-	c.answers = append(c.answers, x.waiting...)
-	x.waiting = nil
 	all.found(name)
+	x.refused = 0
 	if !there {
 		all.missing = append(all.missing, name)
+		if len(x.waiting) > 0 {
+			x.refused = c.now()
+		}
 	}
+	c.answers = append(c.answers, x.waiting...)
+	x.waiting = nil
 }

@@ -69,6 +69,14 @@ func TestClusterDemand_WhenAClusterIsAskedFor_ThenWorkersHearWhenItServes(t *tes
 	}
 	r.push(resource.Cluster, nil, "x")
 	r.expectAnswers(t, "the cluster is not there", "x")
+	r.askedClusters()
+	r.lackCluster(t, "x") // of another worker, on its way while the answer came
+	r.expectAnswers(t, "the answer holds", "x")
+	r.c.start = r.c.start.Add(-missingFor)
+	r.lackCluster(t, "x")
+	if got := r.askedClusters(); got != "x" {
+		t.Errorf("asked for %q when the answer was old", got)
+	}
 }
 
 func TestClusterDemand_WhenVeryManyAreMissing_ThenTheOldestIsForgotten(t *testing.T) {

@@ -4,6 +4,7 @@ package controller
 
 import (
 	"slices"
+	"time"
 
 	"sidecar/dataplane/filter"
 	"sidecar/xds/ads"
@@ -14,11 +15,22 @@ import (
 // first: whoever requests random hosts can neither fill the memory nor keep others from asking.
 const demandsMax = 4096
 
+// missingFor is how long the answer that something is not there holds for requests that come behind it: those of another worker may be on their way.
+const missingFor = time.Second
+
 // demands is what requests made a source of virtual hosts ask for, by resource name.
 type demands struct {
-	asked   map[string]bool // true while the answer is awaited
-	missing []string        // answered: not there; oldest first
+	asked   map[string]hostDemand
+	missing []string // answered: not there; oldest first
 }
+
+type hostDemand struct {
+	waits   bool          // the answer is awaited
+	refused time.Duration // when the answer was that it is not there; 0 = it was not
+}
+
+// holds tells whether an answer of that time still holds.
+func (c *Controller) holds(at time.Duration) bool { return at > 0 && c.now()-at < missingFor }
 
 // Demand takes what requests of a worker lack, and is answered by Plane.Answer. It does not block: false when the queue is full. Any goroutine.
 func (c *Controller) Demand(d filter.Demand) bool {
@@ -59,16 +71,16 @@ func (c *Controller) demandHost(d filter.Demand) {
 	switch {
 	case s.have[name] != nil && r.next == nil:
 		c.answers = append(c.answers, d)
-	case s.demands.asked[name]:
+	case s.demands.asked[name].waits:
 		// its answer is awaited
-	case !c.boundDemands(s):
+	case c.holds(s.demands.asked[name].refused), !c.boundDemands(s):
 		c.answers = append(c.answers, d)
 	default:
 		if s.demands.asked == nil {
-			s.demands.asked = map[string]bool{}
+			s.demands.asked = map[string]hostDemand{}
 		}
 		s.demands.found(name)
-		s.demands.asked[name] = true
+		s.demands.asked[name] = hostDemand{waits: true}
 		r.vhds.counts.attempt()
 		s.feed.step(ads.Subscribe{TypeURL: resource.VirtualHost.URL(), Names: []string{name}, Again: true})
 		s.feed.later()
@@ -93,7 +105,7 @@ func (c *Controller) boundDemands(s *vhostSource) bool {
 
 // found takes a name from those that are missing.
 func (d *demands) found(name string) {
-	if waits, ok := d.asked[name]; !ok || waits {
+	if x, ok := d.asked[name]; !ok || x.waits {
 		return
 	}
 	if i := slices.Index(d.missing, name); i >= 0 {
@@ -103,16 +115,20 @@ func (d *demands) found(name string) {
 
 // hostAnswered notes what a response says of a name that requests may wait for. They hear when the route configuration with it serves.
 func (c *Controller) hostAnswered(s *vhostSource, name string, there bool) {
-	waits, ok := s.demands.asked[name]
+	was, ok := s.demands.asked[name]
 	if !ok {
 		return
 	}
 	s.demands.found(name)
+	now := hostDemand{}
 	if !there {
 		s.demands.missing = append(s.demands.missing, name)
+		if was.waits {
+			now.refused = c.now()
+		}
 	}
-	s.demands.asked[name] = false
-	if u := s.uses[routesOf(name)]; u != nil && waits {
+	s.demands.asked[name] = now
+	if u := s.uses[routesOf(name)]; u != nil && was.waits {
 		u.answered = append(u.answered, filter.Demand{Routes: u.r.ref, Name: name[len(u.r.name)+1:]})
 	}
 }
@@ -132,7 +148,7 @@ func (c *Controller) leaveDemands(u *vhostUse) {
 		if routesOf(name) != u.r.name {
 			continue
 		}
-		if d.asked[name] {
+		if d.asked[name].waits {
 			c.answers = append(c.answers, filter.Demand{Routes: u.r.ref, Name: name[len(u.r.name)+1:]})
 		}
 		d.found(name)

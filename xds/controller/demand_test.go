@@ -91,6 +91,14 @@ func TestDemand_WhenAHostIsAskedFor_ThenWorkersHearWhenItServes(t *testing.T) {
 	}
 	r.push(resource.VirtualHost, nil, "r/b")
 	r.expectAnswers(t, "the host is not there", "b")
+	r.added()
+	r.lack("b") // of another worker, on its way while the answer came
+	r.expectAnswers(t, "the answer holds", "b")
+	r.c.start = r.c.start.Add(-missingFor)
+	r.lack("b")
+	if got := r.added(); got != "r/b" {
+		t.Errorf("asked for %q when the answer was old", got)
+	}
 }
 
 func TestDemand_WhenTheRoutesGetAlongWithout_ThenNobodyWaits(t *testing.T) {
