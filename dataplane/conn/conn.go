@@ -549,6 +549,7 @@ func (c *Conn) CloseAfterFlush() {
 		c.Close()
 		return
 	}
+	c.dropIn() // nobody will read it, and a peer that does not read either may leave up to 256 KiB here until the deadline
 	if c.fl&(fTLS|fShaking) == fTLS {
 		c.closeNotify()
 	}

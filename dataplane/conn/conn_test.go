@@ -408,6 +408,32 @@ func TestCloseAfterFlush_WhenThePeerNeverReads_ThenClosedAtTheDeadline(t *testin
 	}
 }
 
+func TestCloseAfterFlush_WhenInputIsUnread_ThenItsBufferIsNotHeldUntilTheDeadline(t *testing.T) {
+	r := newRig(t)
+	c, _, peer := r.pair(false, 64<<10)
+	if _, err := unix.Write(peer, make([]byte, 20<<10)); err != nil {
+		t.Fatal(err)
+	}
+	r.turns()
+	if st := c.Fill(); st != More {
+		t.Fatal(st)
+	}
+	c.Spill()
+	held := r.l.Bufs.Outstanding()
+	for c.Room() > 0 {
+		c.Send(bytes.Repeat([]byte("y"), 32<<10), nil)
+	}
+	out := r.l.Bufs.Outstanding() - held
+	c.CloseAfterFlush()
+	if n := r.l.Bufs.Outstanding(); held == 0 || n != out || c.Closed() {
+		t.Errorf("%d bytes of input before; %d bytes held, %d are output", held, n, out)
+	}
+	c.Close()
+	if n := r.l.Bufs.Outstanding(); n != 0 {
+		t.Errorf("%d bytes left", n)
+	}
+}
+
 func TestDial_WhenTheOutcomeIsThere_ThenConnectedTells(t *testing.T) {
 	r := newRig(t)
 	ln, err := sys.Listen(sys.Addr{IP: loopback}, &sys.ListenOpts{})
