@@ -42,14 +42,13 @@ func (p *Pool) ready() *Member {
 func (p *Pool) startHTTP2(m *Member, now sys.Nanos) {
 	m.k = p.shared.Links.Get()
 	m.k.Init(p.shared, m.C, &m.task, http2.Client, &p.cfg.H2)
-	if sc := p.cfg.H2Scope; sc != nil {
-		sc.Block(p.shard).Inc(stats.HTTP2Nghttp2UpstreamConnections) // what a dashboard made for Envoy looks at
-	}
 	m.idleSince, m.streams, m.unopened = now, 0, 0
 	p.link(&p.idle, m, mIdle)
 	m.k.Flush(now)
 	p.l.Ready(&m.task)
-	p.serve()
+	if p.serve() {
+		p.refill()
+	}
 }
 
 // lendStream gives w a stream of m.
@@ -64,13 +63,14 @@ func (p *Pool) lendStream(m *Member, w *Waiter) {
 	w.m, w.st, w.pool = m, wReady, p
 }
 
-// serve gives streams to those who wait, longest first.
-func (p *Pool) serve() {
+// serve gives streams to those who wait, longest first. some tells that it did: whoever waits on may need another connection.
+func (p *Pool) serve() (some bool) {
 	for w := p.first; w != nil; w = p.first {
 		m := p.ready()
 		if m == nil {
-			return
+			return some
 		}
+		some = true
 		p.dequeue(w)
 		if p.admit() {
 			p.lendStream(m, w)
@@ -79,6 +79,7 @@ func (p *Pool) serve() {
 		}
 		p.l.Ready(w.task)
 	}
+	return some
 }
 
 // HTTP2 tells whether the loan is a stream.
@@ -125,6 +126,7 @@ func (m *Member) drive(now sys.Nanos) loop.Step {
 		m.bury(byPeer)
 		return loop.Done
 	}
+	drained := m.draining
 	k.Begin()
 	if m.timer.Fired() {
 		p.l.Disarm(&m.timer)
@@ -150,7 +152,7 @@ func (m *Member) drive(now sys.Nanos) loop.Step {
 			m.draining = true
 		}
 	}
-	p.serve()
+	some := p.serve() || m.draining && !drained
 	k.Flush(now)
 	m.CountBytes()
 	m.countHTTP2()
@@ -159,7 +161,9 @@ func (m *Member) drive(now sys.Nanos) loop.Step {
 		p.refill()
 		return loop.Done
 	}
-	p.refill()
+	if some { // not each turn: an attempt that max_connections forbids counts as upstream_cx_overflow
+		p.refill()
+	}
 	m.rearm(now)
 	return step
 }

@@ -478,9 +478,13 @@ func (p *Pool) countConnect() {
 	p.host.CxTotal.Add(1)
 }
 
+// countCodec counts a connection once its codec is known: before it is attempted, or for Auto when the handshake has told.
 func (p *Pool) countCodec() {
 	if p.http2 {
 		p.block.Inc(stats.ClusterUpstreamCxHTTP2Total)
+		if sc := p.cfg.H2Scope; sc != nil {
+			sc.Block(p.shard).Inc(stats.HTTP2Nghttp2UpstreamConnections) // what a dashboard made for Envoy looks at
+		}
 	} else {
 		p.block.Inc(stats.ClusterUpstreamCxHTTP1Total)
 	}
