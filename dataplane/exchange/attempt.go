@@ -508,6 +508,8 @@ func (x *Exchange) release(reuse bool) {
 	x.upstreamLog()
 	x.m, x.respIn = nil, source{}
 	switch {
+	case m.HTTP2(): // a panic while the stream was opened
+		m.ReleaseStream(false)
 	case reuse:
 		m.Release(true)
 	case x.has(xReqSent|xRespEnd) && !x.has(xUpgrade):

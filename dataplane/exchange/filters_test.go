@@ -21,13 +21,19 @@ type probe struct {
 	head   func(c *filter.Ctx, d filter.Dir, h *httpmsg.Head, end bool) filter.Verdict
 	data   func(c *filter.Ctx, d filter.Dir, b *filter.Data, end bool) filter.Verdict
 	event  func(c *filter.Ctx, ev filter.Event) filter.Verdict
+	final  func(c *filter.Ctx)
 	made   int
 	done   int
 }
 
 func (p *probe) Phases() filter.Phase        { return p.phases }
 func (p *probe) New(*filter.Ctx) filter.HTTP { p.made++; return p }
-func (p *probe) OnDone(*filter.Ctx)          { p.done++ }
+func (p *probe) OnDone(c *filter.Ctx) {
+	p.done++
+	if p.final != nil {
+		p.final(c)
+	}
+}
 func (p *probe) OnTrailers(*filter.Ctx, filter.Dir, *httpmsg.Fields) filter.Verdict {
 	return filter.Continue
 }

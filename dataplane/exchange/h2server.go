@@ -165,6 +165,10 @@ func (s *h2Server) Advance(now sys.Nanos) loop.Step {
 
 // event handles the next event; false means that there is none, or that the connection is over.
 func (s *h2Server) event(now sys.Nanos) bool {
+	if s.k.Torn() {
+		s.Poison(nil)
+		return false
+	}
 	e := s.ch.env
 	ev := &e.Mux.Ev
 	if e.spare == nil {
@@ -230,8 +234,7 @@ func (s *h2Server) request(ev *http2.Event, now sys.Nanos) {
 		s.ch.hcm.Inc(stats.HCMDownstreamCxMaxRequestsReached)
 		s.startDrain()
 	}
-	x.onHead(now)
-	x.h2.run(now)
+	st.Start(now)
 }
 
 // refused counts and logs a request whose head was none; as in Envoy, nothing of it is in the record.
@@ -464,6 +467,9 @@ type h2Client struct {
 // run implements client.
 func (c *h2Client) run(now sys.Nanos) {
 	x := c.x
+	if x.st == stHead {
+		x.onHead(now)
+	}
 	if st := x.reqIn.s; st.Reset != fault.None {
 		c.reset(now, st)
 		return
@@ -570,3 +576,33 @@ func (x *Exchange) Advance(now sys.Nanos) loop.Step {
 
 // Run implements mux.User.
 func (x *Exchange) Run(now sys.Nanos) { x.c.run(now) }
+
+// Poison ends an exchange that has panicked, on its own task or for a stream, of its client or its upstream.
+func (x *Exchange) Poison(any) {
+	if x.st == stFree { // while it handed its stream back
+		if s := x.h2.s; s != nil && s.st != h2Closed {
+			s.k.Tear()
+		}
+		return
+	}
+	x.c.poisoned()
+}
+
+// poisoned implements client: the stream ends, the connection and its other streams go on.
+func (c *h2Client) poisoned() {
+	s, st, x := c.s, c.st, c.x
+	if s.k.Torn() { // the connection ends, and the exchange with it
+		s.ch.env.L.Ready(&s.task)
+		return
+	}
+	s.ch.env.Panicked++
+	defer func() { // even if the exchange is too far gone to be aborted
+		if s.st == h2Open {
+			s.since = s.ch.env.L.Now()
+		}
+		c.x, c.st = nil, nil
+		st.Abort(http2.CodeInternal)
+	}()
+	x.tunnelOver()
+	x.abort(fault.Bug)
+}

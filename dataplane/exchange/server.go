@@ -341,6 +341,9 @@ func (s *Server) run(now sys.Nanos) {
 	}
 }
 
+// poisoned implements client: with the exchange it is not clear where in its input and output the connection is.
+func (s *Server) poisoned() { s.Poison(nil) }
+
 // closeAfter implements client.
 func (s *Server) closeAfter() { s.fl |= fClose }
 

@@ -54,7 +54,7 @@ var edges = [numStates]uint16{
 // to moves the exchange and keeps the last eight states for dumps.
 func (x *Exchange) to(n state) {
 	if edges[x.st]&(1<<n) == 0 {
-		panic("exchange: no edge from " + x.st.String() + " to " + n.String()) // our bug; the loop contains it and Poison ends the connection
+		panic("exchange: no edge from " + x.st.String() + " to " + n.String()) // our bug; the loop or the stream contains it, and Poison ends what it can
 	}
 	x.st = n
 	x.trail = x.trail<<4 | uint64(n)

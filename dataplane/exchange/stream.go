@@ -28,6 +28,8 @@ type client interface {
 	over(e ending, now sys.Nanos)
 	// run runs the exchange because its upstream has something.
 	run(now sys.Nanos)
+	// poisoned ends the exchange, which has panicked, and as little else as possible.
+	poisoned()
 }
 
 // ending says how an exchange ended for its client.

@@ -420,13 +420,18 @@ func (l *Loop) runSome(left int, deadline sys.Nanos) (rest int) {
 // OnPanic is called with every contained panic, for the log and the counter; set by the worker before the first turn.
 var OnPanic func(worker int, reason any)
 
-func (l *Loop) contain(r any) {
+// Contained counts and reports a panic that somebody within an Advance has recovered from.
+func (l *Loop) Contained(r any) {
 	l.stats.Panics++
-	t := l.current
-	l.current = nil
 	if OnPanic != nil {
 		OnPanic(l.worker, r)
 	}
+}
+
+func (l *Loop) contain(r any) {
+	t := l.current
+	l.current = nil
+	l.Contained(r)
 	if t == nil {
 		return
 	}

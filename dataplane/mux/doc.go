@@ -6,6 +6,8 @@
 // A Link is pulled by its owner's task: Next reads and decodes up to the next event, Flush writes everything that was queued since in one system
 // call. Whoever queues output wakes the task, so that a connection is written once per turn.
 //
+// A user that panics loses its stream (User.Poison), not the link; a panic out of the machine leaves the link Torn, and its owner ends it.
+//
 // Bounds: what a Stream keeps of its input is bounded by the window that the machine gives the peer, as window is returned only when content has left
 // for the other side; what it keeps of its output by Slack, and by what local replies and replayed bodies bring at once.
 package mux

@@ -62,6 +62,7 @@ type Link struct {
 	reads  int     // of this run
 	events int     // of this run
 	busy   bool    // the owner's task runs: it flushes when it is done
+	inside int     // calls of the machine for streams that have not come back; more than 0 between them is what a panic left
 	first  *Stream // of those that linger, by when they began
 	last   *Stream
 	idle   int // how many linger
@@ -69,7 +70,7 @@ type Link struct {
 
 // Init makes k the link on c, in the given role; task is the owner's, which calls Begin, Next and Flush.
 func (k *Link) Init(sh *Shared, c *conn.Conn, task *loop.Task, r http2.Role, o *http2.Options) {
-	k.C, k.sh, k.task, k.used, k.busy = c, sh, task, 0, false
+	k.C, k.sh, k.task, k.used, k.busy, k.inside = c, sh, task, 0, false, 0
 	k.H2.Init(r, o, &sh.H2, &k.Counts, sh.L.Rand(), sh.L.Now())
 }
 
@@ -91,8 +92,25 @@ func (k *Link) Pack() *http2.Conn {
 
 // Unpack makes k the link on c that was packed on another worker.
 func (k *Link) Unpack(sh *Shared, c *conn.Conn, task *loop.Task, p *http2.Conn) {
-	k.C, k.sh, k.task, k.used, k.busy = c, sh, task, 0, false
+	k.C, k.sh, k.task, k.used, k.busy, k.inside = c, sh, task, 0, false, 0
 	k.H2.Unpack(p, &sh.H2, &k.Counts)
+}
+
+// Torn tells that a panic left the machine in the middle of something: no stream of the link can trust it, so its owner must end the connection. The
+// owner asks before each Next.
+func (k *Link) Torn() bool { return k.inside > 0 }
+
+// Tear says that the machine cannot be trusted, and wakes the owner to see that.
+func (k *Link) Tear() {
+	k.inside++
+	k.rouse()
+}
+
+// rouse has the owner of a Torn link look at it.
+func (k *Link) rouse() {
+	if k.Torn() && k.task != nil {
+		k.sh.L.Ready(k.task)
+	}
 }
 
 // Begin opens a run of the owner's task: output that is queued until Flush leaves with it.

@@ -15,8 +15,13 @@ const Slack = 4 << 10
 // arenaKeep bounds what a stream keeps of its trailer arena.
 const arenaKeep = 4 << 10
 
-// User is whom a stream brings its events to: the exchange. Run is called for every event and must take what it can at once.
-type User interface{ Run(now sys.Nanos) }
+// User is whom a stream brings its events to: the exchange.
+type User interface {
+	// Run is called for every event and must take what it can at once.
+	Run(now sys.Nanos)
+	// Poison tells that Run panicked: the user must release what it holds, the stream included.
+	Poison(reason any)
+}
 
 // Stream is one HTTP/2 stream between a link and its user. It may outlive the user until its output has left. After Finish or Abort the user must
 // not touch it.
@@ -53,6 +58,18 @@ type Stream struct {
 	Code        http2.Code
 	Remote      bool
 	Unprocessed bool
+}
+
+// Request opens a stream for u with a request; nil when the peer takes none any more.
+func (k *Link) Request(h *httpmsg.Head, end bool, u User, now sys.Nanos) *Stream {
+	k.inside++
+	h2 := k.H2.OpenStream(h, end, now)
+	k.inside--
+	if h2 == nil {
+		return nil
+	}
+	k.Wake()
+	return k.Open(h2, u, false)
 }
 
 // Open makes a stream for u on h2, which the machine has just made.
@@ -123,7 +140,7 @@ func (s *Stream) keep(more int) {
 func (s *Stream) run(now sys.Nanos) {
 	gen := s.gen
 	if s.user != nil {
-		s.user.Run(now)
+		s.K.call(s.user, now)
 		if s.gen != gen {
 			return
 		}
@@ -137,6 +154,30 @@ func (s *Stream) run(now sys.Nanos) {
 		s.keep(0)
 	}
 }
+
+// call runs a user. A panic ends what the user does and its streams; the link with its other streams goes on, unless it is Torn.
+func (k *Link) call(u User, now sys.Nanos) {
+	defer func() {
+		if r := recover(); r != nil {
+			k.poison(u, r)
+		}
+	}()
+	u.Run(now)
+}
+
+func (k *Link) poison(u User, r any) {
+	k.sh.L.Contained(r)
+	defer func() {
+		if recover() != nil { // it has released we do not know what
+			k.Tear()
+		}
+	}()
+	u.Poison(r)
+	k.rouse()
+}
+
+// Start runs the user of a stream that has just been opened.
+func (s *Stream) Start(now sys.Nanos) { s.run(now) }
 
 // drop throws unread content away and returns its window.
 func (s *Stream) drop() {
@@ -175,7 +216,9 @@ func (s *Stream) Discard(n int) {
 			s.kept = nil
 		}
 	}
+	s.K.inside++
 	s.K.H2.Consumed(s.S, n)
+	s.K.inside--
 	s.K.Wake()
 }
 
@@ -191,7 +234,9 @@ func (s *Stream) Meter() http2.Meter {
 // Head sends a head.
 func (s *Stream) Head(h *httpmsg.Head, end bool) {
 	s.end = s.end || end
+	s.K.inside++
 	s.K.H2.SendHead(s.S, h, end)
+	s.K.inside--
 	s.K.Wake()
 }
 
@@ -213,7 +258,7 @@ func (s *Stream) Data(p []byte, end bool) {
 	}
 	s.end = end
 	if !s.Waiting() {
-		p = p[s.K.H2.SendData(s.S, p, end):]
+		p = p[s.sendData(p, end):]
 		s.K.Wake()
 	}
 	if len(p) > 0 {
@@ -232,7 +277,7 @@ func (s *Stream) End(tr *httpmsg.Fields) {
 	case tr == nil:
 		s.end = true
 		if !s.Waiting() {
-			s.K.H2.SendData(s.S, nil, true)
+			s.sendData(nil, true)
 			s.K.Wake()
 		}
 	case s.Waiting():
@@ -240,7 +285,7 @@ func (s *Stream) End(tr *httpmsg.Fields) {
 		s.tr.CopyFrom(tr, &s.trA)
 	default:
 		s.end = true
-		s.K.H2.SendTrailers(s.S, tr)
+		s.sendTrailers(tr)
 		s.K.Wake()
 	}
 }
@@ -251,15 +296,35 @@ func (s *Stream) push() {
 		return
 	}
 	last := s.end && len(s.tr.List) == 0
-	s.off += s.K.H2.SendData(s.S, s.out[s.off:], last)
+	s.off += s.sendData(s.out[s.off:], last)
 	if s.off < len(s.out) {
 		return
 	}
 	s.K.sh.bufs.Put(s.out)
 	s.out, s.off = nil, 0
 	if s.end && !last {
-		s.K.H2.SendTrailers(s.S, &s.tr)
+		s.sendTrailers(&s.tr)
 	}
+}
+
+func (s *Stream) sendData(p []byte, end bool) (n int) {
+	s.K.inside++
+	n = s.K.H2.SendData(s.S, p, end)
+	s.K.inside--
+	return n
+}
+
+func (s *Stream) sendTrailers(tr *httpmsg.Fields) {
+	s.K.inside++
+	s.K.H2.SendTrailers(s.S, tr)
+	s.K.inside--
+}
+
+func (s *Stream) sendReset(code http2.Code) {
+	s.K.inside++
+	s.K.H2.SendReset(s.S, code)
+	s.K.inside--
+	s.K.Wake()
 }
 
 // writable gives streams that were refused credit what they wait for, and runs their users; false means that there was none.
@@ -297,8 +362,7 @@ func (s *Stream) settle() {
 		if s.K.linger(s) {
 			return
 		}
-		s.K.H2.SendReset(s.S, http2.CodeNo)
-		s.K.Wake()
+		s.sendReset(http2.CodeNo)
 	}
 	s.free()
 }
@@ -306,8 +370,7 @@ func (s *Stream) settle() {
 // Abort resets the stream, unless it is over already.
 func (s *Stream) Abort(code http2.Code) {
 	if !s.S.Closed() {
-		s.K.H2.SendReset(s.S, code)
-		s.K.Wake()
+		s.sendReset(code)
 	}
 	s.free()
 }
@@ -318,7 +381,9 @@ func (s *Stream) free() {
 	sh.bufs.Put(s.out)
 	s.K.unlist(s)
 	s.S.Owner = nil
+	s.K.inside++
 	s.K.H2.Release(s.S)
+	s.K.inside--
 	s.trA.Reset(arenaKeep)
 	tr := s.tr
 	tr.Reset(&s.trA)

@@ -90,13 +90,10 @@ func (m *Member) Open(h *httpmsg.Head, end bool, u mux.User) *mux.Stream {
 	if m.gone {
 		return nil
 	}
-	h2 := m.k.H2.OpenStream(h, end, m.pool.l.Now())
-	if h2 == nil {
-		return nil
+	s := m.k.Request(h, end, u, m.pool.l.Now())
+	if s != nil {
+		m.unopened--
 	}
-	m.unopened--
-	s := m.k.Open(h2, u, false)
-	m.k.Wake()
 	return s
 }
 
@@ -135,6 +132,10 @@ func (m *Member) drive(now sys.Nanos) loop.Step {
 	}
 	step := loop.Again
 	for range maxEvents {
+		if k.Torn() {
+			m.lost(now, mux.Gone)
+			return loop.Done
+		}
 		got := k.Next(now)
 		if got == mux.Nothing {
 			step = loop.Idle
