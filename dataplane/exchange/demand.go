@@ -4,32 +4,21 @@ package exchange
 
 import (
 	"bytes"
-	"slices"
 
 	"sidecar/dataplane/filter"
 	"sidecar/dataplane/match"
 	"sidecar/dataplane/sys"
 )
 
-// Bounds of what is asked for on demand.
-const (
-	heldMax = 1024 // requests of one worker that wait; further ones go on without what they lack
-	nameMax = 512  // bytes of a name that is worth asking for
-)
+// nameMax bounds the bytes of a name that is worth asking for.
+const nameMax = 512
 
 // The places of an exchange in a wait.
 const (
 	notHeld  uint8 = iota
-	awaiting       // in demands.waiting
+	awaiting       // in Env.demands
 	woken          // its filter has not heard yet
 )
-
-// demands is the requests of one worker that wait for the control side, by what they lack. An answer wakes them all: what was found is in the snapshot
-// that the worker has by then.
-type demands struct {
-	waiting map[filter.Demand][]*Exchange
-	held    int
-}
 
 // Demand implements filter.Stream.
 func (x *Exchange) Demand(i int, clusters *filter.ClusterSource) bool {
@@ -81,22 +70,11 @@ func (x *Exchange) lacksCluster(from *filter.ClusterSource) (d filter.Demand, ok
 	return filter.Demand{Clusters: from, Name: string(c.Name)}, len(c.Name) <= nameMax
 }
 
-// hold makes the exchange wait for d; the first to do so asks for it. Nobody waits for the same twice.
+// hold makes the exchange wait for d; nobody waits for the same twice.
 func (x *Exchange) hold(d filter.Demand) bool {
-	e := x.env
-	s := &e.demands
-	if e.Ask == nil || s.held >= heldMax || d == x.demand {
+	if d == x.demand || !x.env.demands.Hold(d, x, x.env.Ask) {
 		return false
 	}
-	list := s.waiting[d]
-	if len(list) == 0 && !e.Ask(d) {
-		return false
-	}
-	if s.waiting == nil {
-		s.waiting = map[filter.Demand][]*Exchange{}
-	}
-	s.waiting[d] = append(list, x)
-	s.held++
 	x.demand, x.held = d, awaiting
 	return true
 }
@@ -105,29 +83,15 @@ func (x *Exchange) hold(d filter.Demand) bool {
 func (x *Exchange) endDemand() bool {
 	was := x.held
 	x.held = notHeld
-	if was != awaiting {
-		return was == woken
+	if was == awaiting {
+		x.env.demands.Leave(x.demand, x)
 	}
-	d, s := x.demand, &x.env.demands
-	s.held--
-	list := s.waiting[d]
-	if i := slices.Index(list, x); i >= 0 {
-		list = slices.Delete(list, i, i+1)
-	}
-	if s.waiting[d] = list; len(list) == 0 {
-		delete(s.waiting, d)
-	}
-	return true
+	return was != notHeld
 }
 
-// Answered wakes the requests that wait for d. Worker thread, after the snapshot with what was found was adopted. They leave the list at once: a
-// request that comes from now on has to ask again.
+// Answered wakes the requests that wait for d. Worker thread, after the snapshot with what was found was adopted.
 func (e *Env) Answered(d filter.Demand) {
-	s := &e.demands
-	list := s.waiting[d]
-	delete(s.waiting, d)
-	s.held -= len(list)
-	for _, x := range list {
+	for _, x := range e.demands.Take(d) {
 		x.held = woken
 		x.WakeFilter(x.fpos, filter.EventResume)
 	}

@@ -65,8 +65,8 @@ func (r *demandRig) request(host, rest string) *peer {
 func (r *demandRig) settled() {
 	r.t.Helper()
 	r.check()
-	if d := &r.env.demands; d.held != 0 || len(d.waiting) != 0 {
-		r.t.Errorf("still held: %d, %v", d.held, d.waiting)
+	if n := r.env.demands.Len(); n != 0 {
+		r.t.Errorf("%d still held", n)
 	}
 }
 
@@ -149,7 +149,7 @@ func TestDemand_WhenClientsLeave_ThenTheirPlaceIsFree(t *testing.T) {
 	a, b := r.request("new", ""), r.request("new", "")
 	a.close()
 	r.turn()
-	if n := r.env.demands.held; n != 1 {
+	if n := r.env.demands.Len(); n != 1 {
 		t.Errorf("%d held", n)
 	}
 	b.close()
@@ -164,7 +164,7 @@ func TestDemand_WhenClientsLeave_ThenTheirPlaceIsFree(t *testing.T) {
 func TestDemand_WhenTooManyWait_ThenTheNextGoesOnWithout(t *testing.T) {
 	r := newDemandRig(t, 0)
 	var all []*peer
-	for range heldMax {
+	for range filter.HeldMax {
 		c := r.dial()
 		c.write("GET / HTTP/1.1\r\nHost: new\r\n\r\n")
 		all = append(all, c)
@@ -297,8 +297,8 @@ func TestDemand_WhenStreamsOfOneConnectionWait_ThenEachGoesItsOwnWay(t *testing.
 	if got, _ := c.frames(); !strings.HasPrefix(got, "7 HEADERS :status=200") || strings.Contains(got, "1 HEADERS") {
 		t.Errorf("got %s", got)
 	}
-	if len(r.asked) != 2 || r.env.demands.held != 3 {
-		t.Fatalf("asked for %v, %d held", r.asked, r.env.demands.held)
+	if len(r.asked) != 2 || r.env.demands.Len() != 3 {
+		t.Fatalf("asked for %v, %d held", r.asked, r.env.demands.Len())
 	}
 	must(t, c.fr.WriteRSTStream(3, xh2.ErrCodeCancel))
 	c.data(1, "lo", true)

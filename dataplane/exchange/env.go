@@ -67,7 +67,7 @@ type Env struct {
 	clock     accesslog.Clock
 	halves    map[*Server]http1.Decoder // of connections with a part of a head
 	bufs      [][]byte
-	demands   demands
+	demands   filter.Held[*Exchange]
 }
 
 // NewEnv makes the environment of one worker.

@@ -3,6 +3,8 @@
 package filter
 
 import (
+	"slices"
+
 	"sidecar/dataplane/route"
 	"sidecar/dataplane/sys"
 )
@@ -14,6 +16,56 @@ type Demand struct {
 	Clusters *ClusterSource  // of a cluster: where it may come from
 	Name     string          // the host as requested, in lower case, with its port; or the cluster
 }
+
+// HeldMax bounds a Held: whoever comes then goes on without what it lacks.
+const HeldMax = 1024
+
+// Held is the requests or connections of one worker that wait for the control side, by what they lack. An answer wakes them all: what was found is in the
+// snapshot that the worker has by then.
+type Held[T comparable] struct {
+	waiting map[Demand][]T
+	n       int
+}
+
+// Hold makes x wait for d; the first to do so asks for it. False when it cannot, or when nobody can be asked: ask may be nil.
+func (h *Held[T]) Hold(d Demand, x T, ask func(Demand) bool) bool {
+	if ask == nil || h.n >= HeldMax {
+		return false
+	}
+	list := h.waiting[d]
+	if len(list) == 0 && !ask(d) {
+		return false
+	}
+	if h.waiting == nil {
+		h.waiting = map[Demand][]T{}
+	}
+	h.waiting[d] = append(list, x)
+	h.n++
+	return true
+}
+
+// Leave ends the wait of x, which waits for d.
+func (h *Held[T]) Leave(d Demand, x T) {
+	h.n--
+	list := h.waiting[d]
+	if i := slices.Index(list, x); i >= 0 {
+		list = slices.Delete(list, i, i+1)
+	}
+	if h.waiting[d] = list; len(list) == 0 {
+		delete(h.waiting, d)
+	}
+}
+
+// Take ends the wait of all that wait for d: those that come from now on have to ask again.
+func (h *Held[T]) Take(d Demand) []T {
+	list := h.waiting[d]
+	delete(h.waiting, d)
+	h.n -= len(list)
+	return list
+}
+
+// Len is how many wait.
+func (h *Held[T]) Len() int { return h.n }
 
 // ClusterSource is where clusters come from on demand. Immutable.
 type ClusterSource struct {

@@ -4,6 +4,7 @@ package snapshot
 
 import (
 	"net/netip"
+	"sidecar/dataplane/filter"
 	"sidecar/dataplane/http1"
 	"sidecar/dataplane/http2"
 	"sidecar/dataplane/httpmsg"
@@ -349,8 +350,10 @@ type TCPProxy struct {
 	LogOnStart              bool
 	BackoffBase, BackoffMax sys.Nanos
 	MetadataMatch           map[string]any
-	Tunneling               *Tunneling   // nil: bytes go upstream as they are
-	Scope                   *stats.Scope // stats.TCPDef, "tcp.PREFIX."
+	Tunneling               *Tunneling            // nil: bytes go upstream as they are
+	OnDemand                *filter.ClusterSource // of clusters that are not there; nil = they are not asked for
+	Scope                   *stats.Scope          // stats.TCPDef, "tcp.PREFIX."
+	DemandScope             *stats.Scope          // stats.TCPDemandDef, with the same prefix; nil without OnDemand
 }
 
 // Tunneling is TcpProxy.tunneling_config: the bytes go through an upstream HTTP proxy. Immutable.

@@ -7,6 +7,7 @@ package tunnel
 import (
 	"sidecar/dataplane/conn"
 	"sidecar/dataplane/fault"
+	"sidecar/dataplane/filter"
 	"sidecar/dataplane/hostset"
 	"sidecar/dataplane/lb"
 	"sidecar/dataplane/loop"
@@ -59,11 +60,15 @@ type Env struct {
 	Logs  AccessLogger
 	Snap  *snapshot.Snapshot
 
+	// Ask takes a demand to the control side, whose answer comes by Answered; false when it cannot. It must not block. nil: there is nobody to ask.
+	Ask func(filter.Demand) bool
+
 	// Splice moves bulk inside the kernel instead of through the worker's scratch.
 	Splice bool
 
 	live    int
 	tunnels loop.Slab[Tunnel]
+	demands filter.Held[*Tunnel]
 	pipes   pipes
 	http    scratch
 }
@@ -75,6 +80,8 @@ type state uint8
 
 const (
 	stConnect state = iota // an upstream attempt is under way
+	stDemand               // the cluster was asked for
+	stFound                // the answer to that is in
 	stAnswer               // CONNECT was sent
 	stBackoff              // waiting before the next attempt
 	stRelay                // both sides up
@@ -143,7 +150,9 @@ type Tunnel struct {
 	tried    [maxTried]*hostset.Host
 	end      sys.Nanos // when the connection's maximum duration is over; 0 = never
 	logAt    sys.Nanos // next periodic log; 0 = never
-	retryAt  sys.Nanos // stBackoff: when to try again
+	retryAt  sys.Nanos // stBackoff: when to try again; stDemand: when the wait is over
+	demand   filter.Demand
+	awaited  *route.ClusterRef // of demand; nil = the next attempt chooses
 	tcp      *stats.Block
 	info     *accesslog.ConnInfo
 	rec      accesslog.Record
@@ -256,8 +265,9 @@ func (t *Tunnel) pick() *hostset.Host {
 	ref := t.choose()
 	row := t.env.Snap.Cluster(ref)
 	if row == nil {
-		t.tcp.Inc(stats.TCPDownstreamCxNoRoute)
-		t.giveUp(fault.FlagNC, closeNoRoute)
+		if !t.await(ref) {
+			t.noCluster()
+		}
 		return nil
 	}
 	t.rec.ClusterRaw, t.rec.Cluster, t.rec.ClusterMeta = ref.Name, row.StatName, row.Metadata
@@ -340,6 +350,10 @@ func (t *Tunnel) backoff() bool {
 }
 
 func (t *Tunnel) choose() *route.ClusterRef {
+	if ref := t.awaited; ref != nil {
+		t.awaited = nil
+		return ref
+	}
 	w := t.cfg.Weighted
 	if w == nil {
 		return t.cfg.Cluster
@@ -385,6 +399,8 @@ func (t *Tunnel) Advance(now sys.Nanos) loop.Step {
 		return loop.Done
 	}
 	switch {
+	case t.st == stFound:
+		t.onFound()
 	case t.st == stConnect && t.cfg.Tunneling != nil:
 		t.onPool()
 	case t.st == stConnect:
@@ -423,9 +439,14 @@ func (t *Tunnel) onDeadline(now sys.Nanos) bool {
 		t.logAt = now + t.cfg.LogFlushInterval
 		t.logAs(accesslog.TCPPeriodic)
 	}
-	if t.st == stBackoff && now >= t.retryAt {
-		t.retryAt = 0
-		t.connect()
+	if now >= t.retryAt {
+		switch t.st {
+		case stBackoff:
+			t.retryAt = 0
+			t.connect()
+		case stDemand:
+			t.late()
+		}
 	}
 	if t.st == stDone {
 		return true
@@ -601,6 +622,9 @@ func (t *Tunnel) finish(o outcome) {
 	if t.st == stDone {
 		return
 	}
+	if t.st == stDemand {
+		t.env.demands.Leave(t.demand, t)
+	}
 	t.st = stDone
 	l := t.env.L
 	l.Disarm(&t.idle)
@@ -626,6 +650,7 @@ func (t *Tunnel) finish(o outcome) {
 	t.env.live--
 	t.Member.Leave()
 	t.down, t.far, t.info, t.cl, t.rec.Conn = nil, nil, nil, nil, nil
+	t.demand, t.awaited = filter.Demand{}, nil
 	clear(t.tried[:])
 	t.env.tunnels.Put(t)
 }

@@ -72,7 +72,7 @@ type Config struct {
 	DrainImmediate bool
 	// InternalBuffer is buffer_size_kb of envoy.bootstrap.internal_listener, in bytes.
 	InternalBuffer int
-	// Ask takes what requests lack to the control side, without blocking; false when that is busy. May be nil.
+	// Ask takes what requests and connections lack to the control side, without blocking; false when that is busy. May be nil.
 	Ask func(filter.Demand) bool
 }
 
@@ -99,7 +99,7 @@ func New(c Config) (*Worker, error) {
 	w.up.Internal = &conn.Internal{Accept: w.acceptInternal, Buffer: c.InternalBuffer}
 	w.http = exchange.NewEnv(l, w.up, c.Index+1, empty)
 	w.http.Logs, w.http.LocalIP, w.http.Ask = w, c.LocalIP, c.Ask
-	w.tcp = &tunnel.Env{L: l, Up: w.up, Shard: c.Index + 1, Logs: w, Snap: empty, Splice: true}
+	w.tcp = &tunnel.Env{L: l, Up: w.up, Shard: c.Index + 1, Logs: w, Snap: empty, Ask: c.Ask, Splice: true}
 	w.flush.init(w, w.logs.Flush)
 	w.quick.init(w, w.logs.FlushQuick)
 	w.trim.init(w)

@@ -132,11 +132,12 @@ func (w *Worker) handle(m loop.Msg) {
 	}
 }
 
-// boundary is step 8 of the turn: adopting a newer plan, then telling the requests that waited for something in it.
+// boundary is step 8 of the turn: adopting a newer plan, then telling the requests and connections that waited for something in it.
 func (w *Worker) boundary() {
 	w.adoptNext()
 	for _, d := range w.answers {
 		w.http.Answered(d)
+		w.tcp.Answered(d)
 	}
 	clear(w.answers)
 	w.answers = w.answers[:0]

@@ -7,7 +7,7 @@ import (
 	"slices"
 	"time"
 
-	demandv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/on_demand/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 
 	"sidecar/dataplane/filter"
 	"sidecar/dataplane/sys"
@@ -16,9 +16,6 @@ import (
 	"sidecar/xds/registry"
 	"sidecar/xds/resource"
 )
-
-// demandWait is how long a request waits for a cluster when odcds.timeout is not set.
-const demandWait = 5 * sys.Second
 
 // errODCDSSource is for sources that cannot be asked for one cluster more.
 var errODCDSSource = errors.New("only a delta source or the aggregated stream can be asked for clusters on demand")
@@ -39,21 +36,17 @@ type clusterDemands struct {
 	missing []string
 }
 
-// ClusterSource resolves odcds of the filter on_demand at c. Control goroutine only.
-func (c *Controller) ClusterSource(at *registry.Ctx, o *demandv3.OnDemandCds) (*filter.ClusterSource, error) {
-	src, err := c.source(o.GetSource(), at.At("source").Path)
+// ClusterSource resolves the source at a path of a resource, for requests or connections that wait so long. Control goroutine only.
+func (c *Controller) ClusterSource(at *registry.Ctx, from *corev3.ConfigSource, wait sys.Nanos) (*filter.ClusterSource, error) {
+	src, err := c.source(from, at.Path)
 	if err != nil {
 		return nil, err
 	}
 	delta := src.Kind == bootstrap.SourceGRPC && src.API.Delta
 	if src.Kind != bootstrap.SourceADS && !delta {
-		return nil, at.Errorf("source", "%w", errODCDSSource)
+		return nil, at.Errorf("", "%w", errODCDSSource)
 	}
-	out := &filter.ClusterSource{Wait: demandWait, Config: src}
-	if d := o.GetTimeout(); d != nil {
-		out.Wait = sys.Nanos(d.AsDuration())
-	}
-	return out, nil
+	return &filter.ClusterSource{Wait: wait, Config: src}, nil
 }
 
 // demandCluster asks for a cluster, unless it is there: the worker may not have had the last snapshot.

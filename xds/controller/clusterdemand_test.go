@@ -8,9 +8,8 @@ import (
 	"testing"
 	"time"
 
-	demandv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/on_demand/v3"
-
 	"sidecar/dataplane/filter"
+	"sidecar/dataplane/sys"
 	"sidecar/xds/ads"
 	"sidecar/xds/registry"
 	"sidecar/xds/resource"
@@ -19,7 +18,7 @@ import (
 // lackCluster is a worker's demand for a cluster of the aggregated stream.
 func (r *rig) lackCluster(t *testing.T, name string) {
 	t.Helper()
-	src, err := r.c.ClusterSource(&registry.Ctx{}, &demandv3.OnDemandCds{Source: adsSource()})
+	src, err := r.c.ClusterSource(&registry.Ctx{}, adsSource(), 5*sys.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,7 +82,7 @@ func TestClusterDemand_WhenVeryManyAreMissing_ThenTheOldestIsForgotten(t *testin
 	r := newRig(t, ads.Delta)
 	r.push(resource.Cluster, nil)
 	r.push(resource.Listener, nil)
-	src, err := r.c.ClusterSource(&registry.Ctx{}, &demandv3.OnDemandCds{Source: adsSource()})
+	src, err := r.c.ClusterSource(&registry.Ctx{}, adsSource(), 5*sys.Second)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -26,6 +26,7 @@ func Defs() []*Def {
 		ListenerDef,
 		ListenerWorkerDef,
 		TCPDef,
+		TCPDemandDef,
 		TLSInspectorDef,
 		HTTPInspectorDef,
 		ProxyProtocolDef,

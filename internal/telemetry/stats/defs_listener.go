@@ -94,6 +94,22 @@ var TCPDef = &Def{Name: "tcp", Stats: []Stat{
 	{Name: "upstream_flush_active", Kind: Gauge},
 }}
 
+// The ids of TCPDemandDef.
+const (
+	TCPOnDemandClusterAttempt = iota
+	TCPOnDemandClusterMissing
+	TCPOnDemandClusterSuccess
+	TCPOnDemandClusterTimeout
+)
+
+// TCPDemandDef is one tcp_proxy with on_demand, under "tcp.STAT_PREFIX.".
+var TCPDemandDef = &Def{Name: "tcp on demand", Stats: []Stat{
+	{Name: "on_demand_cluster_attempt", Kind: Counter},
+	{Name: "on_demand_cluster_missing", Kind: Counter},
+	{Name: "on_demand_cluster_success", Kind: Counter},
+	{Name: "on_demand_cluster_timeout", Kind: Counter},
+}}
+
 // The ids of TLSInspectorDef.
 const (
 	TLSInspectorAlpnFound = iota

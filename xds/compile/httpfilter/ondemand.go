@@ -3,11 +3,13 @@
 package httpfilter
 
 import (
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	demandv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/on_demand/v3"
 	"google.golang.org/protobuf/proto"
 
 	"sidecar/dataplane/filter"
 	"sidecar/dataplane/filters/http/ondemand"
+	"sidecar/dataplane/sys"
 	routecompile "sidecar/xds/compile/route"
 	"sidecar/xds/registry"
 )
@@ -20,8 +22,11 @@ var onDemandMessages = registry.Messages{
 		"resources_locator": registry.Refuse("xdstp resource names are not supported")},
 }
 
-// ClusterSources resolves where clusters come from on demand, at c; it is the environment of PerRoute.
-type ClusterSources func(c *registry.Ctx, o *demandv3.OnDemandCds) (*filter.ClusterSource, error)
+// ClusterSources resolves where clusters come from on demand, and how long is waited for them; c is at the source. It is the environment of PerRoute.
+type ClusterSources func(c *registry.Ctx, from *corev3.ConfigSource, wait sys.Nanos) (*filter.ClusterSource, error)
+
+// demandWait is how long a request waits for a cluster when odcds.timeout is not set.
+const demandWait = 5 * sys.Second
 
 // OnDemand compiles envoy.filters.http.on_demand.
 func OnDemand(c *registry.Ctx, m *demandv3.OnDemand, sources ClusterSources) (filter.Factory, error) {
@@ -32,7 +37,11 @@ func onDemand(c *registry.Ctx, o *demandv3.OnDemandCds, sources ClusterSources) 
 	if o == nil {
 		return &ondemand.Filter{}, nil
 	}
-	from, err := sources(c.At("odcds"), o)
+	wait := sys.Nanos(demandWait)
+	if d := o.GetTimeout(); d != nil {
+		wait = sys.Nanos(d.AsDuration())
+	}
+	from, err := sources(c.At("odcds.source"), o.GetSource(), wait)
 	return &ondemand.Filter{Clusters: from}, err
 }
 

@@ -338,6 +338,9 @@ func (s *state) chainScopes(c *snapshot.FilterChain) {
 	}
 	if t := c.TCP; t != nil {
 		t.Scope = s.env.Stats.Scope("tcp."+clean(t.StatPrefix)+".", stats.TCPDef)
+		if t.OnDemand != nil {
+			t.DemandScope = s.env.Stats.Scope("tcp."+clean(t.StatPrefix)+".", stats.TCPDemandDef)
+		}
 	}
 }
 

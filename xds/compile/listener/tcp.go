@@ -19,6 +19,9 @@ import (
 	"sidecar/xds/registry"
 )
 
+// clusterWait is how long a connection waits for a cluster when on_demand.timeout is not set.
+const clusterWait = 60 * sys.Second
+
 func (s *state) tcp(c *registry.Ctx, t *tcpv3.TcpProxy) *snapshot.TCPProxy {
 	out := &snapshot.TCPProxy{StatPrefix: t.GetStatPrefix(), IdleTimeout: nanos(t.GetIdleTimeout(), 3600*sys.Second), MaxConnectAttempts: 1,
 		MaxDuration: nanos(t.GetMaxDownstreamConnectionDuration(), 0), LogFlushInterval: nanos(t.GetAccessLogFlushInterval(), 0),
@@ -49,6 +52,11 @@ func (s *state) tcp(c *registry.Ctx, t *tcpv3.TcpProxy) *snapshot.TCPProxy {
 	out.Hash = s.tcpHash(c, t.GetHashPolicy())
 	if x := t.GetTunnelingConfig(); x != nil {
 		out.Tunneling = s.tunneling(c.At("tunneling_config"), x)
+	}
+	if src := t.GetOnDemand().GetOdcdsConfig(); src != nil {
+		from, err := s.env.Clusters(c.At("on_demand.odcds_config"), src, nanos(t.GetOnDemand().GetTimeout(), clusterWait))
+		s.fail(err)
+		out.OnDemand = from
 	}
 	out.AccessLogs = s.accessLogs(c, "access_log", t.GetAccessLog())
 	return out
