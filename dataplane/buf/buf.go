@@ -29,6 +29,7 @@ type Flight struct {
 	InBuf  []byte // own buffer behind In, from the pool; nil while In is empty or in the scratch
 	Out    []byte // unsent output, from the pool; nil while nothing is queued
 	OutOff int    // bytes of Out that the kernel has taken
+	Ahead  int    // how many of the next bytes of Out were counted when they were queued
 }
 
 // flightChunk is how many flights one heap allocation makes.

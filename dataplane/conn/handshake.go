@@ -213,6 +213,7 @@ func (w *TLS) Advance(sys.Nanos) loop.Step {
 	if t := w.l.Stats().Turns; t != w.turn {
 		w.turn, w.left = t, stepsPerTurn
 	}
+	w.l.Hurry()
 	for h := w.queue.head; h != nil; h = w.queue.head {
 		if w.left == 0 {
 			w.l.Later(&w.task)

@@ -230,8 +230,8 @@ func (x *secure) dropRaw(c *Conn) {
 	x.raw = nil
 }
 
-// sendSecure is Send over TLS: one record and one system call if it fits.
-func (c *Conn) sendSecure(a, b []byte) {
+// sendSecure is Send over TLS, or SendSoon: one record and one system call if it fits.
+func (c *Conn) sendSecure(a, b []byte, soon bool) {
 	x := c.x.sec
 	n := len(a) + len(b)
 	if n == 0 {
@@ -257,6 +257,10 @@ func (c *Conn) sendSecure(a, b []byte) {
 		x.s.Seal(b)
 	}
 	f.Out, x.s.Out = x.s.Out, nil
+	if soon {
+		c.BytesOut += uint64(n)
+		return
+	}
 	x.plain += n
 	c.squeeze()
 	if idle {
@@ -271,6 +275,7 @@ func (c *Conn) pass(plain int) {
 		return
 	}
 	x.held = 0
+	c.Flush()
 	if c.fl&(fFailed|fSendFailed|fClosed|fShut) != 0 {
 		c.l.Bufs.Put(x.s.Out)
 		x.s.Out = nil

@@ -268,7 +268,7 @@ func (x *Exchange) sent(o *sender) {
 		return // its connection flushes when its task is done
 	}
 	if len(o.enc) > 0 {
-		o.c.Send(o.enc, nil)
+		o.c.SendSoon(o.enc)
 	}
 	x.env.L.SetEnc(o.enc)
 	o.enc = nil

@@ -25,6 +25,8 @@ const (
 	busyEvents = 4
 	// clockEvery is how many runs pass between two looks at the clock; one that has had its share is followed by a look in any case.
 	clockEvery = 32
+	// maxSoon is how many Flushers wait at most: a system call each, that is less than half a millisecond of sending.
+	maxSoon = 64
 	// ScratchSize is the shared read buffer: 256 KiB halves the cost of bulk transfer against 16 KiB and costs nothing per connection.
 	ScratchSize = 256 << 10
 )
@@ -78,6 +80,9 @@ type slot struct {
 	gen uint32
 }
 
+// Flusher holds output that leaves at the end of the turn, see FlushSoon. Flush must only write, set bits and queue tasks.
+type Flusher interface{ Flush() }
+
 // LoadSlot is where the worker publishes its state for steering; implemented by ebpf.Slot through fleet. BusySince(0) means parked.
 type LoadSlot interface{ BusySince(nanos int64) }
 
@@ -108,6 +113,7 @@ type Loop struct {
 	events  []sys.Event
 	queue   taskRing
 	later   []*Task   // for the next turn
+	soon    []Flusher // at the end of this turn
 	busy    bool      // the last turn brought busyEvents
 	slept   sys.Nanos // when this turn's wait began; 0 without one
 	parked  sys.Nanos // spent waiting in all
@@ -323,6 +329,31 @@ func (l *Loop) Turn(block bool) {
 	clear(l.later)
 	l.later = l.later[:0]
 	l.runQueue()
+	l.flush()
+}
+
+// FlushSoon has f flushed at the end of the turn, or when maxSoon wait for that. Call it once per flush.
+func (l *Loop) FlushSoon(f Flusher) {
+	if l.soon = append(l.soon, f); len(l.soon) >= maxSoon {
+		l.flush()
+	}
+}
+
+// flush has everybody flush who asked for it.
+func (l *Loop) flush() {
+	for i := 0; i < len(l.soon); i++ {
+		f := l.soon[i]
+		l.soon[i] = nil
+		f.Flush()
+	}
+	l.soon = l.soon[:0]
+}
+
+// Hurry flushes what waits for the end of the turn now: before work that takes long.
+func (l *Loop) Hurry() {
+	if len(l.soon) > 0 {
+		l.flush()
+	}
 }
 
 // park blocks until an event or the next deadline. The mailbox is checked after the sleeping flag is up, so a message cannot be missed.
@@ -408,6 +439,7 @@ func (l *Loop) runSome(left int, deadline sys.Nanos) (rest int) {
 		again := t.run.Advance(l.now) == Again
 		if again {
 			l.Later(t)
+			l.Hurry()
 		}
 		if (again || rest%clockEvery == 0) && l.K.Now() > deadline {
 			rest = 0

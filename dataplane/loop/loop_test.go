@@ -527,3 +527,43 @@ func TestTurn_WhenSteady_ThenNothingIsAllocated(t *testing.T) {
 		t.Errorf("%v allocations per turn, %d runs", n, task.runs)
 	}
 }
+
+// flusher writes down that it was flushed.
+type flusher struct{ log *[]string }
+
+func (f flusher) Flush() { *f.log = append(*f.log, "flush") }
+
+func TestFlushSoon_WhenTasksHaveRun_ThenFlushedBehindThemOrEarlierAtTheBound(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		run  func(l *Loop, f Flusher) Step
+		want string
+	}{
+		{"two", func(l *Loop, f Flusher) Step { l.FlushSoon(f); l.FlushSoon(f); return Idle }, "run run flush flush flush flush"},
+		{"a long run", func(l *Loop, f Flusher) Step { l.FlushSoon(f); return Again }, "run flush run flush"},
+		{"hurry", func(l *Loop, f Flusher) Step { l.FlushSoon(f); l.Hurry(); l.Hurry(); return Idle }, "flush run flush run"},
+		{"a panic", func(l *Loop, f Flusher) Step { l.FlushSoon(f); panic("x") }, "flush flush"},
+	} {
+		var log []string
+		l := newLoop(t, sys.NewLinux(), nil)
+		for range 2 {
+			r := newRunner(func(sys.Nanos) Step { s := tc.run(l, flusher{&log}); log = append(log, "run"); return s })
+			l.Ready(&r.task)
+		}
+		l.Turn(false)
+		if got := strings.Join(log, " "); got != tc.want {
+			t.Errorf("%s: %s, want %s", tc.name, got, tc.want)
+		}
+	}
+	var log []string
+	l := newLoop(t, sys.NewLinux(), nil)
+	for range maxSoon + 1 {
+		l.FlushSoon(flusher{&log})
+	}
+	if len(log) != maxSoon {
+		t.Errorf("%d flushed before the end of the turn, want %d", len(log), maxSoon)
+	}
+	if l.Turn(false); len(log) != maxSoon+1 {
+		t.Errorf("%d flushed, want %d", len(log), maxSoon+1)
+	}
+}
