@@ -228,7 +228,7 @@ func TestDemand_WhenTheClusterIsFound_ThenTheRequestGoesThere(t *testing.T) {
 	}
 	b := newBackend(t)
 	r.ups = append(r.ups, b)
-	r.cluster("new", b.addr)
+	r.cluster("new", b.Addr)
 	r.publish()
 	r.env.Answered(d)
 	r.turn()

@@ -42,7 +42,7 @@ func TestGrpc_WhenAResponseEnds_ThenItsTrailersJudgeTheHost(t *testing.T) {
 		{"no status", func(u *h2peer) { u.headers(1, false, head...); u.data(1, "x", true) }, 0, 1, 0},
 		{"trailers only", func(u *h2peer) { u.headers(1, true, append(head, "grpc-status", "0")...) }, 1, 0, 0},
 		{"trailers only 14", func(u *h2peer) { u.headers(1, true, append(head, "grpc-status", "14")...) }, 0, 1, 0},
-		{"broken off", func(u *h2peer) { u.headers(1, false, head...); must(u.t, u.fr.WriteRSTStream(1, 2)) }, 0, 1, 1},
+		{"broken off", func(u *h2peer) { u.headers(1, false, head...); must(u.T, u.fr.WriteRSTStream(1, 2)) }, 0, 1, 1},
 	} {
 		t.Run(x.name, func(t *testing.T) {
 			r := newRig(t, 1)

@@ -11,18 +11,18 @@ import (
 
 // roundTrip does one keep-alive request over real sockets without allocating in the test itself.
 func (r *rig) roundTrip(c, u *peer, req, resp, buf []byte) {
-	if _, err := unix.Write(c.fd, req); err != nil {
+	if _, err := unix.Write(c.FD, req); err != nil {
 		r.t.Fatal(err)
 	}
 	r.l.Turn(false)
-	if n, err := unix.Read(u.fd, buf); err != nil || n == 0 {
+	if n, err := unix.Read(u.FD, buf); err != nil || n == 0 {
 		r.t.Fatal("upstream", n, err)
 	}
-	if _, err := unix.Write(u.fd, resp); err != nil {
+	if _, err := unix.Write(u.FD, resp); err != nil {
 		r.t.Fatal(err)
 	}
 	r.l.Turn(false)
-	if n, err := unix.Read(c.fd, buf); err != nil || n == 0 {
+	if n, err := unix.Read(c.FD, buf); err != nil || n == 0 {
 		r.t.Fatal("client", n, err)
 	}
 }
@@ -68,12 +68,12 @@ func TestAllocs_WhenRequestAndResponseHaveBodies_ThenNone(t *testing.T) {
 
 func TestSyscalls_WhenKeepAliveRequest_ThenTwoReadsAndTwoWrites(t *testing.T) {
 	r, c, u, buf := warm(t)
-	r.k.recvs, r.k.sends = 0, 0
+	r.k.Recvs, r.k.Sends = 0, 0
 	for range 10 {
 		r.roundTrip(c, u, []byte(get), []byte(ok3), buf)
 	}
-	if r.k.recvs != 20 || r.k.sends != 20 {
-		t.Errorf("%d reads and %d writes for 10 requests, want 20 and 20", r.k.recvs, r.k.sends)
+	if r.k.Recvs != 20 || r.k.Sends != 20 {
+		t.Errorf("%d reads and %d writes for 10 requests, want 20 and 20", r.k.Recvs, r.k.Sends)
 	}
 }
 

@@ -16,7 +16,7 @@ import (
 func TestMirror_WhenTheClusterSpeaksHTTP2_ThenTheCopyIsAStream(t *testing.T) {
 	r := newRig(t, 1)
 	b := newBackend(t)
-	row := r.cluster("m", b.addr)
+	row := r.cluster("m", b.Addr)
 	row.Protocol = snapshot.UpstreamHTTP2
 	f := *r.route().Forward
 	f.Mirrors = []route.Mirror{{Cluster: row.Ref}}

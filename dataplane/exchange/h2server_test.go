@@ -13,6 +13,7 @@ import (
 	"sidecar/dataplane/route"
 	"sidecar/dataplane/snapshot"
 	"sidecar/dataplane/sys"
+	"sidecar/internal/nettest"
 	"sidecar/internal/telemetry/stats"
 )
 
@@ -93,14 +94,14 @@ func TestH2_WhenManyStreams_ThenEachGetsItsAnswerAndOneWriteATurn(t *testing.T) 
 		u.read()
 		u.write(ok3)
 	}
-	r.k.sends = 0
+	r.k.Sends = 0
 	r.turn()
 	got, _ := c.frames()
 	if n := strings.Count(got, "DATA end abc"); n != 5 {
 		t.Errorf("%d answers:\n%s", n, got)
 	}
-	if r.k.sends != 1 {
-		t.Errorf("%d writes", r.k.sends)
+	if r.k.Sends != 1 {
+		t.Errorf("%d writes", r.k.Sends)
 	}
 	r.check()
 }
@@ -539,11 +540,11 @@ func TestH2_WhenFramesWithoutEventsComeAsFastAsTheyAreRead_ThenTheTurnEndsAndThe
 }
 
 // slow is a kernel under which time passes at every look at the clock.
-type slow struct{ *clock }
+type slow struct{ *nettest.Clock }
 
 func (k slow) Now() sys.Nanos {
-	k.skew += 300_000
-	return k.clock.Now()
+	k.Skew += 300_000
+	return k.Clock.Now()
 }
 
 func TestH2_WhenRequestsTakeLong_ThenTheRestIsTheNextTurns(t *testing.T) {

@@ -69,7 +69,7 @@ func h2stress(t *testing.T, seed int64, up snapshot.UpstreamProtocol) {
 				c.headers(id-2, true, "x-t", "1")
 			}
 		default:
-			r.k.skew += sys.Millisecond * sys.Nanos(rnd.Intn(3000))
+			r.k.Skew += sys.Millisecond * sys.Nanos(rnd.Intn(3000))
 		}
 		if out := c.out.String(); out != "" {
 			c.out.Reset()

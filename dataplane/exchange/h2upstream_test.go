@@ -110,14 +110,14 @@ func TestH2Upstream_WhenHTTP2Client_ThenStreamsShareAConnection(t *testing.T) {
 		u.headers(1+2*i, true, "grpc-status", "0")
 	}
 	u.send()
-	r.k.sends = 0
+	r.k.Sends = 0
 	r.turn()
 	got, _ = c.frames()
 	if n := strings.Count(got, "DATA resp\n"); n != 4 || strings.Count(got, "HEADERS end grpc-status=0") != 4 {
 		t.Error(got)
 	}
-	if r.k.sends != 1 {
-		t.Errorf("%d writes", r.k.sends)
+	if r.k.Sends != 1 {
+		t.Errorf("%d writes", r.k.Sends)
 	}
 	r.check()
 }

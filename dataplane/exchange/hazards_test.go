@@ -18,7 +18,7 @@ import (
 func TestMirror_WhenItsConnectionIsIdle_ThenThePrimaryRequestIsUntouched(t *testing.T) {
 	r := newRig(t, 1)
 	shadow := newBackend(t)
-	r.cluster("two", shadow.addr)
+	r.cluster("two", shadow.Addr)
 	r.route().Forward.Mirrors = []route.Mirror{{Cluster: r.in.Cluster("two")}}
 	c := r.dial()
 	const req = "POST / HTTP/1.1\r\nhost: a\r\nx-id: 1\r\ncontent-length: 5\r\n\r\nhello"
@@ -257,7 +257,7 @@ func TestRetry_WhenItsClusterWasReplacedMeanwhile_ThenNoConnectionStaysBehind(t 
 	r.turn()
 	up.write("HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n")
 	r.turn()
-	r.row = r.cluster("c", r.ups[0].addr)
+	r.row = r.cluster("c", r.ups[0].Addr)
 	r.publish()
 	r.turn()
 	r.wait(2 * sys.Second) // the replaced cluster has no connection left and is forgotten

@@ -15,7 +15,7 @@ import (
 
 func TestReconcile_WhenHostsAndClustersChange_ThenPoolsFollow(t *testing.T) {
 	r := newRig(t, 2)
-	r.row = r.cluster("c", r.ups[0].addr)
+	r.row = r.cluster("c", r.ups[0].Addr)
 	c := r.dial()
 	c.write(get)
 	r.turn()
@@ -26,7 +26,7 @@ func TestReconcile_WhenHostsAndClustersChange_ThenPoolsFollow(t *testing.T) {
 	// The host is replaced: its idle connection goes, the next request uses the new one.
 	spec := lb.Default(lb.RoundRobin)
 	row := *r.row
-	row.Hosts = spec.Build(row.Hosts, hostset.Input{Localities: []hostset.LocalityInput{{Endpoints: []hostset.Endpoint{{Addr: r.ups[1].addr}}}}})
+	row.Hosts = spec.Build(row.Hosts, hostset.Input{Localities: []hostset.LocalityInput{{Endpoints: []hostset.Endpoint{{Addr: r.ups[1].Addr}}}}})
 	r.rowOf["c"], r.row = &row, &row
 	r.publish()
 	r.wait(100 * sys.Millisecond)
@@ -84,7 +84,7 @@ func TestOriginalDst_WhenDestinationsVary_ThenHostsOnDemandAndCleanedUp(t *testi
 	c := r.dial()
 	info := r.server().Place.Info
 	side := *info.ConnSide
-	side.Local = r.ups[0].addr // where the client meant to go
+	side.Local = r.ups[0].Addr // where the client meant to go
 	info.ConnSide = &side
 	c.write(get)
 	r.turn()

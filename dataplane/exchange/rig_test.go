@@ -8,8 +8,6 @@ import (
 	"strings"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
 	"sidecar/dataplane/conn"
 	"sidecar/dataplane/hostset"
 	"sidecar/dataplane/http2"
@@ -20,39 +18,15 @@ import (
 	"sidecar/dataplane/snapshot"
 	"sidecar/dataplane/sys"
 	"sidecar/dataplane/upstream"
+	"sidecar/internal/nettest"
 	"sidecar/internal/telemetry/accesslog"
 	"sidecar/internal/telemetry/stats"
 )
 
-// clock is the Linux kernel with a time that only the test moves.
-type clock struct {
-	*sys.Linux
-	skew         sys.Nanos
-	recvs, sends int
-}
-
-func (k *clock) Now() sys.Nanos   { return 1000*sys.Second + k.skew }
-func (k *clock) WallNanos() int64 { return 1_700_000_000_000_000_000 + int64(k.skew) }
-
-func (k *clock) Recv(fd sys.FD, b []byte) (int, sys.Errno) {
-	k.recvs++
-	return k.Linux.Recv(fd, b)
-}
-
-func (k *clock) Send(fd sys.FD, b []byte) (int, sys.Errno) {
-	k.sends++
-	return k.Linux.Send(fd, b)
-}
-
-func (k *clock) Send2(fd sys.FD, a, b []byte) (int, sys.Errno) {
-	k.sends++
-	return k.Linux.Send2(fd, a, b)
-}
-
 // rig drives one worker's exchanges on one thread: the test plays the client and the upstreams with raw non-blocking sockets.
 type rig struct {
 	t      testing.TB
-	k      *clock
+	k      *nettest.Clock
 	l      *loop.Loop
 	env    *Env
 	reg    *stats.Registry
@@ -92,78 +66,38 @@ func (r *rig) Log(_ []*accesslog.Logger, rec *accesslog.Record) {
 	r.log = append(r.log, string(r.format.Append(nil, rec)))
 }
 
-// backend is an upstream host: a listening abstract Unix socket.
-type backend struct {
-	t    testing.TB
-	ln   int
-	addr sys.Addr
-}
+// backend is an upstream host.
+type backend struct{ *nettest.Backend }
 
-func newBackend(t testing.TB) *backend {
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
-	must(t, err)
-	must(t, unix.Bind(fd, &unix.SockaddrUnix{})) // autobind
-	must(t, unix.Listen(fd, 128))
-	sa, err := unix.Getsockname(fd)
-	must(t, err)
-	b := &backend{t: t, ln: fd, addr: sys.Addr{Path: sa.(*unix.SockaddrUnix).Name}}
-	t.Cleanup(func() { unix.Close(fd) })
-	return b
-}
+func newBackend(t testing.TB) *backend { return &backend{nettest.Listen(t)} }
 
-// accept takes the next connection, -1 when there is none.
+// accept takes the next connection, nil when there is none.
 func (b *backend) accept() *peer {
-	fd, _, err := unix.Accept4(b.ln, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
-	if err != nil {
-		return nil
+	if p := b.Accept(); p != nil {
+		return &peer{p}
 	}
-	return &peer{t: b.t, fd: fd}
+	return nil
 }
 
 // peer is the test's end of a connection.
-type peer struct {
-	t  testing.TB
-	fd int
-}
+type peer struct{ *nettest.Peer }
 
+func (p *peer) read() (s string, eof bool) { return p.Read() }
+func (p *peer) close()                     { p.Close() }
+func (p *peer) closeWrite()                { p.CloseWrite() }
 func (p *peer) write(s string) {
-	p.t.Helper()
-	for len(s) > 0 {
-		n, err := unix.Write(p.fd, []byte(s))
-		must(p.t, err)
-		s = s[n:]
-	}
+	p.T.Helper()
+	p.Write(s)
 }
-
-// read returns what is there; eof tells that the other side has finished.
-func (p *peer) read() (s string, eof bool) {
-	var buf [64 << 10]byte
-	var out []byte
-	for {
-		n, err := unix.Read(p.fd, buf[:])
-		if err == unix.EAGAIN {
-			return string(out), false
-		}
-		if err != nil || n == 0 {
-			return string(out), true
-		}
-		out = append(out, buf[:n]...)
-	}
-}
-
-func (p *peer) close()      { unix.Close(p.fd) }
-func (p *peer) closeWrite() { must(p.t, unix.Shutdown(p.fd, unix.SHUT_WR)) }
 
 func must(t testing.TB, err error) {
 	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
+	nettest.Must(t, err)
 }
 
 // newRig makes a worker with one listener, one cluster "c" of n backends and one route "/" to it.
 func newRig(t testing.TB, backends int) *rig {
-	r := &rig{t: t, k: &clock{Linux: sys.NewLinux()}, reg: stats.NewRegistry(1), in: snapshot.NewInterner(), rowOf: map[string]*snapshot.Cluster{}, format: logFormat}
+	r := &rig{t: t, k: nettest.NewClock(), reg: stats.NewRegistry(1), in: snapshot.NewInterner(), rowOf: map[string]*snapshot.Cluster{}, format: logFormat}
 	l, err := loop.New(loop.Config{Kernel: r.k, Seed: 1}, func(loop.Msg) {})
 	must(t, err)
 	t.Cleanup(l.Close)
@@ -185,7 +119,7 @@ func newRig(t testing.TB, backends int) *rig {
 	for range backends {
 		b := newBackend(t)
 		r.ups = append(r.ups, b)
-		addrs = append(addrs, b.addr)
+		addrs = append(addrs, b.Addr)
 	}
 	r.row = r.cluster("c", addrs...)
 	e := &route.Entry{Name: "r", Path: route.PathMatch{Kind: route.PathPrefix, Text: "/"}, Forward: r.forward("c"), RequestBodyLimit: -1}
@@ -237,17 +171,14 @@ func (r *rig) dial() *peer {
 	if r.env.Snap == nil {
 		r.publish()
 	}
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
-	must(r.t, err)
-	c, e := conn.Adopt(r.l, sys.FD(fds[0]), r.lis.BufferLimit, nil)
+	fd, p := nettest.Pair(r.t)
+	c, e := conn.Adopt(r.l, fd, r.lis.BufferLimit, nil)
 	if e != 0 {
 		r.t.Fatal(e)
 	}
 	s := NewServer(r.env, c, r.lis, r.fc, r.connInfo(), nil)
 	r.left.Join(&s.Place)
-	p := &peer{t: r.t, fd: fds[1]}
-	r.t.Cleanup(func() { unix.Close(fds[1]) })
-	return p
+	return &peer{p}
 }
 
 func (r *rig) connInfo() *accesslog.ConnInfo {
@@ -269,7 +200,7 @@ func (r *rig) turn() {
 
 // wait moves the clock.
 func (r *rig) wait(d sys.Nanos) {
-	r.k.skew += d
+	r.k.Skew += d
 	r.turn()
 }
 
@@ -328,8 +259,4 @@ func (r *rig) expect(what, got, want string) {
 	}
 }
 
-// writeSome writes what the socket takes; full tells that it took nothing.
-func writeSome(p *peer, b []byte) (n int, full bool) {
-	n, err := unix.Write(p.fd, b)
-	return max(n, 0), err != nil
-}
+func writeSome(p *peer, b []byte) (n int, full bool) { return p.WriteSome(b) }

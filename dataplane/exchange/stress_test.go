@@ -54,14 +54,14 @@ func (p *stressPeer) step(rnd *rand.Rand) {
 		return
 	}
 	if len(p.out) > 0 {
-		n, err := unix.Write(p.fd, p.out[:min(1+rnd.Intn(100000), len(p.out))])
+		n, err := unix.Write(p.FD, p.out[:min(1+rnd.Intn(100000), len(p.out))])
 		if err != nil && err != unix.EAGAIN {
 			p.dead = true
 		}
 		p.out = p.out[max(n, 0):]
 	}
 	buf := stressBuf[:1+rnd.Intn(len(stressBuf))]
-	n, err := unix.Read(p.fd, buf)
+	n, err := unix.Read(p.FD, buf)
 	switch {
 	case n > 0:
 		p.in = append(p.in, buf[:n]...)
@@ -131,7 +131,7 @@ func stress(t *testing.T, seed int64, breaking bool) {
 	rnd := rand.New(rand.NewSource(seed))
 	r := newRig(t, 2)
 	r.lis.BufferLimit = 64 << 10
-	r.row = r.cluster("c", r.ups[0].addr, r.ups[1].addr)
+	r.row = r.cluster("c", r.ups[0].Addr, r.ups[1].Addr)
 	r.row.BufferLimit = 64 << 10
 	r.row.MaxRequestsPerConn = 7
 	if seed%2 == 0 {
@@ -230,7 +230,7 @@ func stress(t *testing.T, seed int64, breaking bool) {
 			}
 		}
 		r.l.Turn(false)
-		r.k.skew += sys.Millisecond
+		r.k.Skew += sys.Millisecond
 		if !busy {
 			break
 		}

@@ -104,9 +104,9 @@ func runScript(t *testing.T, text string, split bool) string {
 	s := &script{t: t, split: split, clients: map[string]*peer{}, ups: map[string]*peer{}, count: map[int]int{}, done: map[string]bool{}}
 	s.r = newRig(t, 3)
 	s.r.rowOf = map[string]*snapshot.Cluster{}
-	s.r.row = s.r.cluster("c", s.r.ups[0].addr)
-	s.r.cluster("two", s.r.ups[0].addr, s.r.ups[1].addr, s.r.ups[2].addr)
-	s.r.cluster("shadow", s.r.ups[2].addr)
+	s.r.row = s.r.cluster("c", s.r.ups[0].Addr)
+	s.r.cluster("two", s.r.ups[0].Addr, s.r.ups[1].Addr, s.r.ups[2].Addr)
+	s.r.cluster("shadow", s.r.ups[2].Addr)
 	s.r.cluster("none")
 	var out strings.Builder
 	ls := strings.Split(text, "\n")
@@ -166,7 +166,7 @@ func (s *script) send(p *peer, input string) {
 		return
 	}
 	for i := range len(input) {
-		if _, err := unix.Write(p.fd, []byte(input[i:i+1])); err != nil {
+		if _, err := unix.Write(p.FD, []byte(input[i:i+1])); err != nil {
 			return // the other side has had enough
 		}
 		s.r.turn()
@@ -211,8 +211,8 @@ func (s *script) command(line, input string) {
 		}
 	case "refuse":
 		k, _ := strconv.Atoi(f[1])
-		unix.Close(s.r.ups[k].ln)
-		s.r.ups[k].ln = -1
+		unix.Close(s.r.ups[k].FD)
+		s.r.ups[k].FD = -1
 	case "wait":
 		d, err := time.ParseDuration(f[1])
 		must(s.t, err)
@@ -239,7 +239,7 @@ func (s *script) observe(out *strings.Builder, line string) {
 		}
 	}
 	for k, b := range s.r.ups {
-		for b.ln >= 0 {
+		for b.FD >= 0 {
 			p := b.accept()
 			if p == nil {
 				break

@@ -342,6 +342,22 @@ func TestFlush_WhenThePeerDoesNotRead_ThenTheMachineHoldsTheRestAndItArrivesLate
 	}
 }
 
+func TestFlush_WhenTheMachinesOutputIsFull_ThenTheRestFollowsThoughNothingComes(t *testing.T) {
+	r := newRig(t, http2.Server, func(r *rig) { r.o.OutputLimit = 8 << 10 })
+	nettest.Must(t, r.WriteSettings(xh2.Setting{ID: xh2.SettingInitialWindowSize, Val: 1 << 20}))
+	r.setup = func(u *user) {
+		u.answer(false)
+		u.s.Data(make([]byte, 60<<10), true) // replayed at once, as it were
+		u.s.Finish()
+	}
+	r.Get(1, "/")
+	r.send()
+	if got := r.frames(); !strings.Contains(got, "1 DATA end") {
+		t.Errorf("the end did not leave:\n%s", got)
+	}
+	r.check()
+}
+
 func TestGoaway_WhenThePeerLeavesStreamsOut_ThenTheyAreUnprocessedAndTheOthersGoOn(t *testing.T) {
 	for _, x := range []struct {
 		last uint32

@@ -5,13 +5,12 @@ package pool
 import (
 	"testing"
 
-	"golang.org/x/sys/unix"
-
 	"sidecar/dataplane/fault"
 	"sidecar/dataplane/hostset"
 	"sidecar/dataplane/loop"
 	"sidecar/dataplane/snapshot"
 	"sidecar/dataplane/sys"
+	"sidecar/internal/nettest"
 	"sidecar/internal/telemetry/stats"
 )
 
@@ -39,57 +38,35 @@ func newOwner() *owner {
 	return o
 }
 
-// kernel is Linux with a clock that the test moves.
-type kernel struct {
-	*sys.Linux
-	now sys.Nanos
-}
-
-func (k *kernel) Now() sys.Nanos { return k.now }
-
 type rig struct {
 	t    *testing.T
-	k    *kernel
+	k    *nettest.Clock
 	l    *loop.Loop
 	p    *Pool
 	cfg  *snapshot.ClusterConfig
 	sc   *stats.Scope
-	ln   int
+	ln   *nettest.Backend
 	slab loop.Slab[Member]
 	id   uint64
 }
 
-func listen(t *testing.T) (int, sys.Addr) {
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
-	check(t, err)
-	check(t, unix.Bind(fd, &unix.SockaddrUnix{}))
-	check(t, unix.Listen(fd, 16))
-	sa, err := unix.Getsockname(fd)
-	check(t, err)
-	t.Cleanup(func() { unix.Close(fd) })
-	return fd, sys.Addr{Path: sa.(*unix.SockaddrUnix).Name}
-}
-
 func check(t *testing.T, err error) {
 	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
+	nettest.Must(t, err)
 }
 
 func newRig(t *testing.T, change func(*snapshot.ClusterConfig, *hostset.Host)) *rig {
-	r := &rig{t: t, k: &kernel{Linux: sys.NewLinux(), now: 1000 * sys.Second}}
+	r := &rig{t: t, k: nettest.NewClock()}
 	l, err := loop.New(loop.Config{Kernel: r.k, Seed: 1}, func(loop.Msg) {})
 	check(t, err)
 	t.Cleanup(l.Close)
 	loop.OnPanic = func(_ int, reason any) { t.Errorf("panic: %v", reason) }
 	r.l = l
-	var addr sys.Addr
-	r.ln, addr = listen(t)
+	r.ln = nettest.Listen(t)
 	b := snapshot.Breaker{MaxConnections: 2, MaxPending: 2, MaxRequests: 3}
 	r.cfg = &snapshot.ClusterConfig{BufferLimit: 1 << 20, ConnectTimeout: sys.Second, IdleTimeout: 10 * sys.Second,
 		Breakers: [2]snapshot.Breaker{b, b}, Limits: &snapshot.Usage{}}
-	h := &hostset.Host{Addr: addr}
+	h := &hostset.Host{Addr: r.ln.Addr}
 	if change != nil {
 		change(r.cfg, h)
 	}
@@ -219,23 +196,21 @@ func TestPool_WhenIdleTooLongOrClosedByThePeer_ThenDropped(t *testing.T) {
 	a := r.get()
 	r.turn()
 	a.m.Release(true)
-	r.k.now += 9 * sys.Second
+	r.k.Skew += 9 * sys.Second
 	r.turn()
 	r.counts(1, 0, 0, 0)
-	r.k.now += 2 * sys.Second
+	r.k.Skew += 2 * sys.Second
 	r.turn()
 	r.counts(0, 0, 0, 0)
 	if r.value(stats.ClusterUpstreamCxIdleTimeout) != 1 {
 		t.Error("idle timeout is not counted")
 	}
-	fd, _, _ := unix.Accept(r.ln)
-	unix.Close(fd)
+	r.ln.Accept().Close()
 	b := r.get()
 	r.turn()
-	fd, _, err := unix.Accept(r.ln)
-	check(t, err)
+	peer := r.ln.Accept()
 	b.m.Release(true)
-	unix.Close(fd)
+	peer.Close()
 	r.turn()
 	r.counts(0, 0, 0, 0)
 	if r.value(stats.ClusterUpstreamCxActive) != 0 || r.slab.Live() != 0 {
@@ -260,7 +235,7 @@ func TestPool_WhenConnectionIsTooOld_ThenNotReused(t *testing.T) {
 	r := newRig(t, func(c *snapshot.ClusterConfig, _ *hostset.Host) { c.MaxConnDuration = 5 * sys.Second })
 	a := r.get()
 	r.turn()
-	r.k.now += 6 * sys.Second
+	r.k.Skew += 6 * sys.Second
 	r.turn()
 	a.m.Release(true)
 	r.counts(0, 0, 0, 0)
@@ -281,7 +256,7 @@ func TestPool_WhenAWaiterOverflows_ThenTheNextIsNotLeftWaiting(t *testing.T) {
 		t.Errorf("faults %v and %v: a connection is idle and nobody would wake the waiters", b.k, c.k)
 	}
 	r.counts(1, 0, 1, 0)
-	r.k.now += 11 * sys.Second
+	r.k.Skew += 11 * sys.Second
 	r.turn()
 	r.counts(0, 0, 1, 0) // its idle timeout runs
 	a.m.Release(false)

@@ -20,6 +20,7 @@ import (
 	"sidecar/dataplane/snapshot"
 	"sidecar/dataplane/sys"
 	"sidecar/dataplane/transport/tls/policy"
+	"sidecar/internal/nettest"
 	"sidecar/internal/telemetry/stats"
 )
 
@@ -48,6 +49,11 @@ func upstream(t *testing.T, protocols ...string) (a sys.Addr, ca []byte) {
 	return sys.AddrOf(ln.Addr().(*net.TCPAddr).AddrPort()), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 }
 
+// today is the test's kernel with the real time of day.
+type today struct{ *nettest.Clock }
+
+func (k today) WallNanos() int64 { return k.Linux.WallNanos() }
+
 func TestPool_WhenTheClusterSpeaksTLS_ThenReadyAfterTheHandshakeOrAFaultThatSaysWhy(t *testing.T) {
 	a, ca := upstream(t, "http/1.1")
 	_, other := upstream(t, "http/1.1")
@@ -71,6 +77,7 @@ func TestPool_WhenTheClusterSpeaksTLS_ThenReadyAfterTheHandshakeOrAFaultThatSays
 		cl, err := policy.NewClient(spec)
 		check(t, err)
 		r := newRig(t, func(c *snapshot.ClusterConfig, h *hostset.Host) { c.TLS, h.Addr = cl, a })
+		r.l.K = today{r.k} // certificates are made at the real time
 		w := conn.NewTLS(r.l, nil)
 		r.p.tls = w
 		o := newOwner()

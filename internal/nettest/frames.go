@@ -16,8 +16,8 @@ import (
 type Frames struct {
 	*xh2.Framer
 	Out bytes.Buffer
+	In  bytes.Buffer // what was received and not read
 	t   testing.TB
-	in  bytes.Buffer
 	hb  bytes.Buffer
 	enc *hpack.Encoder
 	dec *hpack.Decoder
@@ -26,7 +26,7 @@ type Frames struct {
 // NewFrames begins a connection: preface of a client, SETTINGS, and the acknowledgement of the other side's.
 func NewFrames(t testing.TB, client bool, settings ...xh2.Setting) *Frames {
 	f := &Frames{t: t, dec: hpack.NewDecoder(4096, nil)}
-	f.Framer = xh2.NewFramer(&f.Out, &f.in)
+	f.Framer = xh2.NewFramer(&f.Out, &f.In)
 	f.AllowIllegalWrites = true
 	f.SetMaxReadFrameSize(1 << 24)
 	f.enc = hpack.NewEncoder(&f.hb)
@@ -73,11 +73,11 @@ func (f *Frames) Post(id uint32, path string, kv ...string) {
 func (f *Frames) Data(id uint32, s string, end bool) { Must(f.t, f.WriteData(id, end, []byte(s))) }
 
 // Feed takes what was received.
-func (f *Frames) Feed(received string) { f.in.WriteString(received) }
+func (f *Frames) Feed(received string) { f.In.WriteString(received) }
 
 // Next is the next whole frame of what was received, nil when there is none. Its content is valid until the next call.
 func (f *Frames) Next() xh2.Frame {
-	rest := f.in.Bytes()
+	rest := f.In.Bytes()
 	if len(rest) < 9 || len(rest) < 9+int(rest[0])<<16+int(rest[1])<<8+int(rest[2]) {
 		return nil
 	}
