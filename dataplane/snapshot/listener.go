@@ -363,4 +363,6 @@ type Tunneling struct {
 	PostPath        string      // POST to this path in place of CONNECT; "" for CONNECT
 	RequestIDHeader httpmsg.Key // of the generated request id; without a name there is none
 	RequestIDKey    string      // of the request id in the dynamic metadata
+	KeepHead        bool        // propagate_response_headers
+	KeepTrailers    bool        // propagate_response_trailers
 }

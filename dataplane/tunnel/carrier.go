@@ -180,6 +180,9 @@ func (t *Tunnel) onAnswer(now sys.Nanos) {
 // answered acts on the answer to CONNECT.
 func (t *Tunnel) answered(h *httpmsg.Head, now sys.Nanos) {
 	m := t.m
+	if h.Status != 101 {
+		t.keepHead(h)
+	}
 	switch {
 	case h.Status == 101: // not an answer to CONNECT
 		t.cl.Block.Inc(stats.ClusterUpstreamCxProtocolError)
@@ -194,6 +197,24 @@ func (t *Tunnel) answered(h *httpmsg.Head, now sys.Nanos) {
 	t.far = m.C
 	t.rec.UpstreamLocal, t.rec.UpstreamRemote = m.Local(), m.C.Remote()
 	t.established(now)
+}
+
+// keepHead keeps the head of the answer for the log.
+func (t *Tunnel) keepHead(h *httpmsg.Head) {
+	if t.cfg.Tunneling.KeepHead {
+		t.rec.Tunnel = &accesslog.TunnelAnswer{Head: accesslog.HeadFields(h)}
+	}
+}
+
+// keepTrailers keeps the trailers of the answer for the log.
+func (t *Tunnel) keepTrailers(tr *httpmsg.Fields) {
+	if !t.cfg.Tunneling.KeepTrailers {
+		return
+	}
+	if t.rec.Tunnel == nil {
+		t.rec.Tunnel = &accesslog.TunnelAnswer{}
+	}
+	t.rec.Tunnel.Trailers = accesslog.TrailerFields(tr)
 }
 
 // silent ends an attempt whose connection ended before the answer. A pooled connection may have been closed by its peer before the request came: that

@@ -36,6 +36,11 @@ func (t *Tunnel) attachStream(m *pool.Member, h *httpmsg.Head) {
 
 // Run takes an event of the stream.
 func (t *Tunnel) Run(now sys.Nanos) {
+	if s := t.s; s != nil && s.Trailers {
+		s.Trailers = false
+		t.keepTrailers(&t.env.http.tr)
+		t.env.http.reset()
+	}
 	switch t.st {
 	case stAnswer:
 		t.streamAnswer(now)
@@ -62,6 +67,9 @@ func (t *Tunnel) streamAnswer(now sys.Nanos) {
 	}
 	s.HeadIn = false
 	status := h.Status
+	if status >= 200 {
+		t.keepHead(h)
+	}
 	t.env.http.reset()
 	switch {
 	case status < 200:

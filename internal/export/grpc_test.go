@@ -95,13 +95,20 @@ func TestWire_WhenARecordIsEncoded_ThenItIsTheEntryOfTheAPI(t *testing.T) {
 	r := &accesslog.Record{}
 	r.Reset()
 	r.Conn, r.BytesIn, r.BytesOut, r.Type = accesslog.NewConnInfo(1, 5, address("10.0.0.1:1000"), address("10.0.0.2:80")), 300, 4, accesslog.TCPConnectionEnd
-	if err := proto.Unmarshal(accesslog.NewWire(&accesslog.Wire{TCP: true}).Append(nil, r), tcp); err != nil || len(tcp.LogEntry) != 1 {
+	r.Tunnel = &accesslog.TunnelAnswer{Head: []accesslog.StateField{{Name: ":status", Value: "200"}}}
+	w := &accesslog.Wire{TCP: true, Tunnel: []string{accesslog.TunnelHeadState, accesslog.TunnelTrailersState}}
+	if err := proto.Unmarshal(accesslog.NewWire(w).Append(nil, r), tcp); err != nil || len(tcp.LogEntry) != 1 {
 		t.Fatal(err, tcp)
 	}
 	e := tcp.LogEntry[0]
 	if e.ConnectionProperties.ReceivedBytes != 300 || e.ConnectionProperties.SentBytes != 4 || e.CommonProperties.AccessLogType != datav3.AccessLogType_TcpConnectionEnd ||
 		e.CommonProperties.TimeToLastRxByte != nil || e.CommonProperties.ResponseFlags != nil {
 		t.Error(protojson.Format(e))
+	}
+	head := &corev3.HeaderMap{}
+	if err := e.CommonProperties.FilterStateObjects[accesslog.TunnelHeadState].UnmarshalTo(head); err != nil || len(e.CommonProperties.FilterStateObjects) != 1 ||
+		len(head.Headers) != 1 || head.Headers[0].Key != ":status" || head.Headers[0].Value != "200" {
+		t.Error(err, protojson.Format(e))
 	}
 }
 

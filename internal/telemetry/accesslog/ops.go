@@ -61,6 +61,7 @@ const (
 	opMeta
 	opFilterState
 	opUpFilterState
+	opTunnelState
 	opGrpcMessages
 	opGrpc
 	opLogType
@@ -459,6 +460,9 @@ func stateOp(code opcode) func(command) (op, error) {
 		}
 		if code == opFilterState && p[0] == GrpcStatsState {
 			o.code = opGrpcMessages
+		}
+		if code == opFilterState && (p[0] == TunnelHeadState || p[0] == TunnelTrailersState) {
+			o.code = opTunnelState
 		}
 		if len(p) == 1 {
 			return o, nil

@@ -175,6 +175,7 @@ type Record struct {
 	RouteMeta, ClusterMeta, HostMeta, VHostMeta, DynamicMeta map[string]any // filter_metadata by namespace, nested plain values
 	FilterState                                              map[string]string
 	GrpcMessages                                             GrpcMessages
+	Tunnel                                                   *TunnelAnswer // of a TCP connection that keeps it
 	RequestID                                                []byte
 	StreamID                                                 string
 	OriginalPath                                             []byte // path before rewrites, for %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% the header is used

@@ -125,6 +125,8 @@ func (o *op) append(b []byte, r *Record, typed bool) ([]byte, kind) {
 		return o.state(b, r.FilterState, typed)
 	case opUpFilterState:
 		return o.state(b, r.UpstreamFilterState, typed)
+	case opTunnelState:
+		return o.tunnel(b, r.Tunnel, typed)
 	case opGrpcMessages:
 		return o.grpcMessages(b, r.GrpcMessages, typed)
 	case opGrpc:

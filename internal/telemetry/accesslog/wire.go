@@ -19,7 +19,8 @@ type Wire struct {
 	TCP bool // envoy.data.accesslog.v3.TCPAccessLogEntry instead of HTTPAccessLogEntry
 	// Headers and trailers to log (additional_*_to_log).
 	Request, Response, Trailers []httpmsg.Key
-	GrpcStats                   bool // log the filter state object GrpcStatsState
+	GrpcStats                   bool     // log the filter state object GrpcStatsState
+	Tunnel                      []string // log these of TunnelHeadState and TunnelTrailersState
 }
 
 // NewWire makes a format that encodes entries.
@@ -199,6 +200,11 @@ func (e *encoder) common(field int, w *Wire, r *Record) {
 	}
 	e.string(18, r.UpstreamFailure)
 	e.string(19, r.RouteName)
+	for _, name := range w.Tunnel {
+		if fields := r.Tunnel.of(name); fields != nil {
+			e.tunnelState(21, name, fields)
+		}
+	}
 	if w.GrpcStats && r.GrpcMessages != (GrpcMessages{}) {
 		e.grpcStats(21, r.GrpcMessages)
 	}

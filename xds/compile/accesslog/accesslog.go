@@ -115,7 +115,7 @@ var Messages = registry.Messages{
 	"envoy.extensions.access_loggers.grpc.v3.TcpGrpcAccessLogConfig": {"common_config": registry.Supported},
 	"envoy.extensions.access_loggers.grpc.v3.CommonGrpcAccessLogConfig": {"log_name": registry.Supported, "grpc_service": registry.Whole,
 		"transport_api_version": registry.Only("V3"), "buffer_flush_interval": registry.Supported, "buffer_size_bytes": registry.Supported,
-		"filter_state_objects_to_log": registry.Supported.Note("that of grpc_stats"),
+		"filter_state_objects_to_log": registry.Supported.Note("those of grpc_stats and of tunneling_config"),
 		"grpc_stream_retry_policy":    registry.Warn("streams are opened again with a pause"), "custom_tags": registry.Later("custom tags in access logs")},
 	"envoy.config.core.v3.SubstitutionFormatString": {"text_format": registry.Supported, "json_format": registry.Whole,
 		"text_format_source": registry.Supported, "omit_empty_values": registry.Supported, "content_type": registry.Supported,

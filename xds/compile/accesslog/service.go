@@ -28,10 +28,14 @@ func compileHTTPService(c *registry.Ctx, m proto.Message) (target, error) {
 func compileService(c *registry.Ctx, m *grpcv3.CommonGrpcAccessLogConfig, w *accesslog.Wire) (target, error) {
 	s := &Service{LogName: m.GetLogName(), GRPC: m.GetGrpcService(), TCP: w.TCP, FlushEvery: defaultFlushEvery, FlushSize: defaultFlushSize}
 	for _, name := range m.GetFilterStateObjectsToLog() {
-		if name != accesslog.GrpcStatsState {
+		switch name {
+		case accesslog.GrpcStatsState:
+			w.GrpcStats = true
+		case accesslog.TunnelHeadState, accesslog.TunnelTrailersState:
+			w.Tunnel = append(w.Tunnel, name)
+		default:
 			return target{}, c.Errorf("common_config.filter_state_objects_to_log", "no filter here makes the object %q", name)
 		}
-		w.GrpcStats = true
 	}
 	if d := m.GetBufferFlushInterval(); d != nil {
 		if s.FlushEvery = d.AsDuration(); s.FlushEvery <= 0 {

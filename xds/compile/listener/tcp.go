@@ -63,7 +63,7 @@ func (s *state) tcp(c *registry.Ctx, t *tcpv3.TcpProxy) *snapshot.TCPProxy {
 }
 
 func (s *state) tunneling(c *registry.Ctx, t *tcpv3.TcpProxy_TunnelingConfig) *snapshot.Tunneling {
-	out := &snapshot.Tunneling{}
+	out := &snapshot.Tunneling{KeepHead: t.GetPropagateResponseHeaders(), KeepTrailers: t.GetPropagateResponseTrailers()}
 	f, err := accesslog.Compile(t.GetHostname())
 	if err != nil {
 		s.fail(c.Errorf("hostname", "%w", err))
