@@ -132,7 +132,7 @@ func (n *sniNode) at(name string) (*transportNode, error) {
 	mk := func() *transportNode { return &transportNode{m: map[string]*alpnNode{}} }
 	name = strings.ToLower(name)
 	switch {
-	case name == "" || name == "*":
+	case name == "":
 		if n.any == nil {
 			n.any = mk()
 		}
@@ -143,6 +143,11 @@ func (n *sniNode) at(name string) (*transportNode, error) {
 			n.suffix[k] = mk()
 		}
 		return n.suffix[k], nil
+	case name[0] == '.': // Envoy's other way to write a wildcard
+		if n.suffix[name] == nil {
+			n.suffix[name] = mk()
+		}
+		return n.suffix[name], nil
 	case strings.Contains(name, "*"):
 		return nil, fmt.Errorf("partial wildcards are not supported in server_names: %s", name)
 	}

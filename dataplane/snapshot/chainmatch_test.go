@@ -111,6 +111,8 @@ func TestNewChainIndex_WhenChainsCannotBeToldApart_ThenRefused(t *testing.T) {
 		{[]*FilterChain{chain("a", ChainMatch{ServerNames: []string{"x.test", "y.test"}}), chain("b", ChainMatch{ServerNames: []string{"Y.test"}})}, "same matching rules"},
 		{[]*FilterChain{chain("a", ChainMatch{SourcePorts: []uint16{1, 1}})}, "same matching rules"},
 		{[]*FilterChain{chain("a", ChainMatch{ServerNames: []string{"w*.test"}})}, "partial wildcards"},
+		{[]*FilterChain{chain("a", ChainMatch{ServerNames: []string{"*"}})}, "partial wildcards"},
+		{[]*FilterChain{chain("a", ChainMatch{ServerNames: []string{"*.x.test"}}), chain("b", ChainMatch{ServerNames: []string{".X.test"}})}, "same matching rules"},
 	} {
 		if _, err := NewChainIndex(test.chains); err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%v, want %s", err, test.want)

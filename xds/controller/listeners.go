@@ -250,7 +250,7 @@ func (c *Controller) ownAddresses(l *snapshot.Listener, s *listenerState, n int)
 func (c *Controller) subscribeListener(s *listenerState, v *listenerVersion) error {
 	contexts := c.cfg.Compile.listenerTLS(v.res)
 	if c.phase < phaseListeners && (len(v.res.RDS)+len(v.res.Scoped)+len(v.res.Filters)+len(v.res.Places)+len(contexts) > 0) {
-		if err := c.checkStaticSecrets(contexts); err != nil {
+		if err := c.checkSecrets(contexts); err != nil {
 			return err
 		}
 		v.parked = true

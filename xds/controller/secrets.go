@@ -169,10 +169,8 @@ func (c *Controller) bindAll(u *tlsUse, contexts []TLSContext) error {
 			if err != nil {
 				return err
 			}
-			if ref.Fits != nil && st.content != nil {
-				if err := ref.Fits(st.content.value); err != nil {
-					return &registry.FieldError{Path: ref.Path, Err: fmt.Errorf("secret %q: %w", ref.Name, err)}
-				}
+			if err := st.suits(&ref); err != nil {
+				return err
 			}
 			b.refs = append(b.refs, boundRef{ref.Key, st, ref.Fits})
 			if len(u.naming[st]) == 0 {
@@ -225,18 +223,36 @@ func (c *Controller) secretOf(ref *SecretRef) (*secretState, time.Duration, erro
 	return st, src.InitialFetchTimeout, nil
 }
 
-// checkStaticSecrets finds references to static secrets that do not exist, for listeners that subscribe later.
-func (c *Controller) checkStaticSecrets(contexts []TLSContext) error {
+// checkSecrets finds, for listeners that subscribe later, references to static secrets that do not exist or are of another kind, and to sources
+// that cannot be asked.
+func (c *Controller) checkSecrets(contexts []TLSContext) error {
 	var errs []error
 	for _, x := range contexts {
 		for _, ref := range x.Secrets() {
-			if ref.Source == nil {
-				_, _, err := c.secretOf(&ref)
+			if ref.Source != nil {
+				_, err := c.source(ref.Source, ref.Path.Field("sds_config"))
 				errs = append(errs, err)
+				continue
 			}
+			st, _, err := c.secretOf(&ref)
+			if err == nil {
+				err = st.suits(&ref)
+			}
+			errs = append(errs, err)
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// suits tells why the secret, if it is there, is not what ref asks for.
+func (st *secretState) suits(ref *SecretRef) error {
+	if ref.Fits == nil || st.content == nil {
+		return nil
+	}
+	if err := ref.Fits(st.content.value); err != nil {
+		return &registry.FieldError{Path: ref.Path, Err: fmt.Errorf("secret %q: %w", ref.Name, err)}
+	}
+	return nil
 }
 
 func (c *Controller) newSecret(k secretKey) *secretState {

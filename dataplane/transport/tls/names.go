@@ -40,10 +40,10 @@ func CipherName(id uint16) string {
 	return fmt.Sprintf("0x%04X", id)
 }
 
-// CipherID is the inverse of CipherName, as cipher_suites needs it.
+// CipherID is the inverse of CipherName, as cipher_suites needs it; BoringSSL takes the names of RFCs there, too.
 func CipherID(name string) (id uint16, ok bool) {
 	for id, n := range cipherNames {
-		if n == name {
+		if n == name || tls.CipherSuiteName(id) == name {
 			return id, true
 		}
 	}

@@ -322,6 +322,9 @@ func (s *state) socket() {
 			s.failf(at.Field("name"), "duplicate name %q", m.GetName())
 		}
 		names[m.GetName()] = true
+		if m.GetTransportSocket() == nil { // plain text is asked for by name
+			s.failf(at.Field("transport_socket"), "value is required")
+		}
 		x := snapshot.TransportMatch{Name: m.GetName(), Match: m.GetMatch().AsMap()}
 		x.TLS, x.Passed = compile(at.Field("transport_socket"), m.GetTransportSocket(), m.GetName())
 		s.out.TransportMatch = append(s.out.TransportMatch, x)

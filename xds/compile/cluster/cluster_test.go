@@ -223,6 +223,7 @@ func TestCompile_WhenAFieldIsWrong_ThenTheErrorNamesItsPath(t *testing.T) {
 	const httpURL = `"typed_extension_protocol_options":{"envoy.extensions.upstreams.http.v3.HttpProtocolOptions":{"@type":"type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",`
 	const httpAt = `typed_extension_protocol_options["envoy.extensions.upstreams.http.v3.HttpProtocolOptions"].`
 	for _, c := range []struct{ name, text, want string }{
+		{"match without a socket", `"transport_socket_matches":[{"name":"a","match":{}}]`, "transport_socket_matches[0].transport_socket: value is required"},
 		{"TLS match", `"transport_socket_matches":[{"name":"a","match":{},"transport_socket":{"name":"x","typed_config":{"@type":"type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext","allow_renegotiation":true}}}]`, "transport_socket_matches[0].transport_socket.typed_config.allow_renegotiation: value true"},
 		{"filters", `"filters":[{"name":"x"}]`, "filters: waits for a later issue (network filters of clusters)"},
 		{"health checks", `"health_checks":[{"timeout":"1s","interval":"1s","unhealthy_threshold":1,"healthy_threshold":1,"tcp_health_check":{}}]`, "health_checks: waits for a later issue"},

@@ -188,6 +188,7 @@ func TestCompile_WhenAFieldIsWrong_ThenItsPathAndReason(t *testing.T) {
 		{"nothing accepted", on(tcp(`,"cluster":"c"`), `,"max_connections_to_accept_per_socket_event":0`), "max_connections_to_accept_per_socket_event: value must be greater than 0"},
 		{"internal with an address", on(tcp(`,"cluster":"c"`), `,"internal_listener":{}`), "address: error adding listener named 'l': address should not be used"},
 		{"internal with sockets", on(tcp(`,"cluster":"c"`), `,"internal_listener":{},"freebind":true`), "freebind: error adding listener named 'l': has unsupported tcp listener feature"},
+		{"internal with a port", on(tcp(`,"cluster":"c"`), `,"internal_listener":{},"enable_reuse_port":true`), "enable_reuse_port: error adding listener named 'l'"},
 		{"socket type", on(tcp(`,"cluster":"c"`), `,"socket_options":[{"level":1,"name":2,"int_value":1,"type":{"stream":{}}}]`), "socket_options[0].type: socket type filters are not supported"},
 		{"UDP", on(tcp(`,"cluster":"c"`), `,"udp_listener_config":{}`), "udp_listener_config: waits for a later issue (UDP)"},
 		{"no cluster", on(tcp(""), ""), "filter_chains[0].filters[0].typed_config.cluster_specifier: value is required"},

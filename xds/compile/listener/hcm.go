@@ -3,6 +3,7 @@
 package listener
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
@@ -208,6 +209,9 @@ func (s *state) hcmCodec(c *registry.Ctx, h *hcmv3.HttpConnectionManager, out *s
 	x.Underscores = http1.Underscore(o.GetHeadersWithUnderscoresAction())
 	x.Lax = s.env.Runtime.Enabled(http1.LaxnessKey, false)
 	out.H1 = x
+	if one := h.GetHttp2ProtocolOptions().GetMaxHeaderFieldSizeKb().GetValue(); int(one)<<10 > cmp.Or(x.MaxHeadBytes, http1.DefaultMaxHeadBytes) {
+		s.fail(c.Errorf("http2_protocol_options.max_header_field_size_kb", "must not exceed max_request_headers_kb"))
+	}
 	y := &out.H2
 	y.SetDefaults(http2.Server)
 	codec.HTTP2(h.GetHttp2ProtocolOptions(), y, "http2_protocol_options", func(err error) { s.fail(c.Errorf("", "%w", err)) })

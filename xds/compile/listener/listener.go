@@ -228,7 +228,7 @@ func (s *state) internal(c *registry.Ctx, l *listenerv3.Listener) {
 		"additional_addresses": len(l.GetAdditionalAddresses()) > 0, "bind_to_port": l.GetBindToPort() != nil, "transparent": l.GetTransparent() != nil,
 		"freebind": l.GetFreebind() != nil, "socket_options": len(l.GetSocketOptions()) > 0, "tcp_backlog_size": l.GetTcpBacklogSize() != nil,
 		"tcp_fast_open_queue_length": l.GetTcpFastOpenQueueLength() != nil, "tcp_keepalive": l.GetTcpKeepalive() != nil,
-		"connection_balance_config": l.GetConnectionBalanceConfig() != nil, "use_original_dst": l.GetUseOriginalDst() != nil,
+		"connection_balance_config": l.GetConnectionBalanceConfig() != nil, "enable_reuse_port": l.GetEnableReusePort() != nil, "use_original_dst": l.GetUseOriginalDst() != nil,
 		"max_connections_to_accept_per_socket_event": l.GetMaxConnectionsToAcceptPerSocketEvent() != nil,
 	} {
 		if set {

@@ -98,7 +98,7 @@ var Messages = registry.Messages{
 	"envoy.config.core.v3.HttpProtocolOptions": {
 		"idle_timeout": registry.Supported, "max_connection_duration": registry.Supported, "max_headers_count": registry.Supported,
 		"max_stream_duration": registry.Supported, "headers_with_underscores_action": registry.Supported,
-		"max_requests_per_connection": registry.Supported, "max_response_headers_kb": registry.Warn("concerns upstreams; set it on the cluster")},
+		"max_requests_per_connection": registry.Supported, "max_response_headers_kb": registry.Refuse("concerns upstreams; set it on the cluster")},
 	"envoy.config.core.v3.Http2ProtocolOptions": codec.HTTP2Messages["envoy.config.core.v3.Http2ProtocolOptions"],
 	"envoy.config.core.v3.KeepaliveSettings":    codec.HTTP2Messages["envoy.config.core.v3.KeepaliveSettings"],
 	"envoy.config.core.v3.Http1ProtocolOptions": {

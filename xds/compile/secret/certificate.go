@@ -99,11 +99,14 @@ func (s *source) params(at registry.Path, m *tlsv3.TlsParameters) policy.Params 
 		s.fail(s.c.Errorf(at.Field("cipher_suites"), "Failed to initialize cipher suites %s. The following ciphers were rejected when tried individually: %s",
 			strings.Join(m.GetCipherSuites(), ":"), strings.Join(bad, ", ")))
 	}
-	for _, name := range m.GetEcdhCurves() {
+	for name := range strings.SplitSeq(strings.Join(m.GetEcdhCurves(), ":"), ":") { // a string may hold several names
 		id, ok := curves[name]
-		if !ok {
+		switch {
+		case name == "":
+			continue
+		case !ok:
 			s.fail(s.c.Errorf(at.Field("ecdh_curves"), "Failed to initialize ECDH curves %s", strings.Join(m.GetEcdhCurves(), ":")))
-			break
+			return out
 		}
 		out.Curves = append(out.Curves, id)
 	}

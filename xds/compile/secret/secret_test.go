@@ -249,6 +249,7 @@ func TestValidation_WhenCompiled_ThenEveryFieldArrives(t *testing.T) {
 func TestValidation_WhenAFieldIsWrong_ThenTheErrorNamesItsPath(t *testing.T) {
 	tests := []struct{ name, fields, want string }{
 		{"CA", `"trusted_ca":` + inline("x"), "validation_context.trusted_ca: Failed to load trusted CA certificates from <inline>"},
+		{"empty CA", `"trusted_ca":` + inline(""), "validation_context.trusted_ca: DataSource cannot be empty"},
 		{"CRL", `"crl":` + inline("x"), "validation_context.crl: Failed to load CRL from <inline>"},
 		{"garbage CRL", `"crl":` + inline(encode("X509 CRL", []byte{1})), "validation_context.crl: Failed to load CRL from <inline>: list 0"},
 		{"hash", `"verify_certificate_hash":["` + strings.Repeat("g", 64) + `"]`, "validation_context.verify_certificate_hash[0]: Invalid hex-encoded SHA-256 ggg"},
@@ -268,6 +269,14 @@ func TestValidation_WhenAFieldIsWrong_ThenTheErrorNamesItsPath(t *testing.T) {
 	}
 }
 
+func TestValidation_WhenTheFileOfTheAuthoritiesIsEmpty_ThenItIsRefused(t *testing.T) {
+	k := &Compiler{ReadFile: func(string) ([]byte, error) { return nil, nil }}
+	_, _, err := compile(t, k, `{"name":"v","validation_context":{"trusted_ca":{"filename":"ca.pem"}}}`)
+	if err == nil || !strings.Contains(err.Error(), "validation_context.trusted_ca.filename: file ca.pem is empty") {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestSPIFFE_WhenConfigured_ThenTrustDomainsHaveTheirRoots(t *testing.T) {
 	a, b := selfSigned(t, ecdsaKey(t, elliptic.P256())), selfSigned(t, ecdsaKey(t, elliptic.P256()))
 	config := func(body string) string {
@@ -278,6 +287,7 @@ func TestSPIFFE_WhenConfigured_ThenTrustDomainsHaveTheirRoots(t *testing.T) {
 	const td = `"trust_domains":[{"name":"ignored.test"}],`
 	for _, test := range []struct{ name, body, domain, want string }{
 		{"domains", `"trust_domains":[{"name":"a.test","trust_bundle":` + inline(a.chain()) + `},{"name":"b.test","trust_bundle":` + inline(b.chain()) + `}]`, "a.test", ""},
+		{"empty bundle", `"trust_domains":[{"name":"a.test","trust_bundle":` + inline("") + `}]`, "", "trust_domains[0].trust_bundle: DataSource cannot be empty"},
 		{"bundle map", td + `"trust_bundles":` + inline(jwks), "b.test", ""},
 		{"twice", `"trust_domains":[{"name":"a.test","trust_bundle":` + inline(a.chain()) + `},{"name":"a.test","trust_bundle":` + inline(a.chain()) + `}]`, "", "Multiple trust bundles"},
 		{"empty", `"trust_domains":[]`, "", "value must contain at least 1 item(s)"},
@@ -326,6 +336,10 @@ func TestParams_WhenCompiled_ThenNamesBecomeNumbersOrAreRefused(t *testing.T) {
 		CipherSuites: []string{"[ECDHE-ECDSA-AES128-GCM-SHA256|ECDHE-ECDSA-CHACHA20-POLY1305]", "AES256-SHA"}, EcdhCurves: []string{"X25519MLKEM768", "P-384"}})
 	if err != nil || p.MinVersion != tls.VersionTLS10 || p.MaxVersion != tls.VersionTLS12 || len(p.CipherSuites) != 3 || len(p.Curves) != 2 {
 		t.Errorf("got %+v, %v", p, err)
+	}
+	p, err = params(&tlsv3.TlsParameters{CipherSuites: []string{"TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256:AES256-SHA"}, EcdhCurves: []string{"X25519:P-256", ""}})
+	if err != nil || len(p.CipherSuites) != 2 || len(p.Curves) != 2 {
+		t.Errorf("names of RFCs, several in a string: %+v, %v", p, err)
 	}
 	_, err = params(&tlsv3.TlsParameters{CipherSuites: []string{"BOGUS", "AES128-SHA", "TLS_AES_128_GCM_SHA256"}, EcdhCurves: []string{"P-192"}})
 	for _, want := range []string{"cipher_suites: Failed to initialize cipher suites BOGUS:AES128-SHA:TLS_AES_128_GCM_SHA256. The following ciphers were rejected when tried individually: BOGUS, TLS_AES_128_GCM_SHA256",

@@ -92,10 +92,18 @@ func (s *source) pins(at registry.Path, m *tlsv3.CertificateValidationContext, v
 	}
 }
 
-// bundle reads trust anchors; nil for none. Equal texts give the same bundle.
+// bundle reads trust anchors; nil for none. Equal texts give the same bundle. A source that holds nothing is an error: taken for none, it would
+// switch verification off, and a file may be empty for a moment while it is written.
 func (s *source) bundle(at registry.Path, d *corev3.DataSource) (*policy.Bundle, string) {
 	text, where, ok := s.read(at, d)
-	if !ok || d == nil || len(text) == 0 {
+	switch {
+	case !ok || d == nil:
+		return nil, where
+	case len(text) == 0 && d.GetFilename() != "":
+		s.fail(s.c.Errorf(at.Field("filename"), "file %s is empty", where))
+		return nil, where
+	case len(text) == 0:
+		s.fail(s.c.Errorf(at, "DataSource cannot be empty"))
 		return nil, where
 	}
 	sum := sha256.Sum256(text)
@@ -171,12 +179,13 @@ func (s *source) spiffe(at registry.Path, m *tlsv3.SPIFFECertValidatorConfig, v 
 			s.fail(s.c.Errorf(here.Field("name"), "Multiple trust bundles are given for one trust domain for %s", td.GetName()))
 			continue
 		}
-		b, _ := s.bundle(here.Field("trust_bundle"), td.GetTrustBundle())
-		if b == nil {
+		if td.GetTrustBundle() == nil {
 			s.fail(s.c.Errorf(here.Field("trust_bundle"), "holds no certificate"))
 			continue
 		}
-		v.SPIFFE[td.GetName()] = b
+		if b, _ := s.bundle(here.Field("trust_bundle"), td.GetTrustBundle()); b != nil {
+			v.SPIFFE[td.GetName()] = b
+		}
 	}
 }
 

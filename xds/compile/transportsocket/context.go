@@ -66,10 +66,8 @@ func (s *state) certificates(m *tlsv3.CommonTlsContext, out *shared) {
 		}
 		out.certificates = append(out.certificates, policy.Ref[policy.Certificate]{Inline: x})
 	}
-	if len(m.GetTlsCertificates()) > 0 {
-		if len(sds) > 0 {
-			s.c.Warnf(common.Field("tls_certificate_sds_secret_configs"), "has no effect beside tls_certificates")
-		}
+	if len(m.GetTlsCertificates()) > 0 && len(sds) > 0 {
+		s.fail(s.c.Errorf(common.Field("tls_certificate_sds_secret_configs"), "SDS and non-SDS TLS certificates may not be mixed"))
 		return
 	}
 	for i, cfg := range sds {

@@ -216,6 +216,8 @@ func checkValidation(v *Validation) error {
 	case v == nil || v.SPIFFE != nil || v.CA != nil:
 	case v.CRL != nil:
 		return fmt.Errorf("Failed to load CRL from %s without trusted CA", v.CRL.where) //nolint:staticcheck // Envoy's text
+	case v.AllowExpired:
+		return errors.New("Certificate validity period is always ignored without trusted CA") //nolint:staticcheck // Envoy's text
 	case len(v.matchers()) > 0:
 		return errors.New("SAN-based verification of peer certificates without trusted CA is insecure and not allowed")
 	}
