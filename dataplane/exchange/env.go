@@ -68,6 +68,16 @@ type Env struct {
 	halves    map[*Server]http1.Decoder // of connections with a part of a head
 	bufs      [][]byte
 	demands   filter.Held[*Exchange]
+	lastIP    netip.Addr // what ipText printed last, and its text
+	lastText  []byte
+}
+
+// ipText returns the text of an address, until the next call. A request prints the address of its client more than once, and neighbours often have the same.
+func (e *Env) ipText(a netip.Addr) []byte {
+	if a != e.lastIP || len(e.lastText) == 0 {
+		e.lastIP, e.lastText = a, sys.AppendIP(e.lastText[:0], a)
+	}
+	return e.lastText
 }
 
 // NewEnv makes the environment of one worker.

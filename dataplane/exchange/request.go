@@ -199,9 +199,8 @@ func (x *Exchange) addresses() bool {
 	}
 	edge := h.UseRemoteAddr
 	if edge {
-		var t [64]byte
 		if remote.IsValid() {
-			req.Set(keyExternal, sys.AppendIP(t[:0], remote))
+			req.Set(keyExternal, x.env.ipText(remote))
 		}
 	}
 	if others != 0 {
@@ -210,11 +209,25 @@ func (x *Exchange) addresses() bool {
 	return true
 }
 
+// scanned are the fields that scanHead does anything about.
+var scanned = func() httpmsg.IDSet {
+	ids := []httpmsg.ID{httpmsg.IDForwardedFor, httpmsg.IDForwardedProto, httpmsg.IDReferer, httpmsg.IDForwardedClientCert}
+	for id, class := range dropClass {
+		if class != 0 {
+			ids = append(ids, httpmsg.ID(id))
+		}
+	}
+	return httpmsg.IDSetOf(ids...)
+}()
+
 // scanHead looks once through the head for what addresses and trust depend on: the x-forwarded-for and x-forwarded-proto fields (joined before, so
 // there is one of each), and the classes of internal fields. It removes what only this hop may set.
 func (x *Exchange) scanHead() (xff, xfp int, others uint8) {
 	h, req := x.ch.h, &x.req
 	xff, xfp = -1, -1
+	if req.NeverAny(scanned) {
+		return xff, xfp, 0
+	}
 	for i := range req.List {
 		f := &req.List[i]
 		if f.Dead || f.ID == httpmsg.IDOther {
@@ -316,17 +329,15 @@ var loopback4, loopback6 = netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loo
 
 // appendXFF adds the peer; a loopback peer is this node to everyone else.
 func (x *Exchange) appendXFF(xff int) {
-	var t [64]byte
-	var ip []byte
-	if a := x.side.Remote; a.IP.IsValid() {
-		addr := a.IP.Addr().Unmap()
-		if (addr == loopback4 || addr == loopback6) && x.env.LocalIP.IsValid() {
-			addr = x.env.LocalIP
-		}
-		ip = sys.AppendIP(t[:0], addr)
-	} else {
+	a := x.side.Remote
+	if !a.IP.IsValid() {
 		return // a Unix peer has no address
 	}
+	addr := a.IP.Addr().Unmap()
+	if (addr == loopback4 || addr == loopback6) && x.env.LocalIP.IsValid() {
+		addr = x.env.LocalIP
+	}
+	ip := x.env.ipText(addr)
 	if xff < 0 {
 		x.req.Add(keyXFF, ip)
 		return

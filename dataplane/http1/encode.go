@@ -288,12 +288,15 @@ var (
 	keyTE         = httpmsg.IDTE.Key()
 )
 
+// hopByHop are the fields that StripHopByHop starts from.
+var hopByHop = httpmsg.IDSetOf(httpmsg.IDConnection, httpmsg.IDKeepAlive, httpmsg.IDProxyConnection, httpmsg.IDTransferEncoding, httpmsg.IDUpgrade,
+	httpmsg.IDTE)
+
 // StripHopByHop removes the fields that concern one hop only (RFC 9110 section 7.6.1), as Envoy does. Of a request: connection, keep-alive,
 // proxy-connection, transfer-encoding, fields that connection names, upgrade, and te except for "trailers". Of a response the same, but not the fields
 // that connection names, and te stays. A message with h.Upgrade keeps upgrade, and connection if that says so.
 func StripHopByHop(h *httpmsg.Head, response bool) {
-	if h.Never(httpmsg.IDConnection) && h.Never(httpmsg.IDKeepAlive) && h.Never(httpmsg.IDProxyConnection) && h.Never(httpmsg.IDTransferEncoding) &&
-		h.Never(httpmsg.IDUpgrade) && h.Never(httpmsg.IDTE) && !h.Upgrade {
+	if h.NeverAny(hopByHop) && !h.Upgrade {
 		return
 	}
 	for i := range h.List {

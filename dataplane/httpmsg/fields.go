@@ -4,6 +4,8 @@
 // one byte arena that belongs to the exchange. Nothing here allocates once an arena has grown to its working size.
 package httpmsg
 
+import "math/bits"
+
 // Arena is the storage that spans point into. It only grows while a message lives; Reset reuses it. Owner: one exchange (worker).
 // Bound: the codec's max_request_headers_kb plus what header mutations add.
 type Arena struct{ b []byte }
@@ -84,6 +86,23 @@ func (f *Fields) Reset(a *Arena) { *f = Fields{A: a, List: f.List[:0]} }
 // Never reports that certainly no field with that id has come in since Reset.
 func (f *Fields) Never(id ID) bool { return f.seen>>(id&63)&1 == 0 }
 
+// IDSet is a set of well-known names, for asking about all of them at once. Make one at start with IDSetOf.
+type IDSet uint64
+
+// IDSetOf returns the set of ids, none of which is IDOther.
+func IDSetOf(ids ...ID) (s IDSet) {
+	for _, id := range ids {
+		s |= 1 << (id & 63)
+	}
+	return s
+}
+
+// NeverAny is Never for all ids of a set.
+func (f *Fields) NeverAny(s IDSet) bool { return f.seen&uint64(s) == 0 }
+
+// Distinct reports that certainly no two fields have the same name.
+func (f *Fields) Distinct() bool { return bits.OnesCount64(f.seen) == len(f.List) }
+
 // Name and Value return the bytes of field i (views).
 func (f *Fields) Name(i int) []byte  { return f.A.Bytes(f.List[i].Name) }
 func (f *Fields) Value(i int) []byte { return f.A.Bytes(f.List[i].Value) }
@@ -98,8 +117,9 @@ func (f *Fields) Find(id ID, from int) int {
 
 //go:noinline
 func (f *Fields) find(id ID, from int) int { // by itself, so that Find is inlined
-	for i := max(from, 0); i < len(f.List); i++ {
-		if l := &f.List[i]; l.ID == id && !l.Dead {
+	list := f.List
+	for i := max(from, 0); i < len(list); i++ {
+		if l := &list[i]; l.ID == id && !l.Dead {
 			return i
 		}
 	}

@@ -157,6 +157,9 @@ func appendField(h *httpmsg.Head, k httpmsg.Key, v httpmsg.Span, join bool) {
 // JoinRepeated joins the lines of a request header that occurs more than once into one comma-separated line, for the headers that Envoy keeps as
 // a single line; cookies and all others stay as they are. Matching, mutations and logs expect it to have run once after decoding.
 func JoinRepeated(h *httpmsg.Head) {
+	if h.Distinct() {
+		return
+	}
 	var seen [4]uint64 // bit per well-known name
 	for i := range h.List {
 		f := &h.List[i]

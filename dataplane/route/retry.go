@@ -240,6 +240,19 @@ func (f *Forward) Timeouts(h *httpmsg.Head) Timeouts {
 	if f.Retry != nil {
 		t.PerTry, t.PerTryIdle = max(f.Retry.PerTry, 0), max(f.Retry.PerTryIdle, 0)
 	}
+	if !h.NeverAny(timeoutFields) {
+		t.fromFields(h)
+	}
+	if t.Global != 0 && t.PerTry >= t.Global {
+		t.PerTry = 0
+	}
+	return t
+}
+
+var timeoutFields = httpmsg.IDSetOf(httpmsg.IDEnvoyUpstreamTimeout, httpmsg.IDEnvoyPerTryTimeout, httpmsg.IDEnvoyStreamDuration)
+
+// fromFields takes what the request says itself.
+func (t *Timeouts) fromFields(h *httpmsg.Head) {
 	if ms, ok := millis(h, httpmsg.IDEnvoyUpstreamTimeout); ok {
 		t.Global, t.FromHeader = ms, true
 	}
@@ -247,10 +260,6 @@ func (f *Forward) Timeouts(h *httpmsg.Head) Timeouts {
 		t.PerTry = ms
 	}
 	t.stream, t.hasStream = millis(h, httpmsg.IDEnvoyStreamDuration)
-	if t.Global != 0 && t.PerTry >= t.Global {
-		t.PerTry = 0
-	}
-	return t
 }
 
 // grpcTimeout is the grpc-timeout header less the offset, at most the configured maximum; 0 is infinite.

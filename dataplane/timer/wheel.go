@@ -75,11 +75,8 @@ func (w *Wheel[T]) Disarm(e *Entry[T]) {
 }
 
 func (w *Wheel[T]) link(e *Entry[T], t int64) {
-	d := t - w.now
-	l := 0
-	for l < levels-1 && d >= 1<<(slotBits*(l+1)) {
-		l++
-	}
+	d := max(t-w.now, 0)
+	l := min(max(bits.Len64(uint64(d))-1, 0)/slotBits, levels-1)
 	if d >= 1<<(slotBits*levels) {
 		t = w.now + 1<<(slotBits*levels) - 1 // further than 12 days: come back and link again
 	}

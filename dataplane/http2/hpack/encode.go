@@ -62,10 +62,10 @@ func (e *Encoder) Begin(dst []byte) []byte {
 // when the field was received as one.
 func (e *Encoder) AppendField(dst []byte, id httpmsg.ID, name, value []byte, sensitive bool) []byte {
 	if id != httpmsg.IDOther {
-		return e.append(dst, &knownNames[id], name, value, sensitive)
+		return e.append(dst, &knownNames[id], value, sensitive)
 	}
 	k := otherName(name)
-	return e.append(dst, &k, name, value, sensitive)
+	return e.append(dst, &k, value, sensitive)
 }
 
 // AppendPseudo appends a pseudo-header; p is neither PseudoNone nor PseudoOther.
@@ -75,7 +75,7 @@ func (e *Encoder) AppendPseudo(dst []byte, p Pseudo, value []byte, sensitive boo
 			return append(dst, 0x80|i)
 		}
 	}
-	return e.append(dst, &pseudoKeys[p], pseudoBytes[p], value, sensitive)
+	return e.append(dst, &pseudoKeys[p], value, sensitive)
 }
 
 // AppendStatus appends :status, from 100 to 999.
@@ -88,30 +88,30 @@ func (e *Encoder) AppendStatus(dst []byte, status uint16) []byte {
 }
 
 // append encodes one field of the name k.
-func (e *Encoder) append(dst []byte, k *nameKey, name, value []byte, sensitive bool) []byte {
+func (e *Encoder) append(dst []byte, k *nameKey, value []byte, sensitive bool) []byte {
 	if sensitive {
-		return e.appendLiteral(dst, 0x10, 4, k, name, value)
+		return e.appendLiteral(dst, 0x10, k, value)
 	}
 	if k.policy == never || e.max == 0 {
 		if k.id == httpmsg.IDAcceptEncoding && string(value) == staticTable[staticGzip][1] {
 			return append(dst, 0x80|staticGzip)
 		}
-		if k.static == 0 && k.policy == never && e.findName(k, name) == 0 && e.worth(name, value) {
-			return e.appendInserted(dst, k, name, value, hashBytes(k.hash, value)) // for its name
+		if k.static == 0 && k.policy == never && e.findName(k) == 0 && e.worth(k.name, value) {
+			return e.appendInserted(dst, k, value, hashBytes(k.hash, value)) // for its name
 		}
-		return e.appendLiteral(dst, 0, 4, k, name, value)
+		return e.appendLiteral(dst, 0, k, value)
 	}
 	h := hashBytes(k.hash, value)
-	if number := e.find(h, k, name, value); number != 0 {
+	if number := e.find(h, k, value); number != 0 {
 		return appendInteger(dst, 0x80, 7, e.index(number))
 	}
 	if k.id == httpmsg.IDAcceptEncoding && string(value) == staticTable[staticGzip][1] {
 		return append(dst, 0x80|staticGzip)
 	}
-	if !e.worth(name, value) || k.policy == second && !e.again(h) {
-		return e.appendLiteral(dst, 0, 4, k, name, value)
+	if !e.worth(k.name, value) || k.policy == second && !e.again(h) {
+		return e.appendLiteral(dst, 0, k, value)
 	}
-	return e.appendInserted(dst, k, name, value, h)
+	return e.appendInserted(dst, k, value, h)
 }
 
 // worth tells whether a field may enter the table: one that takes more than half of it would push out too much.
@@ -133,64 +133,76 @@ func (e *Encoder) again(h uint32) bool {
 func (e *Encoder) index(number uint32) uint32 { return staticCount + 1 + e.last - number }
 
 // find returns the number of the live entry with this name and value, 0 if there is none.
-func (e *Encoder) find(h uint32, k *nameKey, name, value []byte) uint32 {
+func (e *Encoder) find(h uint32, k *nameKey, value []byte) uint32 {
 	if len(e.slots) == 0 {
 		return 0
 	}
 	i := h & uint32(len(e.slots)-1)
-	for _, number := range [2]uint32{e.slots[i], e.slots[i^1]} {
-		if !e.live(number) {
-			continue
-		}
-		if x := e.entry(number); e.same(x, k, name) && bytes.Equal(e.value(x), value) {
-			return number
-		}
+	if number := e.slots[i]; e.holds(number, k, value) {
+		return number
+	}
+	if number := e.slots[i^1]; e.holds(number, k, value) {
+		return number
 	}
 	return 0
 }
 
+// holds tells whether the number is of a live entry with this name and value.
+func (e *Encoder) holds(number uint32, k *nameKey, value []byte) bool {
+	if !e.live(number) {
+		return false
+	}
+	x := e.entry(number)
+	return e.same(x, k) && bytes.Equal(e.value(x), value)
+}
+
 // findName returns the number of a live entry with this name, 0 if none is known.
-func (e *Encoder) findName(k *nameKey, name []byte) uint32 {
+func (e *Encoder) findName(k *nameKey) uint32 {
 	if len(e.slots) == 0 {
 		return 0
 	}
 	i := k.hash & uint32(len(e.slots)-1)
-	for _, number := range [2]uint32{e.slots[i], e.slots[i^1]} {
-		if e.live(number) && e.same(e.entry(number), k, name) {
-			return number
-		}
+	if number := e.slots[i]; e.live(number) && e.same(e.entry(number), k) {
+		return number
+	}
+	if number := e.slots[i^1]; e.live(number) && e.same(e.entry(number), k) {
+		return number
 	}
 	return 0
 }
 
 // same tells whether x has the name.
-func (e *Encoder) same(x *entry, k *nameKey, name []byte) bool {
+func (e *Encoder) same(x *entry, k *nameKey) bool {
 	if x.id != k.id || x.pseudo != k.pseudo {
 		return false
 	}
-	return k.id != httpmsg.IDOther || k.pseudo != PseudoNone || bytes.Equal(e.name(x), name)
+	return k.id != httpmsg.IDOther || k.pseudo != PseudoNone || bytes.Equal(e.name(x), k.name)
 }
 
-// appendLiteral appends a literal that is not inserted, with its name by index where there is one.
-func (e *Encoder) appendLiteral(dst []byte, kind byte, bits uint, k *nameKey, name, value []byte) []byte {
+// appendLiteral appends a literal of a kind, which is the pattern of its first octet, with its name by index where there is one. It inserts nothing.
+func (e *Encoder) appendLiteral(dst []byte, kind byte, k *nameKey, value []byte) []byte {
 	index := uint32(k.static)
 	if index == 0 {
-		if number := e.findName(k, name); number != 0 {
+		if number := e.findName(k); number != 0 {
 			index = e.index(number)
 		}
 	}
-	dst = appendInteger(dst, kind, bits, index)
+	if kind == 0x40 {
+		dst = appendInteger(dst, kind, 6, index)
+	} else {
+		dst = appendInteger(dst, kind, 4, index)
+	}
 	if index == 0 {
-		dst = appendString(dst, name)
+		dst = appendString(dst, k.name)
 	}
 	return appendString(dst, value)
 }
 
 // appendInserted appends a literal with incremental indexing and inserts it.
-func (e *Encoder) appendInserted(dst []byte, k *nameKey, name, value []byte, h uint32) []byte {
-	dst = e.appendLiteral(dst, 0x40, 6, k, name, value)
+func (e *Encoder) appendInserted(dst []byte, k *nameKey, value []byte, h uint32) []byte {
+	dst = e.appendLiteral(dst, 0x40, k, value)
 	ring := len(e.ring)
-	if e.insert(name, value, k.id, k.pseudo) == nil {
+	if e.insert(k.name, value, k.id, k.pseudo) == nil {
 		return dst
 	}
 	if len(e.ring) != ring {

@@ -23,6 +23,7 @@ const (
 
 // nameKey is what the encoder knows of a name. hash is hashBytes(0, name).
 type nameKey struct {
+	name   []byte
 	hash   uint32
 	static uint8 // first entry of the static table with this name, 0 if none
 	policy policy
@@ -51,14 +52,14 @@ const otherSlots = 64
 var (
 	knownNames  [256]nameKey       // by ID
 	pseudoKeys  [numPseudo]nameKey // by Pseudo
-	pseudoBytes [numPseudo][]byte  // the names
 	otherStatic [otherSlots]uint8  // index in the static table, by hash
 	otherPolicy [staticCount + 1]policy
 )
 
 func initPolicy() {
 	for id := httpmsg.ID(1); int(id) < httpmsg.NumIDs; id++ {
-		knownNames[id] = nameKey{hash: hashBytes(0, []byte(id.String())), id: id}
+		name := []byte(id.String())
+		knownNames[id] = nameKey{name: name, hash: hashBytes(0, name), id: id}
 	}
 	for _, id := range firstIDs {
 		knownNames[id].policy = first
@@ -67,8 +68,8 @@ func initPolicy() {
 		knownNames[id].policy = never
 	}
 	for p := PseudoAuthority; p < PseudoOther; p++ {
-		pseudoBytes[p] = []byte(p.String())
-		pseudoKeys[p] = nameKey{hash: hashBytes(0, pseudoBytes[p]), policy: first, pseudo: p}
+		name := []byte(p.String())
+		pseudoKeys[p] = nameKey{name: name, hash: hashBytes(0, name), policy: first, pseudo: p}
 	}
 	pseudoKeys[PseudoPath].policy = second
 	for i := staticCount; i >= 1; i-- {
@@ -95,7 +96,7 @@ func initPolicy() {
 
 // otherName is the key of a name without an ID.
 func otherName(name []byte) nameKey {
-	k := nameKey{hash: hashBytes(0, name)}
+	k := nameKey{name: name, hash: hashBytes(0, name)}
 	for h := k.hash % otherSlots; otherStatic[h] != 0; h = (h + 1) % otherSlots {
 		if i := otherStatic[h]; staticTable[i][0] == string(name) {
 			k.static, k.policy = i, otherPolicy[i]
