@@ -110,14 +110,15 @@ func (c *Conn) Truncated() bool { return c.fl&(fTLS|fEOF) == fTLS|fEOF && !c.x.s
 
 // fillSecure is FillUpTo over TLS.
 func (c *Conn) fillSecure(limit int) Status {
-	switch x := c.x.sec; {
-	case x.bad:
+	switch n := len(c.In()); {
+	case c.x.sec.bad:
 		c.fail(sys.EPROTO)
 		return Failed
-	case len(c.In()) >= maxInput:
+	case n >= maxInput:
 		return Blocked
+	case n > 0:
+		c.Spill()
 	}
-	c.Spill()
 	for {
 		st, again := c.readRecords(limit)
 		if !again {
@@ -129,9 +130,11 @@ func (c *Conn) fillSecure(limit int) Status {
 // readRecords reads once and opens what is whole; again means that nothing came of it although more may be in the socket.
 func (c *Conn) readRecords(limit int) (st Status, again bool) {
 	x := c.x.sec
-	b := c.l.Scratch(c)
-	n := copy(b, x.raw)
-	x.dropRaw(c)
+	b, n := c.l.Scratch(c), 0
+	if x.raw != nil {
+		n = copy(b, x.raw)
+		x.dropRaw(c)
+	}
 	if !x.fresh {
 		k, st := c.recv(b[n:], max(limit, recordSpace-n))
 		if st != More {
@@ -148,7 +151,9 @@ func (c *Conn) readRecords(limit int) (st Status, again bool) {
 		x.keep(c, b[rest:n])
 	}
 	c.take(b[:plain])
-	c.pass(0) // answers of the session: an alert, a key update
+	if len(x.s.Out) != x.held {
+		c.pass(0) // answers of the session: an alert, a key update
+	}
 	switch {
 	case res == tls.Closed:
 		c.fl |= fEOF | fRDHup | fReadable

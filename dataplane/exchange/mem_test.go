@@ -4,13 +4,22 @@ package exchange
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/binary"
+	"math/big"
+	"net"
+	"strings"
 	"testing"
 
 	xh2 "golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
 
 	"sidecar/dataplane/conn"
+	"sidecar/dataplane/identity"
 	"sidecar/dataplane/loop"
 	"sidecar/dataplane/sys"
 	"sidecar/dataplane/upstream"
@@ -101,18 +110,116 @@ func BenchmarkUserSpace(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		k.deliver(3, req)
-		l.Turn(false)
-		k.deliver(9, resp)
-		l.Turn(false)
+		keepAlive(k, l, req, resp)
 	}
 	if n := r.row.Limits.Requests[0].Load(); n != 0 {
 		b.Fatal(n)
 	}
 }
 
+// wiretap is memory that keeps what one descriptor sends.
+type wiretap struct {
+	*memory
+	fd  sys.FD
+	got bytes.Buffer
+}
+
+func (k *wiretap) Send(fd sys.FD, b []byte) (int, sys.Errno) {
+	if fd == k.fd {
+		k.got.Write(b)
+	}
+	return k.memory.Send(fd, b)
+}
+
+// tlsEnd is the library's end of a connection to a listener over memory.
+type tlsEnd struct {
+	net.Conn // nil: the library only reads and writes after the handshake
+	in, out  bytes.Buffer
+	turn     func(out []byte, in *bytes.Buffer) // carries what was written to the listener, and its answer back
+}
+
+func (e *tlsEnd) Write(b []byte) (int, error) { return e.out.Write(b) }
+
+func (e *tlsEnd) Read(b []byte) (int, error) {
+	if e.in.Len() == 0 {
+		e.turn(e.out.Next(e.out.Len()), &e.in)
+	}
+	return e.in.Read(b)
+}
+
+// BenchmarkUserSpaceTLS is BenchmarkUserSpace over TLS 1.3 with AES-128-GCM towards the client. Records of requests are made in advance, off the clock;
+// callgrind's --toggle-collect=sidecar/dataplane/exchange.keepAlive leaves them out too.
+func BenchmarkUserSpaceTLS(b *testing.B) {
+	const ahead = 1024
+	k := &wiretap{memory: &memory{Linux: sys.NewLinux(), next: 8}, fd: 3}
+	r, l := memoryRig(b, k)
+	w := conn.NewTLS(l, nil)
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	must(b, err)
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1)}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key)
+	must(b, err)
+	cfg := &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}, MinVersion: tls.VersionTLS13,
+		DynamicRecordSizingDisabled: true}
+	r.tls = &identity.Session{Version: "TLSv1.3"}
+	r.client(l, 3).StartTLS(w, w.Engine.Server(cfg), 0)
+	e := &tlsEnd{turn: func(out []byte, in *bytes.Buffer) {
+		k.deliver(3, out)
+		l.Turn(false)
+		in.Write(k.got.Next(k.got.Len()))
+	}}
+	cli := tls.Client(e, &tls.Config{InsecureSkipVerify: true, DynamicRecordSizingDisabled: true})
+	must(b, cli.Handshake())
+	resp := []byte(typicalOK)
+	var one int // bytes of a request's record
+	seal := func(n int) {
+		e.out.Reset()
+		for range n {
+			_, _ = cli.Write([]byte(typicalGet))
+		}
+		one = e.out.Len() / n
+	}
+	finished := bytes.Clone(e.out.Bytes())
+	seal(1)
+	k.deliver(3, append(finished, e.out.Bytes()...))
+	l.Turn(false)
+	k.ready = append(k.ready[:0], sys.Event{Events: sys.EventOut, Token: k.tokens[9]})
+	l.Turn(false)
+	k.deliver(9, resp)
+	l.Turn(false)
+	e.in.Write(k.got.Next(k.got.Len()))
+	k.fd = -1 // the client has seen enough
+	answer := make([]byte, 1<<10)
+	if n, err := cli.Read(answer); err != nil || !strings.HasPrefix(string(answer[:n]), "HTTP/1.1 200 OK\r\n") {
+		b.Fatalf("%q %v", answer[:n], err)
+	}
+	e.out.Reset()
+	b.ReportAllocs()
+	for b.Loop() {
+		if e.out.Len() == 0 {
+			b.StopTimer()
+			seal(ahead)
+			b.StartTimer()
+		}
+		keepAlive(k.memory, l, e.out.Next(one), resp)
+	}
+	if n := r.row.Limits.Requests[0].Load(); n != 0 {
+		b.Fatal(n)
+	}
+}
+
+// keepAlive is one request in two turns of the loop.
+//
+//go:noinline
+func keepAlive(k *memory, l *loop.Loop, req, resp []byte) {
+	k.deliver(3, req)
+	l.Turn(false)
+	k.deliver(9, resp)
+	l.Turn(false)
+}
+
 // memoryRig is a rig over k with stats and an access log in Envoy's default format.
-func memoryRig(b *testing.B, k *memory) (*rig, *loop.Loop) {
+func memoryRig(b *testing.B, k sys.Kernel) (*rig, *loop.Loop) {
 	r := newRig(b, 1)
 	l, err := loop.New(loop.Config{Kernel: k, Seed: 1}, func(loop.Msg) {})
 	must(b, err)
@@ -126,13 +233,14 @@ func memoryRig(b *testing.B, k *memory) (*rig, *loop.Loop) {
 }
 
 // client attaches a connection to the listener.
-func (r *rig) client(l *loop.Loop, fd sys.FD) {
+func (r *rig) client(l *loop.Loop, fd sys.FD) *conn.Conn {
 	c, e := conn.Adopt(l, fd, 1<<20, nil)
 	if e != 0 {
 		r.t.Fatal(e)
 	}
 	s := NewServer(r.env, c, r.lis, r.fc, r.connInfo(), nil)
 	r.left.Join(&s.Place)
+	return c
 }
 
 // BenchmarkUserSpaceH2 is BenchmarkUserSpace for ten streams of one HTTP/2 connection to HTTP/1 upstreams: what they send in a turn comes in one

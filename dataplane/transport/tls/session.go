@@ -221,7 +221,10 @@ func (s *Session) Unseal(b []byte, at int) (plain, rest int, st Status) {
 	}
 	s.in, s.give = b[at:], 0
 	w := at
-	for !s.eof && s.err == nil && s.whole(s.in) > 0 {
+	for !s.eof && s.err == nil {
+		if s.give = s.whole(s.in); s.give == 0 {
+			break
+		}
 		n, err := s.conn.Read(b[w:])
 		w += n
 		switch {
@@ -245,7 +248,7 @@ func (s *Session) Unseal(b []byte, at int) (plain, rest int, st Status) {
 
 // Seal appends the records of p to Out.
 func (s *Session) Seal(p []byte) {
-	if s.st != Open || s.shut {
+	if len(p) == 0 || s.st != Open || s.shut { // nothing makes no record, but the library would take its locks
 		return
 	}
 	if _, err := s.conn.Write(p); err != nil && s.err == nil {
