@@ -405,6 +405,8 @@ func (s *Server) over(e ending, now sys.Nanos) {
 		s.fl |= fClose
 		s.detach()
 	case garbled:
+		s.ch.hcm.Inc(stats.HCMDownstreamCxDestroyActiveRq) // as Envoy, which counts the end when it decides on it
+		s.ch.hcm.Inc(stats.HCMDownstreamCxDestroyLocalActiveRq)
 		s.c.CloseWrite() // nothing that could be said would be understood
 		s.startLinger()
 	case hungUp:
