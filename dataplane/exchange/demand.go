@@ -27,7 +27,7 @@ func (x *Exchange) Demand(i int, clusters *filter.ClusterSource) bool {
 	var ok bool
 	if clusters == nil {
 		d, ok = x.lacksRoute()
-		if ok {
+		if ok && x.table != nil {
 			wait = x.table.VHDS.Wait
 		}
 	} else {
@@ -45,7 +45,10 @@ func (x *Exchange) Demand(i int, clusters *filter.ClusterSource) bool {
 
 func (x *Exchange) lacksRoute() (d filter.Demand, ok bool) {
 	t := x.table
-	if t == nil || t.VHDS == nil || t.Ref == nil || x.entry != nil || x.local.tls {
+	if t == nil {
+		return x.lacksScope()
+	}
+	if t.VHDS == nil || t.Ref == nil || x.entry != nil || x.local.tls {
 		return d, false
 	}
 	host := x.req.Host()
@@ -54,6 +57,20 @@ func (x *Exchange) lacksRoute() (d filter.Demand, ok bool) {
 	}
 	low := match.AppendLower(x.reqA.Tail(), host)
 	return filter.Demand{Routes: t.Ref, Name: string(low[len(low)-len(host):])}, true
+}
+
+// lacksScope finds the scope whose route configuration was not needed so far. How long it is waited for the control side knows.
+func (x *Exchange) lacksScope() (d filter.Demand, ok bool) {
+	ref := x.ch.h.Scoped
+	scopes := x.env.Snap.Scopes[ref]
+	if scopes == nil {
+		return d, false
+	}
+	s := scopes.Of(ref, &x.req)
+	if s == nil || !s.OnDemand {
+		return d, false
+	}
+	return filter.Demand{Scopes: ref, Name: s.Name}, true
 }
 
 func (x *Exchange) lacksCluster(from *filter.ClusterSource) (d filter.Demand, ok bool) {

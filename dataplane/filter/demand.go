@@ -9,12 +9,13 @@ import (
 	"sidecar/dataplane/sys"
 )
 
-// Demand is what a request lacks and the control side may find: a virtual host that a route configuration gets over VHDS, or a cluster (ODCDS). It is a
-// value: requests of one worker that lack the same wait for one answer.
+// Demand is what a request lacks and the control side may find: a virtual host that a route configuration gets over VHDS, the route configuration of a
+// scope, or a cluster (ODCDS). It is a value: requests of one worker that lack the same wait for one answer.
 type Demand struct {
-	Routes   *route.TableRef // of a virtual host: its route configuration
-	Clusters *ClusterSource  // of a cluster: where it may come from
-	Name     string          // the host as requested, in lower case, with its port; or the cluster
+	Routes   *route.TableRef  // of a virtual host: its route configuration
+	Scopes   *route.ScopesRef // of a scope: where it is one of
+	Clusters *ClusterSource   // of a cluster: where it may come from
+	Name     string           // the host as requested, in lower case, with its port; the scope; or the cluster
 }
 
 // HeldMax bounds a Held: whoever comes then goes on without what it lacks.

@@ -120,7 +120,7 @@ type Stream interface {
 	// ClusterStats is this worker's share of the statistics under "cluster.NAME.SUB", SUB with its final dot, of the cluster that the request goes to;
 	// nil if it goes to none, or if the cluster has too many of these.
 	ClusterStats(sub []byte, def *stats.Def) *stats.Block
-	// Demand asks the control side for what the request lacks: without clusters for the virtual host of a request without a route, else for the cluster
+	// Demand asks the control side for what the request lacks: without clusters for the virtual host or the scope of a request without a route, else for the cluster
 	// of its route. True: the filter pauses, and gets EventResume when the answer is in or EventTimer when it does not come in time; the route has been
 	// matched again by then. False: nothing is lacking, it was asked for already, or there is nobody to ask.
 	Demand(i int, clusters *ClusterSource) bool

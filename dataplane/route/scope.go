@@ -37,6 +37,8 @@ type Scope struct {
 	Name  string
 	Key   []string
 	Table *TableRef
+	// OnDemand scopes have their route configuration fetched when the first request needs it.
+	OnDemand bool
 }
 
 // Scopes is an immutable index of scopes by their keys.
@@ -79,8 +81,16 @@ next:
 	return nil
 }
 
-// Find returns the route configuration in whose scope the request is, nil when it has no complete key or nobody has that key.
+// Find returns the route configuration in whose scope the request is, nil when it has none.
 func (s *Scopes) Find(ref *ScopesRef, h *httpmsg.Head) *TableRef {
+	if x := s.Of(ref, h); x != nil {
+		return x.Table
+	}
+	return nil
+}
+
+// Of returns the scope of a request, nil when it has no complete key or nobody has that key.
+func (s *Scopes) Of(ref *ScopesRef, h *httpmsg.Head) *Scope {
 	var key [ScopeFragmentsMax][]byte
 	var hash uint64
 	for i := range ref.Builders {
@@ -91,10 +101,7 @@ func (s *Scopes) Find(ref *ScopesRef, h *httpmsg.Head) *TableRef {
 		key[i] = v
 		hash = match.XXHash64(v, hash)
 	}
-	if x := s.find(hash, key[:len(ref.Builders)]); x != nil {
-		return x.Table
-	}
-	return nil
+	return s.find(hash, key[:len(ref.Builders)])
 }
 
 // extract returns the fragment of a request.

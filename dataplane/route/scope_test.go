@@ -32,8 +32,8 @@ func element(name, sep, kv, key string) ScopeFragment {
 }
 
 func TestScopes_WhenARequestHasAKey_ThenItsScopeIsFound(t *testing.T) {
-	s, err := NewScopes([]Scope{{"one", []string{"a"}, &TableRef{Name: "one"}}, {"two", []string{"a", "b"}, &TableRef{Name: "two"}},
-		{"swapped", []string{"b", "a"}, &TableRef{Name: "swapped"}}, {"empty", []string{""}, &TableRef{Name: "empty"}}})
+	s, err := NewScopes([]Scope{{"one", []string{"a"}, &TableRef{Name: "one"}, false}, {"two", []string{"a", "b"}, &TableRef{Name: "two"}, false},
+		{"swapped", []string{"b", "a"}, &TableRef{Name: "swapped"}, false}, {"empty", []string{""}, &TableRef{Name: "empty"}, false}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,7 +77,7 @@ func TestScopes_WhenTwoHaveOneKey_ThenBothAreNamed(t *testing.T) {
 }
 
 func TestAllocsScopes(t *testing.T) {
-	s, err := NewScopes([]Scope{{"two", []string{"a", "b"}, &TableRef{}}})
+	s, err := NewScopes([]Scope{{"two", []string{"a", "b"}, &TableRef{}, false}})
 	if err != nil {
 		t.Fatal(err)
 	}

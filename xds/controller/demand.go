@@ -52,9 +52,12 @@ func (c *Controller) answer() {
 }
 
 func (c *Controller) demand(d filter.Demand) {
-	if d.Clusters != nil {
+	switch {
+	case d.Clusters != nil:
 		c.demandCluster(d)
-	} else {
+	case d.Scopes != nil:
+		c.demandScope(d)
+	default:
 		c.demandHost(d)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	"google.golang.org/protobuf/types/known/anypb"
 
+	"sidecar/dataplane/filter"
 	"sidecar/dataplane/route"
 	"sidecar/internal/telemetry/stats"
 	"sidecar/xds/ads"
@@ -31,8 +32,9 @@ type scopeSource struct {
 // scopedRoute is one accepted scoped route configuration.
 type scopedRoute struct {
 	received
-	routes string // route_configuration_name
-	key    []string
+	routes   string // route_configuration_name
+	key      []string
+	onDemand bool
 }
 
 // scopeSet is the scoped routes of HTTP connection managers that have the same ones. It lives while a listener, or connections of one that is gone,
@@ -49,12 +51,16 @@ type scopeSet struct {
 	timer   *time.Timer
 	updated time.Time
 	next    *pendingScopes // waits for route configurations
+	have    map[string]*scopedRoute
+	asked   map[string]bool // scopes on demand whose route configuration was needed
+	waiters []filter.Demand
+	stale   bool // more of them were asked for by the running event
 }
 
 // pendingScopes is a set of scopes that is not served yet.
 type pendingScopes struct {
 	scopes *route.Scopes
-	n      int
+	same   bool            // those that are served, with more of their route configurations
 	names  map[string]bool // route configurations
 	waits  map[string]bool // those that are not in
 }
@@ -79,7 +85,7 @@ func (c *Controller) useScopes(w *listenercompile.Scoped) (*scopeSet, error) {
 		s.users++
 		return s, nil
 	}
-	s := &scopeSet{Scoped: *w, users: 1, names: map[string]bool{}}
+	s := &scopeSet{Scoped: *w, users: 1, names: map[string]bool{}, asked: map[string]bool{}}
 	if _, err := c.source(w.Routes, "scoped_routes.rds_config_source"); err != nil {
 		return nil, err
 	}
@@ -135,7 +141,7 @@ func (c *Controller) inlineScopes(s *scopeSet) error {
 			err = &registry.FieldError{Path: at.Field("name"), Err: fmt.Errorf("duplicate scope '%s'", m.GetName())}
 		}
 		errs = append(errs, err)
-		have[m.GetName()] = &scopedRoute{routes: m.GetRouteConfigurationName(), key: key}
+		have[m.GetName()] = &scopedRoute{routes: m.GetRouteConfigurationName(), key: key, onDemand: m.GetOnDemand()}
 	}
 	if err := errors.Join(errs...); err != nil {
 		return err
@@ -145,21 +151,26 @@ func (c *Controller) inlineScopes(s *scopeSet) error {
 
 // setScopes makes have the pending scopes of a set and asks for their route configurations.
 func (c *Controller) setScopes(s *scopeSet, have map[string]*scopedRoute) error {
-	p := &pendingScopes{n: len(have), names: map[string]bool{}, waits: map[string]bool{}}
+	s.changed(have)
+	p := &pendingScopes{names: map[string]bool{}, waits: map[string]bool{}}
 	var list []route.Scope
 	for _, name := range sortedKeys(have) {
 		x := have[name]
+		if x.onDemand && !s.asked[name] {
+			list = append(list, route.Scope{Name: name, Key: x.key, OnDemand: true})
+			continue
+		}
 		w := &listenercompile.RDS{Ref: c.internTable(x.routes), Name: x.routes, Source: s.Routes, FetchTimeout: s.RoutesFetchTimeout, StatPrefix: s.StatPrefix}
+		list = append(list, route.Scope{Name: name, Key: x.key, Table: w.Ref, OnDemand: x.onDemand})
 		wait, err := c.useRoute(s.user(), w)
 		if err != nil {
 			c.leaveScopeRoutes(s, p.names)
 			return err
 		}
 		p.names[x.routes] = true
-		if wait {
+		if wait && !x.onDemand {
 			p.waits[x.routes] = true
 		}
-		list = append(list, route.Scope{Name: name, Key: x.key, Table: w.Ref})
 	}
 	var err error
 	if p.scopes, err = route.NewScopes(list); err != nil {
@@ -167,7 +178,7 @@ func (c *Controller) setScopes(s *scopeSet, have map[string]*scopedRoute) error 
 		return err
 	}
 	old := s.next
-	s.next = p
+	s.next, s.have = p, have
 	if old != nil {
 		c.leaveScopeRoutes(s, old.names)
 	}
@@ -190,14 +201,17 @@ func (c *Controller) tryScopes(s *scopeSet) {
 		return
 	}
 	old := s.names
-	s.live, s.names, s.next, s.absent, s.updated = p.scopes, p.names, nil, false, time.Now()
+	s.live, s.names, s.next, s.absent = p.scopes, p.names, nil, false
 	c.leaveScopeRoutes(s, old)
 	c.dirty.scopes[s.Ref] = s.live
-	if s.counts != nil {
-		s.counts.reloaded()
-		s.gauges.Control().Set(stats.SRDSAllScopes, int64(p.n))
-		s.gauges.Control().Set(stats.SRDSActiveScopes, int64(p.n))
+	if !p.same {
+		s.updated = time.Now()
+		if s.counts != nil {
+			s.counts.reloaded()
+		}
 	}
+	s.gauge()
+	c.answerScopes(s)
 	c.scopesArrived(s)
 }
 
@@ -231,9 +245,13 @@ func (v *listenerVersion) hasScopes(s *scopeSet) bool {
 // scopeRouteArrived lets sets go on that waited for a route configuration.
 func (c *Controller) scopeRouteArrived(r *routeState) {
 	for _, key := range sortedKeys(c.scopes) {
-		if s := c.scopes[key]; s.next != nil && s.next.waits[r.name] && r.users[s.user()] {
+		switch s := c.scopes[key]; {
+		case s == nil: // a listener that could go on was the last user
+		case s.next != nil && s.next.waits[r.name] && r.users[s.user()]:
 			delete(s.next.waits, r.name)
 			c.tryScopes(s)
+		default:
+			c.answerScopes(s)
 		}
 	}
 }
@@ -245,6 +263,7 @@ func (c *Controller) leaveScopes(list []*scopeSet) {
 			continue
 		}
 		delete(c.scopes, s.Key)
+		c.leaveScopeDemands(s)
 		if s.timer != nil {
 			s.timer.Stop()
 		}
@@ -337,7 +356,7 @@ func (c *Controller) scopeOf(raw *ads.Raw, version string) (*scopedRoute, error)
 	if err != nil {
 		return nil, err
 	}
-	return &scopedRoute{received: receivedOf(dec, raw, version), routes: m.GetRouteConfigurationName(), key: key}, nil
+	return &scopedRoute{received: receivedOf(dec, raw, version), routes: m.GetRouteConfigurationName(), key: key, onDemand: m.GetOnDemand()}, nil
 }
 
 // checkScopes refuses two scopes with one key.

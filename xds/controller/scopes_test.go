@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
+	"sidecar/dataplane/filter"
 	"sidecar/dataplane/httpmsg"
 	"sidecar/internal/telemetry/stats"
 	"sidecar/xds/ads"
@@ -127,12 +128,12 @@ func TestSRDS_WhenScopesAreBad_ThenTheOldOnesServe(t *testing.T) {
 	r.push(resource.Listener, list(scopedListener(t, "l", 1)))
 	r.push(resource.ScopedRoute, list(scopeFor("a", "ra", "A")))
 	r.push(resource.RouteConfiguration, list(routesTo("ra", "c")))
-	onDemand := scopeFor("d", "rd", "D")
-	onDemand.OnDemand = true
+	inline := scopeFor("d", "rd", "D")
+	inline.RouteConfiguration = routesTo("rd", "c")
 	for want, bad := range map[string][]proto.Message{
 		"scope key conflict found, first scope is 'a', second scope is 'b'": list(scopeFor("a", "ra", "A"), scopeFor("b", "rb", "A")),
-		"on_demand": list(onDemand),
-		"key":       list(&routev3.ScopedRouteConfiguration{Name: "k", RouteConfigurationName: "x"}),
+		"route_configuration": list(inline),
+		"key":                 list(&routev3.ScopedRouteConfiguration{Name: "k", RouteConfigurationName: "x"}),
 	} {
 		if e := r.push(resource.ScopedRoute, bad); !strings.Contains(e, want) {
 			t.Errorf("NACK %q, want %q", e, want)
@@ -157,5 +158,69 @@ func TestScopedRoutes_WhenTheyAreInlineAndTheListenerGoes_ThenTheirRoutesGo(t *t
 	r.c.settleEvent()
 	if len(r.c.scopes) != 0 || r.c.routes["rb"] != nil || r.c.routes["ra"] == nil || len(r.p.last.Scopes) != 0 {
 		t.Errorf("%d sets, routes %v, %d scopes published", len(r.c.scopes), sortedKeys(r.c.routes), len(r.p.last.Scopes))
+	}
+}
+
+// lackScope is a worker's demand for the route configuration of a scope.
+func (r *rig) lackScope(name string) {
+	s := r.c.scopes[sortedKeys(r.c.scopes)[0]]
+	r.c.demand(filter.Demand{Scopes: s.Ref, Name: name})
+	r.c.settleEvent()
+}
+
+func TestSRDS_WhenScopesAreOnDemand_ThenTheirRoutesComeWithTheFirstRequest(t *testing.T) {
+	lazy := func(name string, routes string) *routev3.ScopedRouteConfiguration {
+		m := scopeFor(name, routes, name)
+		m.OnDemand = true
+		return m
+	}
+	for _, inline := range []bool{false, true} {
+		r := newRig(t, ads.Delta)
+		r.c.cfg.Compile.DrainTime = 0
+		r.push(resource.Cluster, nil)
+		if inline {
+			r.push(resource.Listener, list(scopedListener(t, "l", 1, lazy("a", "ra"), lazy("b", "rb"))))
+		} else {
+			r.push(resource.Listener, list(scopedListener(t, "l", 1)))
+			r.push(resource.ScopedRoute, list(lazy("a", "ra"), lazy("b", "rb")))
+		}
+		if r.c.state != Live || len(r.c.routes) != 0 {
+			t.Fatalf("state %v, %d route configurations asked for", r.c.state, len(r.c.routes))
+		}
+		r.lackScope("a")
+		r.lackScope("a") // of another worker
+		r.lackScope("b")
+		r.lackScope("x")
+		r.expectAnswers(t, "a scope that is not there", "x")
+		r.push(resource.RouteConfiguration, list(routesTo("rb", "c")))
+		r.expectAnswers(t, "b is in", "b")
+		if got := r.routed("l", "b") + r.routed("l", "a"); got != "rbnone" {
+			t.Error(got)
+		}
+		r.lackScope("b")
+		r.expectAnswers(t, "b is there", "b")
+		r.c.routeTimeout(r.c.routes["ra"])
+		r.c.settleEvent()
+		r.expectAnswers(t, "a did not come in time", "a")
+		if inline {
+			continue
+		}
+		r.push(resource.ScopedRoute, list(lazy("b", "rc"))) // a stays as it is
+		if r.c.routes["rb"] != nil || r.c.routes["rc"] != nil || r.c.routes["ra"] == nil {
+			t.Errorf("route configurations %v after b has another one", sortedKeys(r.c.routes))
+		}
+		r.lackScope("b")
+		r.expectAnswers(t, "rc is awaited", "")
+		r.push(resource.ScopedRoute, nil, "b")
+		r.expectAnswers(t, "the scope is gone", "b")
+		r.push(resource.ScopedRoute, list(lazy("b", "rb")))
+		r.lackScope("b")
+		r.push(resource.Listener, nil, "l")
+		r.c.tick()
+		r.c.settleEvent()
+		r.expectAnswers(t, "the listener is gone", "b")
+		if len(r.c.routes) != 0 {
+			t.Errorf("route configurations %v are left", sortedKeys(r.c.routes))
+		}
 	}
 }

@@ -90,7 +90,7 @@ var Messages = registry.Messages{
 		"srds_resources_locator": registry.Refuse("xdstp resource names are not supported")},
 	"envoy.config.route.v3.ScopedRouteConfiguration": {
 		"name": registry.Supported, "route_configuration_name": registry.Supported, "key": registry.Supported,
-		"route_configuration": registry.Refuse("name a route configuration instead"), "on_demand": registry.Only("false")},
+		"route_configuration": registry.Refuse("name a route configuration instead"), "on_demand": registry.Supported},
 	"envoy.config.route.v3.ScopedRouteConfiguration.Key":                             {"fragments": registry.Supported},
 	"envoy.config.route.v3.ScopedRouteConfiguration.Key.Fragment":                    {"string_key": registry.Supported},
 	"envoy.extensions.filters.network.http_connection_manager.v3.RequestIDExtension": {"typed_config": registry.Whole},

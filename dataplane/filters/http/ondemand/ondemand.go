@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package ondemand is envoy.filters.http.on_demand: a request without a route waits while the control side asks for the virtual host of its host (VHDS),
-// and one whose cluster is not there while it asks for the cluster (ODCDS). The filter keeps nothing; what waits is kept by package exchange.
+// or for the route configuration of its scope, and one whose cluster is not there while it asks for the cluster (ODCDS). The filter keeps nothing; what waits is kept by package exchange.
 package ondemand
 
 import (
@@ -23,29 +23,24 @@ func (f *Filter) New(*filter.Ctx) filter.HTTP { return f }
 
 // OnHead implements filter.HTTP.
 func (f *Filter) OnHead(c *filter.Ctx, _ filter.Dir, _ *httpmsg.Head, _ bool) filter.Verdict {
-	if c.Route == nil {
-		if c.S.Demand(c.Index, nil) {
-			return filter.Pause
-		}
-		return filter.Continue
-	}
-	return f.cluster(c)
+	return f.ask(c)
 }
 
-// OnEvent implements filter.HTTP: the answer is in, or it did not come in time. What is still missing the router tells the client.
-func (f *Filter) OnEvent(c *filter.Ctx, _ filter.Event) filter.Verdict {
-	if c.Route == nil {
-		return filter.Continue
-	}
-	return f.cluster(c)
-}
+// OnEvent implements filter.HTTP: the answer is in, or it did not come in time. Something else may be missing now; nobody waits for the same twice, and what
+// is still missing then the router tells the client.
+func (f *Filter) OnEvent(c *filter.Ctx, _ filter.Event) filter.Verdict { return f.ask(c) }
 
-func (f *Filter) cluster(c *filter.Ctx) filter.Verdict {
+func (f *Filter) ask(c *filter.Ctx) filter.Verdict {
 	from := f.Clusters
 	if own, ok := c.PerRoute.(*Filter); ok {
 		from = own.Clusters
 	}
-	if from != nil && c.S.Demand(c.Index, from) {
+	if c.Route == nil {
+		from = nil
+	} else if from == nil {
+		return filter.Continue
+	}
+	if c.S.Demand(c.Index, from) {
 		return filter.Pause
 	}
 	return filter.Continue
