@@ -145,22 +145,25 @@ func (c *Conn) appendFields(h *httpmsg.Head, request bool) (plain uint64) {
 		if f.Dead {
 			continue
 		}
-		if f.ID != httpmsg.IDOther {
-			switch {
-			case hop(f.ID), f.ID == httpmsg.IDHost && request, f.ID == httpmsg.IDContentLength && (h.Body != httpmsg.BodyNone || h.Upgrade):
-				continue
-			case f.ID == httpmsg.IDTE && request && !equalFold(h.Value(i), "trailers"):
-				continue
-			}
+		if f.ID == httpmsg.IDOther {
+			plain += uint64(f.Name.Len) + uint64(f.Value.Len)
+			c.out = c.enc.AppendField(c.out, f.ID, h.Name(i), h.Value(i), f.Sensitive)
+			continue
+		}
+		switch {
+		case hop(f.ID), f.ID == httpmsg.IDHost && request, f.ID == httpmsg.IDContentLength && (h.Body != httpmsg.BodyNone || h.Upgrade):
+			continue
+		case f.ID == httpmsg.IDTE && request && !equalFold(h.Value(i), "trailers"):
+			continue
 		}
 		plain += uint64(f.Name.Len) + uint64(f.Value.Len)
-		c.out = c.enc.AppendField(c.out, f.ID, h.Name(i), h.Value(i), f.Sensitive)
+		c.out = c.enc.AppendKnown(c.out, f.ID, h.Value(i), f.Sensitive)
 	}
 	if h.Body == httpmsg.BodyLength {
 		var t [20]byte
 		v := strconv.AppendInt(t[:0], h.Length, 10)
-		plain += uint64(len(contentLength) + len(v))
-		c.out = c.enc.AppendField(c.out, httpmsg.IDContentLength, contentLength, v, false)
+		plain += uint64(len("content-length") + len(v))
+		c.out = c.enc.AppendKnown(c.out, httpmsg.IDContentLength, v, false)
 	}
 	return plain
 }

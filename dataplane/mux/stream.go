@@ -385,8 +385,10 @@ func (s *Stream) free() {
 	s.K.H2.Release(s.S)
 	s.K.inside--
 	s.trA.Reset(arenaKeep)
-	tr := s.tr
-	tr.Reset(&s.trA)
-	*s = Stream{tr: tr, trA: s.trA, gen: s.gen + 1}
+	tr, a, gen := s.tr.List, s.trA, s.gen
+	*s = Stream{}
+	s.trA, s.gen = a, gen+1
+	s.tr.List = tr
+	s.tr.Reset(&s.trA)
 	sh.streams.Put(s)
 }

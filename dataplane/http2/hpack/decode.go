@@ -42,7 +42,8 @@ type Decoder struct {
 	lowest  uint32 // with must: what the first size update may say at most
 	must    bool   // the next block must start with a size update
 
-	block   []byte // what is left of it
+	block   []byte
+	at      int    // block[at:] is what is left of it
 	current uint32 // number of the table entry behind the last field, 0 if none
 	updates uint8  // size updates of this block
 	fields  bool   // a field was seen in this block
@@ -71,7 +72,7 @@ func (d *Decoder) SetMaxTable(n uint32) {
 
 // Decode starts on one complete block (section 3), which must stay unchanged until the last Next of it.
 func (d *Decoder) Decode(block []byte) {
-	d.block, d.current, d.updates, d.fields, d.err = block, 0, 0, false, None
+	d.block, d.at, d.current, d.updates, d.fields, d.err = block, 0, 0, 0, false, None
 	if cap(d.scratch.b) > keepScratch {
 		d.scratch.b = nil
 	}
@@ -90,13 +91,17 @@ func (d *Decoder) SetMark(m uint8) {
 // Next decodes one field. It returns false at the end of the block and on an error.
 func (d *Decoder) Next(f *Field) bool {
 	for d.err == None {
-		if len(d.block) == 0 {
+		if d.at >= len(d.block) {
 			if d.must {
 				d.fail(UpdateMissing)
 			}
 			return false
 		}
-		c := d.block[0]
+		c := d.block[d.at]
+		if c >= 0x80 && !d.must { // 1: indexed (section 6.1)
+			d.fields = true
+			return d.indexed(f, c)
+		}
 		if c>>5 == 1 { // 001: size update (section 6.3)
 			d.sizeUpdate()
 			continue
@@ -106,51 +111,47 @@ func (d *Decoder) Next(f *Field) bool {
 			break
 		}
 		d.fields = true
-		switch {
-		case c >= 0x80: // 1: indexed (section 6.1)
-			return d.indexed(f)
-		case c >= 0x40: // 01: literal with incremental indexing (section 6.2.1)
+		if c >= 0x40 { // 01: literal with incremental indexing (section 6.2.1)
 			return d.literal(f, 6, true)
-		default: // 0000, 0001: literal without indexing, never indexed (sections 6.2.2, 6.2.3)
-			if !d.literal(f, 4, false) {
-				return false
-			}
-			f.Sensitive = c >= 0x10
-			return true
 		}
+		if !d.literal(f, 4, false) { // 0000, 0001: literal without indexing, never indexed (sections 6.2.2, 6.2.3)
+			return false
+		}
+		f.Sensitive = c >= 0x10
+		return true
 	}
 	return false
 }
 
 func (d *Decoder) fail(e Error) bool {
 	d.err = e
-	d.block = nil
+	d.block, d.at = nil, 0
 	return false
 }
 
 // integer reads an integer with a prefix of bits bits (section 5.1).
 func (d *Decoder) integer(bits uint) (uint32, bool) {
 	limit := uint32(1)<<bits - 1
-	v := uint32(d.block[0]) & limit
+	v := uint32(d.block[d.at]) & limit
 	if v < limit {
-		d.block = d.block[1:]
+		d.at++
 		return v, true
 	}
 	sum := uint64(v)
-	for i, c := range d.block[1:] {
+	for i, c := range d.block[d.at+1:] {
 		sum += uint64(c&0x7f) << (7 * uint(i))
 		if c < 0x80 {
 			if sum > 1<<32-1 {
 				break
 			}
-			d.block = d.block[i+2:]
+			d.at += i + 2
 			return uint32(sum), true
 		}
 		if i+1 == maxIntegerBytes {
 			return 0, d.fail(IntegerTooLong)
 		}
 	}
-	if len(d.block) <= maxIntegerBytes && sum <= 1<<32-1 {
+	if len(d.block)-d.at <= maxIntegerBytes && sum <= 1<<32-1 {
 		return 0, d.fail(Truncated)
 	}
 	return 0, d.fail(IntegerTooLong)
@@ -186,10 +187,11 @@ func (d *Decoder) find(index uint32) (static *Field, number uint32, ok bool) {
 	return nil, 0, false
 }
 
-func (d *Decoder) indexed(f *Field) bool {
-	index := uint32(d.block[0] & 0x7f)
+// indexed reads an indexed field that begins with c.
+func (d *Decoder) indexed(f *Field, c byte) bool {
+	index := uint32(c & 0x7f)
 	if index < 0x7f {
-		d.block = d.block[1:]
+		d.at++
 	} else {
 		var ok bool
 		if index, ok = d.integer(7); !ok {
@@ -206,8 +208,7 @@ func (d *Decoder) indexed(f *Field) bool {
 		return true
 	}
 	e := d.entry(number)
-	both := d.both(e)
-	f.Name, f.Value = both[:e.nlen:e.nlen], both[e.nlen:]
+	f.Name, f.Value = d.both(e)
 	f.ID, f.Pseudo, f.Mark, f.Sensitive = e.id, e.pseudo, e.mark, false
 	return true
 }
@@ -264,19 +265,20 @@ func (d *Decoder) literal(f *Field, bits uint, insert bool) bool {
 
 // str reads a string literal (section 5.2): a view of the block, or of the scratch when it is Huffman coded.
 func (d *Decoder) str() ([]byte, bool) {
-	if len(d.block) == 0 {
+	if d.at >= len(d.block) {
 		return nil, d.fail(Truncated)
 	}
-	huffman := d.block[0] >= 0x80
+	huffman := d.block[d.at] >= 0x80
 	n, ok := d.integer(7)
 	if !ok {
 		return nil, false
 	}
-	if uint64(n) > uint64(len(d.block)) {
+	rest := d.block[d.at:]
+	if uint64(n) > uint64(len(rest)) {
 		return nil, d.fail(Truncated)
 	}
-	s := d.block[:n:n]
-	d.block = d.block[n:]
+	s := rest[:n:n]
+	d.at += int(n)
 	if !huffman {
 		return s, true
 	}

@@ -62,10 +62,15 @@ func (e *Encoder) Begin(dst []byte) []byte {
 // when the field was received as one.
 func (e *Encoder) AppendField(dst []byte, id httpmsg.ID, name, value []byte, sensitive bool) []byte {
 	if id != httpmsg.IDOther {
-		return e.append(dst, &knownNames[id], value, sensitive)
+		return e.AppendKnown(dst, id, value, sensitive)
 	}
 	k := otherName(name)
 	return e.append(dst, &k, value, sensitive)
+}
+
+// AppendKnown is AppendField for a well-known name; id is not IDOther.
+func (e *Encoder) AppendKnown(dst []byte, id httpmsg.ID, value []byte, sensitive bool) []byte {
+	return e.append(dst, &knownNames[id], value, sensitive)
 }
 
 // AppendPseudo appends a pseudo-header; p is neither PseudoNone nor PseudoOther.

@@ -48,10 +48,12 @@ func (t *table) value(e *entry) []byte {
 	return t.b[o : o+e.vlen : o+e.vlen]
 }
 
-// both is the name with the value behind it, as such a view.
-func (t *table) both(e *entry) []byte {
-	o := e.at - t.base
-	return t.b[o : o+e.nlen+e.vlen : o+e.nlen+e.vlen]
+// both are such views of the name and of the value.
+func (t *table) both(e *entry) (name, value []byte) {
+	o := int(e.at - t.base)
+	v := o + int(e.nlen)
+	end := v + int(e.vlen)
+	return t.b[o:v:v], t.b[v:end:end]
 }
 
 // resize sets the maximum size and evicts what is over it.
