@@ -204,6 +204,8 @@ func (x *Exchange) begin(o *origin, start, now sys.Nanos, headBytes int) {
 	x.rec.Runtime, x.rec.Clock = e.Snap.Runtime, &e.clock
 	x.q.Head, x.q.Rec, x.q.Rand, x.q.Runtime = &x.req, &x.rec, e.L.Rand(), e.Snap.Runtime
 	x.q.TLS, x.q.Secure, x.q.NoEnvoyHeaders = x.side.TLS != nil, false, x.ch.h.Router.SuppressEnvoyHeaders
+	x.q.ClientCert = x.q.TLS && x.side.TLS.Peer != nil
+	x.q.ClientCertValid = x.q.ClientCert && x.side.TLS.Validated
 	x.m, x.prio = nil, 0
 	x.attempts, x.connTries, x.retries, x.redirects, x.budget = 0, 0, 0, 0, false
 	x.limits, x.hasHash, x.ownKey = route.Timeouts{}, false, false

@@ -54,7 +54,7 @@ func (f *verifier) asks() bool {
 	return f.domains != nil || f.pool != nil || f.v.AcceptUntrusted || f.lists()
 }
 
-func (f *verifier) demands() bool { return f.v.AcceptUntrusted && f.lists() }
+func (f *verifier) demands() bool { return f.domains != nil || !f.v.AcceptUntrusted && f.lists() }
 
 func (f *verifier) lists() bool {
 	return len(f.matchers) > 0 || len(f.v.Hashes) > 0 || len(f.v.SPKIs) > 0
