@@ -584,8 +584,15 @@ func TestCount_WhenThingsHappen_ThenTheyAreInTheStatisticsOnce(t *testing.T) {
 			}
 		}
 	}
-	r.open(true)
+	r = newRig(t, http2.Server, nil)
+	r.Post(1, "/")
+	r.send()
+	r.users[0].s.Abort(http2.CodeCancel)
 	Count(&r.link.Counts, nil, 1) // nobody wants them
+	Count(&r.link.Counts, sc, 1)
+	if n, _ := sc.Value(stats.HTTP2TxReset); n != 1 {
+		t.Errorf("tx_reset is %d", n)
+	}
 }
 
 func TestAllocs_WhenRequestsAreServedOnAWarmLink_ThenThereAreNone(t *testing.T) {

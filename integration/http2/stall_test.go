@@ -126,24 +126,10 @@ func TestHandshake_WhenAServerStallsOrTrickles_ThenConnectTimeoutEndsIt(t *testi
 	var c config
 	index := map[string]string{}
 	for name, stall := range stalls {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { ln.Close() })
-		go func() {
-			for {
-				conn, err := ln.Accept()
-				if err != nil {
-					return
-				}
-				go func() { _, _ = io.Copy(io.Discard, conn); conn.Close() }()
-				go stall(conn)
-			}
-		}()
+		addr := serve(t, func(c net.Conn) { go stall(c); _, _ = io.Copy(io.Discard, c) })
 		id := fmt.Sprintf("c%d", len(index))
 		index[name] = id
-		c.cluster(id, ln.Addr().String(), upstreamTLS(), "")
+		c.cluster(id, addr, upstreamTLS(), "")
 		c.clusters[len(c.clusters)-1] = strings.Replace(c.clusters[len(c.clusters)-1], "connect_timeout: 2s", fmt.Sprintf("connect_timeout: %.1fs", shakeTimeout.Seconds()), 1)
 		c.listener(id, id, "", lines(file, "%UPSTREAM_CLUSTER% %RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS%"))
 	}

@@ -59,10 +59,10 @@ func echoHTTP2(t *testing.T) string {
 				return
 			case *xh2.MetaHeadersFrame:
 				if fr.PseudoValue("method") != http.MethodConnect {
-					f.headers(fr.StreamID, true, ":status", "400")
+					_ = f.headers(fr.StreamID, true, ":status", "400")
 					continue
 				}
-				f.headers(fr.StreamID, false, ":status", "200")
+				_ = f.headers(fr.StreamID, false, ":status", "200")
 			case *xh2.DataFrame:
 				_ = f.WriteData(fr.StreamID, fr.StreamEnded(), fr.Data())
 			}
@@ -72,6 +72,12 @@ func echoHTTP2(t *testing.T) string {
 
 // serve runs a backend; each connection is closed when f returns.
 func serve(t *testing.T, f func(net.Conn)) string {
+	t.Helper()
+	return accept(t, func(c net.Conn) { defer c.Close(); f(c) })
+}
+
+// accept runs f on a goroutine of its own for each connection to the address that it returns.
+func accept(t *testing.T, f func(net.Conn)) string {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -84,7 +90,7 @@ func serve(t *testing.T, f func(net.Conn)) string {
 			if err != nil {
 				return
 			}
-			go func() { defer c.Close(); f(c) }()
+			go f(c)
 		}
 	}()
 	return ln.Addr().String()
@@ -104,12 +110,12 @@ func newFramer(c net.Conn) *framer {
 	return f
 }
 
-func (f *framer) headers(id uint32, end bool, kv ...string) {
+func (f *framer) headers(id uint32, end bool, kv ...string) error {
 	f.hb.Reset()
 	for i := 0; i < len(kv); i += 2 {
 		_ = f.enc.WriteField(hpack.HeaderField{Name: kv[i], Value: kv[i+1]})
 	}
-	_ = f.WriteHeaders(xh2.HeadersFrameParam{StreamID: id, BlockFragment: f.hb.Bytes(), EndHeaders: true, EndStream: end})
+	return f.WriteHeaders(xh2.HeadersFrameParam{StreamID: id, BlockFragment: f.hb.Bytes(), EndHeaders: true, EndStream: end})
 }
 
 // next is the next frame of a stream, nil at the end.
@@ -169,9 +175,9 @@ func throughHTTP2(c net.Conn, connect bool) string {
 	f := newFramer(c)
 	_ = f.WriteSettings()
 	if connect {
-		f.headers(1, false, ":method", "CONNECT", ":authority", "t.test:80")
+		_ = f.headers(1, false, ":method", "CONNECT", ":authority", "t.test:80")
 	} else {
-		f.headers(1, false, ":method", "CONNECT", ":protocol", "websocket", ":scheme", "http", ":authority", "t.test", ":path", "/ws", "sec-websocket-version", "13")
+		_ = f.headers(1, false, ":method", "CONNECT", ":protocol", "websocket", ":scheme", "http", ":authority", "t.test", ":path", "/ws", "sec-websocket-version", "13")
 	}
 	var out []string
 	for {

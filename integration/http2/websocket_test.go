@@ -18,7 +18,6 @@ import (
 	"time"
 
 	xh2 "golang.org/x/net/http2"
-	"golang.org/x/net/http2/hpack"
 )
 
 // wsBytes is how much is echoed: less than a window, so that the ends need no flow control.
@@ -118,22 +117,10 @@ func wsAccept(key string) string {
 // wsServer accepts connections and hands out the tunnels that serve makes of them.
 func wsServer(t *testing.T, accepted chan tunnel, serve func(net.Conn, chan tunnel) error) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { ln.Close() })
-	go func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			_ = c.SetDeadline(time.Now().Add(patience))
-			go func() { _ = serve(c, accepted) }()
-		}
-	}()
-	return ln.Addr().String()
+	return accept(t, func(c net.Conn) {
+		_ = c.SetDeadline(time.Now().Add(patience))
+		_ = serve(c, accepted)
+	})
 }
 
 // upgraded is a tunnel that is the connection itself.
@@ -183,35 +170,24 @@ func upgradeClient(t *testing.T, addr string) tunnel {
 // carrier is one end of an HTTP/2 connection whose streams are tunnels.
 type carrier struct {
 	mu    sync.Mutex // frames are written by several goroutines
-	f     *xh2.Framer
-	block bytes.Buffer
-	enc   *hpack.Encoder
+	f     *framer
 	pipes map[uint32]*io.PipeWriter
 	head  func(*carrier, *xh2.MetaHeadersFrame, *stream) // gets the first head of a stream
 }
 
 func newCarrier(c net.Conn, head func(*carrier, *xh2.MetaHeadersFrame, *stream)) *carrier {
-	k := &carrier{f: xh2.NewFramer(c, c), pipes: map[uint32]*io.PipeWriter{}, head: head}
-	k.f.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
-	k.enc = hpack.NewEncoder(&k.block)
-	return k
+	return &carrier{f: newFramer(c), pipes: map[uint32]*io.PipeWriter{}, head: head}
 }
 
 // write writes frames.
 func (k *carrier) write(frames func(f *xh2.Framer) error) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return frames(k.f)
+	return frames(k.f.Framer)
 }
 
 func (k *carrier) headers(id uint32, kv ...string) error {
-	return k.write(func(f *xh2.Framer) error {
-		k.block.Reset()
-		for i := 0; i < len(kv); i += 2 {
-			_ = k.enc.WriteField(hpack.HeaderField{Name: kv[i], Value: kv[i+1]})
-		}
-		return f.WriteHeaders(xh2.HeadersFrameParam{StreamID: id, BlockFragment: k.block.Bytes(), EndHeaders: true})
-	})
+	return k.write(func(*xh2.Framer) error { return k.f.headers(id, false, kv...) })
 }
 
 // serve reads frames until the connection ends.

@@ -3,74 +3,34 @@
 package istio
 
 import (
-	"bytes"
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"sidecar/integration/proc"
 	"sidecar/internal/testctl"
 )
-
-var binary string
 
 func TestMain(m *testing.M) {
 	if role := os.Getenv("ISTIO_TEST_ROLE"); role == "peer" {
 		peerMain()
 		return
 	}
-	os.Exit(run(m))
-}
-
-func run(m *testing.M) int {
-	if binary = os.Getenv("ISTIO_TEST_BINARY"); binary != "" {
-		return m.Run() // inside a namespace
+	if inside := os.Getenv("ISTIO_TEST_BINARY"); inside != "" { // of a namespace
+		proc.Binary = inside
 	}
-	dir, err := os.MkdirTemp("", "sidecar-istio")
-	if err == nil {
-		err = os.Chmod(dir, 0o755) // the proxy runs as another user
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer os.RemoveAll(dir)
-	binary = filepath.Join(dir, "sidecar")
-	if out, err := exec.Command("go", "build", "-o", binary, "sidecar/cmd/sidecar").CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "build: %v\n%s", err, out)
-		return 1
-	}
-	return m.Run()
-}
-
-// buffer is a log that several goroutines may use.
-type buffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *buffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
+	proc.Run(m, func(dir string) error { return os.Chmod(dir, 0o755) }) // the proxy runs as another user
 }
 
 // startProxy runs the program against a control plane; attr may be nil.
-func startProxy(t testing.TB, ctl, admin string, attr *syscall.SysProcAttr) *buffer {
+func startProxy(t *testing.T, ctl, admin string, attr *syscall.SysProcAttr) {
 	t.Helper()
 	host, p, _ := net.SplitHostPort(ctl)
 	ahost, ap, _ := net.SplitHostPort(admin)
@@ -91,25 +51,12 @@ static_resources:
         explicit_http_config: {http2_protocol_options: {}}
     load_assignment: {cluster_name: xds-grpc, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: %s, port_value: %s}}}}]}]}
 `, ahost, ap, host, p)
-	if attr == nil {
-		attr = &syscall.SysProcAttr{}
+	cmd, out := proc.Command(t, "--config-yaml", boot, "--concurrency", "2", "--disable-hot-restart", "-l", "info")
+	if attr != nil {
+		cmd.SysProcAttr.Credential, cmd.SysProcAttr.AmbientCaps = attr.Credential, attr.AmbientCaps
+		cmd.Dir = "" // the other user may not enter that of the test
 	}
-	attr.Pdeathsig = syscall.SIGKILL
-	log := &buffer{}
-	cmd := exec.Command(binary, "--config-yaml", boot, "--concurrency", "2", "--disable-hot-restart", "-l", "info")
-	cmd.Stdout, cmd.Stderr, cmd.SysProcAttr = log, log, attr
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-		if t.Failed() {
-			s := log.String()
-			t.Logf("proxy log:\n%s", s[max(0, len(s)-8000):])
-		}
-	})
-	return log
+	proc.Launch(t, cmd, out)
 }
 
 // TestDump_WhenAsReceived_ThenEachResourceIsAcceptedOrRefusedByName compares with testdata/golden/NAME.txt; ISTIO_UPDATE=1 writes them anew.

@@ -27,6 +27,7 @@ import (
 	tcpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"sidecar/integration/proc"
 	"sidecar/internal/testctl"
 )
 
@@ -54,7 +55,7 @@ func TestListeners_WhenStripped_ThenAllServeTrafficInANamespace(t *testing.T) {
 	for _, name := range dumps {
 		t.Run(name, func(t *testing.T) {
 			cmd := exec.Command(os.Args[0], "-test.run=^TestListeners_", "-test.v", "-test.timeout=120s")
-			cmd.Env = append(os.Environ(), "ISTIO_TEST_DUMP="+name, "ISTIO_TEST_BINARY="+binary)
+			cmd.Env = append(os.Environ(), "ISTIO_TEST_DUMP="+name, "ISTIO_TEST_BINARY="+proc.Binary)
 			cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
 			out, err := cmd.CombinedOutput()
 			if err != nil {

@@ -4,21 +4,20 @@ package soak
 
 import (
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"sort"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
+
+	"sidecar/integration/proc"
 )
 
 // maxRSS bounds the process after the traffic; the real need is a fraction.
@@ -43,8 +42,7 @@ type run struct {
 	tcp      int
 	extra    int  // of the listener that comes and goes
 	churn    bool // the configuration changes all the time
-	cmd      *exec.Cmd
-	exited   chan struct{}
+	p        *proc.Proxy
 	stopping atomic.Bool
 	failures atomic.Int64
 	ids      atomic.Uint64
@@ -120,6 +118,13 @@ func number(t *testing.T, name, def string) int {
 	return n
 }
 
+func TestMain(m *testing.M) {
+	if bin := os.Getenv("SOAK_BIN"); bin != "" {
+		proc.Binary, _ = filepath.Abs(bin) // the process runs elsewhere
+	}
+	proc.Run(m, nil)
+}
+
 func TestSoak_WhenPeersAreRandom_ThenEveryByteIsRightAndNothingIsHeld(t *testing.T) { soak(t, false) }
 
 func TestSoak_WhenTheConfigurationChangesAllTheTime_ThenTheSame(t *testing.T) { soak(t, true) }
@@ -152,86 +157,29 @@ func soak(t *testing.T, churn bool) {
 
 // start makes the backends and the process.
 func (r *run) start() {
-	bin := os.Getenv("SOAK_BIN")
-	if bin == "" {
-		bin = filepath.Join(r.dir, "sidecar")
-		if out, err := exec.Command("go", "build", "-o", bin, "sidecar/cmd/sidecar").CombinedOutput(); err != nil {
-			r.t.Fatalf("build: %v\n%s", err, out)
-		}
-	}
 	for _, n := range []string{"clean", "other", "chaos", "retry", "mirror"} {
 		r.backends[n] = newBackend(r, n, serveHTTP)
 	}
 	r.backends["mirror"].mirror = true
 	r.backends["tcp"] = newBackend(r, "tcp", serveTCP)
 	r.admin, r.http, r.small, r.tcp, r.extra = r.port(), r.port(), r.port(), r.port(), r.port()
-	file := filepath.Join(r.dir, "bootstrap.yaml")
-	if err := os.WriteFile(file, []byte(r.bootstrap()), 0o644); err != nil {
-		r.t.Fatal(err)
-	}
-	log, err := os.Create(filepath.Join(r.dir, "stderr"))
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	r.cmd = exec.Command(bin, "-c", file, "--concurrency", "2", "--file-flush-interval-msec", "50", "-l", "info")
-	r.cmd.Stdout, r.cmd.Stderr = log, log
-	r.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := r.cmd.Start(); err != nil {
-		r.t.Fatal(err)
-	}
-	r.exited = make(chan struct{})
-	go func() { r.cmd.Wait(); close(r.exited) }()
+	cmd, out := proc.Configured(r.t, r.bootstrap(), "--concurrency", "2", "--file-flush-interval-msec", "50", "-l", "info")
 	r.t.Cleanup(func() {
-		r.stopping.Store(true)
-		r.cmd.Process.Kill()
-		<-r.exited
 		for _, b := range r.backends {
 			b.close()
 		}
 	})
-	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
-		if body, err := r.get("/ready"); err == nil && strings.Contains(body, "LIVE") {
-			return
-		}
-		select {
-		case <-r.exited:
-			r.t.Fatalf("the process ended at start:\n%s", r.stderr())
-		default:
-		}
-		if time.Now().After(deadline) {
-			r.t.Fatalf("not ready:\n%s", r.stderr())
-		}
-	}
-}
-
-func (r *run) stderr() string {
-	b, _ := os.ReadFile(filepath.Join(r.dir, "stderr"))
-	return string(b)
-}
-
-func (r *run) get(path string) (string, error) {
-	resp, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d%s", r.admin, path))
-	if err != nil {
-		return "", err
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(resp.Body)
-	return string(b), err
+	r.p = proc.Launch(r.t, cmd, out)
+	r.t.Cleanup(func() { r.stopping.Store(true) })
+	r.p.Admin = fmt.Sprintf("127.0.0.1:%d", r.admin)
+	r.p.Until("live", func() bool { return r.p.Get("/ready") == "LIVE\n" })
 }
 
 // stats reads all counters and gauges.
 func (r *run) stats() map[string]int64 {
-	body, err := r.get("/stats")
-	if err != nil {
-		r.t.Fatalf("admin: %v\n%s", err, r.stderr())
-	}
-	m := map[string]int64{}
-	for _, line := range strings.Split(body, "\n") {
-		if k, v, ok := strings.Cut(line, ": "); ok {
-			if n, err := strconv.ParseInt(v, 10, 64); err == nil {
-				m[k] = n
-			}
-		}
+	m := r.p.Stats()
+	if len(m) == 0 {
+		r.t.Fatalf("admin says nothing:\n%s", r.p.Log)
 	}
 	return m
 }
@@ -244,7 +192,7 @@ type process struct {
 
 func (r *run) process() process {
 	p := process{others: map[string]int{}}
-	dir := fmt.Sprintf("/proc/%d", r.cmd.Process.Pid)
+	dir := fmt.Sprintf("/proc/%d", r.p.Cmd.Process.Pid)
 	fds, _ := os.ReadDir(dir + "/fd")
 	for _, fd := range fds {
 		switch to, _ := os.Readlink(filepath.Join(dir, "fd", fd.Name())); {
@@ -373,7 +321,7 @@ func (r *run) held(before process) (why []string) {
 // sockets tells the TCP state (1 established, 8 close-wait, 7 closed) and the hexadecimal ports of the process's sockets that do not listen.
 func (r *run) sockets() (list []string) {
 	own := map[string]bool{}
-	dir := fmt.Sprintf("/proc/%d/fd", r.cmd.Process.Pid)
+	dir := fmt.Sprintf("/proc/%d/fd", r.p.Cmd.Process.Pid)
 	fds, _ := os.ReadDir(dir)
 	for _, fd := range fds {
 		to, _ := os.Readlink(filepath.Join(dir, fd.Name()))
@@ -396,11 +344,9 @@ func (r *run) sockets() (list []string) {
 
 // finish checks what is only known at the end: access log, memory, threads, panics.
 func (r *run) finish() {
-	select {
-	case <-r.exited:
-		r.failf("the process ended: %v\n%s", r.cmd.ProcessState, r.stderr())
+	if r.p.Ended() {
+		r.failf("the process ended: %v\n%s", r.p.Cmd.ProcessState, r.p.Log)
 		return
-	default:
 	}
 	s := r.stats()
 	total := s["http.soak.downstream_rq_total"]
@@ -432,7 +378,7 @@ func (r *run) finish() {
 	if p.threads > 40 {
 		r.failf("%d threads", p.threads)
 	}
-	log := r.stderr()
+	log := r.p.Log.String()
 	if i := strings.Index(log, "panic"); i >= 0 {
 		r.failf("the log has a panic:\n%s", log[i:min(len(log), i+3000)])
 	}

@@ -526,7 +526,7 @@ func churnRun(t *testing.T, delta bool) {
 	if c.every = 50; n < 500 {
 		c.every = 10 // the short run refuses something of every type too
 	}
-	pid := c.x.cmd.Process.Pid
+	pid := c.x.Cmd.Process.Pid
 	began, used := time.Now(), cpu(pid)
 	var memory []int
 	next := began

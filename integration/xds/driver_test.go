@@ -61,7 +61,7 @@ var driver = sync.OnceValues(func() (d struct{ binary, samples string }, err err
 		return d, fmt.Errorf("go list: %w", err)
 	}
 	d.samples = filepath.Join(strings.TrimSpace(string(out)), "sample")
-	d.binary = filepath.Join(filepath.Dir(binary), "driver")
+	d.binary = filepath.Join(tools, "driver")
 	if out, err := exec.Command("go", "build", "-o", d.binary, controlPlane+"/pkg/test/main").CombinedOutput(); err != nil {
 		return d, fmt.Errorf("go build: %w: %s", err, out)
 	}

@@ -3,7 +3,6 @@
 package xds
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -11,14 +10,13 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
+
+	"sidecar/integration/proc"
 )
 
 // oracle plays the scripts to Envoy instead of ours.
@@ -27,26 +25,11 @@ var oracle = os.Getenv("XDS_ORACLE") != ""
 // patience bounds every wait; the machine may be busy.
 const patience = 15 * time.Second
 
-var binary string
+// tools is where other programs are built.
+var tools string
 
 func TestMain(m *testing.M) {
-	os.Exit(run(m))
-}
-
-func run(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "sidecar-xds")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer os.RemoveAll(dir)
-	binary = filepath.Join(dir, "sidecar")
-	build := exec.Command("go", "build", "-o", binary, "sidecar/cmd/sidecar")
-	if out, err := build.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "build: %v\n%s", err, out)
-		return 1
-	}
-	return m.Run()
+	proc.Run(m, func(dir string) error { tools = dir; return nil })
 }
 
 var lastPort atomic.Uint32
@@ -84,25 +67,8 @@ type options struct {
 
 // proxy is one process under test.
 type proxy struct {
-	t     testing.TB
-	cmd   *exec.Cmd
-	admin string
-	mu    sync.Mutex
-	log   bytes.Buffer
-	over  chan struct{}
-}
-
-func (p *proxy) Write(b []byte) (int, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.log.Write(b)
-}
-
-func (p *proxy) logs() string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	s := p.log.String()
-	return s[max(0, len(s)-6000):]
+	*proc.Proxy
+	t testing.TB
 }
 
 func (o *options) source(kind string) string {
@@ -161,9 +127,9 @@ static_resources:
 }
 
 // start runs the proxy; unless noReady it is live when start returns.
-func start(t testing.TB, o options) *proxy {
+func start(t *testing.T, o options) *proxy {
 	t.Helper()
-	bin := binary
+	bin := proc.Binary
 	if oracle || o.envoy {
 		var err error
 		if bin, err = exec.LookPath("envoy"); err != nil {
@@ -171,13 +137,9 @@ func start(t testing.TB, o options) *proxy {
 		}
 	}
 	admin := port(t)
-	file := filepath.Join(t.TempDir(), "bootstrap.yaml")
 	text := o.boot
 	if text == nil {
 		text = o.bootstrap
-	}
-	if err := os.WriteFile(file, []byte(text(admin)), 0o600); err != nil {
-		t.Fatal(err)
 	}
 	if o.drain == 0 {
 		o.drain = 600
@@ -185,24 +147,10 @@ func start(t testing.TB, o options) *proxy {
 	if o.workers == 0 {
 		o.workers = 2
 	}
-	args := []string{"-c", file, "--concurrency", strconv.Itoa(o.workers), "--drain-time-s", strconv.Itoa(o.drain), "--disable-hot-restart", "-l", "info"}
-	p := &proxy{t: t, cmd: exec.Command(bin, args...), admin: fmt.Sprintf("http://127.0.0.1:%d", admin), over: make(chan struct{})}
-	p.cmd.Stdout, p.cmd.Stderr = p, p
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := p.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		_ = p.cmd.Wait()
-		close(p.over)
-	}()
-	t.Cleanup(func() {
-		_ = p.cmd.Process.Kill()
-		<-p.over
-		if t.Failed() {
-			t.Logf("proxy log:\n%s", p.logs())
-		}
-	})
+	cmd, out := proc.Configured(t, text(admin), "--concurrency", strconv.Itoa(o.workers), "--drain-time-s", strconv.Itoa(o.drain), "--disable-hot-restart", "-l", "info")
+	cmd.Path = bin
+	p := &proxy{proc.Launch(t, cmd, out), t}
+	p.Admin = fmt.Sprintf("127.0.0.1:%d", admin)
 	if !o.noReady {
 		p.live()
 	}
@@ -220,7 +168,7 @@ func (p *proxy) live() {
 
 func (p *proxy) get(path string) (int, string) {
 	c := http.Client{Timeout: 5 * time.Second}
-	r, err := c.Get(p.admin + path)
+	r, err := c.Get("http://" + p.Admin + path)
 	if err != nil {
 		return 0, err.Error()
 	}

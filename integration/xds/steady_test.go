@@ -17,7 +17,7 @@ import (
 
 // loadTool is internal/cmd/load, built once: clients and a backend that cost little beside the proxy.
 var loadTool = sync.OnceValues(func() (string, error) {
-	tool := filepath.Join(filepath.Dir(binary), "load")
+	tool := filepath.Join(tools, "load")
 	if out, err := exec.Command("go", "build", "-o", tool, "sidecar/internal/cmd/load").CombinedOutput(); err != nil {
 		return "", fmt.Errorf("go build: %w: %s", err, out)
 	}
