@@ -80,17 +80,7 @@ func (st *step) view(r *Record) (v []byte, ok bool) {
 			return h.Value(i), true
 		}
 	}
-	var s httpmsg.Span
-	switch st.pseudo {
-	case pseudoMethod:
-		s = h.MethodName
-	case pseudoPath:
-		s = h.Target
-	case pseudoAuthority:
-		s = h.Authority
-	case pseudoScheme:
-		s = h.Scheme
-	}
+	s := st.pseudo.span(h)
 	if s.Len == 0 {
 		return nil, false
 	}

@@ -246,13 +246,28 @@ func (o *op) header(r *Record) ([]byte, bool) {
 
 // field looks up a header or pseudo-header; h is nil for trailers.
 func field(h *httpmsg.Head, f *httpmsg.Fields, n *headerName) ([]byte, bool) {
-	var s httpmsg.Span
 	switch n.pseudo {
 	case ordinary:
 		if n.key.Name == "" {
 			return nil, false
 		}
 		return f.GetKey(n.key)
+	case pseudoStatus:
+		if h.Status >= 100 && h.Status <= 999 {
+			return statusText(h.Status), true
+		}
+		return nil, false
+	}
+	s := n.pseudo.span(h)
+	if s.Len == 0 {
+		return nil, false
+	}
+	return f.A.Bytes(s), true
+}
+
+// span is where h has the value of a request's pseudo-header; empty for any other.
+func (p pseudo) span(h *httpmsg.Head) (s httpmsg.Span) {
+	switch p {
 	case pseudoMethod:
 		s = h.MethodName
 	case pseudoPath:
@@ -261,15 +276,8 @@ func field(h *httpmsg.Head, f *httpmsg.Fields, n *headerName) ([]byte, bool) {
 		s = h.Authority
 	case pseudoScheme:
 		s = h.Scheme
-	case pseudoStatus:
-		if h.Status >= 100 && h.Status <= 999 {
-			return statusText(h.Status), true
-		}
 	}
-	if s.Len == 0 {
-		return nil, false
-	}
-	return f.A.Bytes(s), true
+	return s
 }
 
 // statuses holds "100".."999" back to back so that %RESP(:STATUS)% needs no memory of its own.
