@@ -46,8 +46,8 @@ var Messages = registry.Messages{
 	},
 	"envoy.config.bootstrap.v3.Bootstrap.DynamicResources": {
 		"lds_config": registry.Supported, "cds_config": registry.Supported, "ads_config": registry.Supported,
-		"lds_resources_locator": registry.Refuse("xdstp resource names are not supported"),
-		"cds_resources_locator": registry.Refuse("xdstp resource names are not supported"),
+		"lds_resources_locator": registry.Refuse("collections (globs of xdstp names) are not supported"),
+		"cds_resources_locator": registry.Refuse("collections (globs of xdstp names) are not supported"),
 	},
 	"envoy.config.core.v3.ConfigSource": {
 		"path": registry.Supported, "path_config_source": registry.Supported, "api_config_source": registry.Supported, "ads": registry.Whole,

@@ -19,7 +19,7 @@ var onDemandMessages = registry.Messages{
 	"envoy.extensions.filters.http.on_demand.v3.OnDemand":       {"odcds": registry.Supported},
 	"envoy.extensions.filters.http.on_demand.v3.PerRouteConfig": {"odcds": registry.Supported},
 	"envoy.extensions.filters.http.on_demand.v3.OnDemandCds": {"source": registry.Whole, "timeout": registry.Supported,
-		"resources_locator": registry.Refuse("xdstp resource names are not supported")},
+		"resources_locator": registry.Refuse("collections (globs of xdstp names) are not supported")},
 }
 
 // ClusterSources resolves where clusters come from on demand, and how long is waited for them; c is at the source. It is the environment of PerRoute.

@@ -87,7 +87,7 @@ var Messages = registry.Messages{
 		"separator": registry.Supported, "key": registry.Supported},
 	"envoy.extensions.filters.network.http_connection_manager.v3.ScopedRouteConfigurationsList": {"scoped_route_configurations": registry.Whole},
 	"envoy.extensions.filters.network.http_connection_manager.v3.ScopedRds": {"scoped_rds_config_source": registry.Whole,
-		"srds_resources_locator": registry.Refuse("xdstp resource names are not supported")},
+		"srds_resources_locator": registry.Refuse("collections (globs of xdstp names) are not supported")},
 	"envoy.config.route.v3.ScopedRouteConfiguration": {
 		"name": registry.Supported, "route_configuration_name": registry.Supported, "key": registry.Supported,
 		"route_configuration": registry.Refuse("name a route configuration instead"), "on_demand": registry.Supported},
@@ -121,7 +121,7 @@ var Messages = registry.Messages{
 		"check_drain_close":     registry.Warn("tunnels end with the drain time of their listener"),
 	},
 	"envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.OnDemand": {"odcds_config": registry.Whole, "timeout": registry.Supported,
-		"resources_locator": registry.Refuse("xdstp resource names are not supported")},
+		"resources_locator": registry.Refuse("collections (globs of xdstp names) are not supported")},
 	"envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.TunnelingConfig": {
 		"hostname": registry.Supported, "headers_to_add": registry.Whole,
 		"use_post":                    registry.Supported.Note("to hosts that speak HTTP/2"),
