@@ -28,24 +28,47 @@ func odcds(src *corev3.ConfigSource, timeout time.Duration) *demandv3.OnDemandCd
 	return o
 }
 
-// clusterWorld is a proxy whose routes take the cluster from x-cluster. The filter has no odcds of its own for "/plain".
-type clusterWorld struct {
+// unready is a proxy with the cluster "a" that waits for its listeners.
+type unready struct {
 	t    *testing.T
 	s    *script
 	x    *proxy
 	p, o *peer // of everything else, and of clusters on demand
 	a    *backend
-	port int
 }
 
-func newClusterWorld(t *testing.T, delta, own bool, perRoute bool) *clusterWorld {
-	w := &clusterWorld{t: t, s: newScript(t), a: newBackend(t, "A"), port: port(t)}
+func newUnready(t *testing.T, delta bool) unready {
+	w := unready{t: t, s: newScript(t), a: newBackend(t, "A")}
 	w.x = start(t, options{ctl: w.s.Addr(), delta: delta, noReady: true})
 	w.p = w.s.accept()
 	w.o = w.p
 	w.p.asked(cdsURL)
 	w.p.acked(w.p.push(cdsURL, "1", of(staticCluster("a", w.a.port))))
 	w.p.asked(ldsURL)
+	return w
+}
+
+// wants waits for the answer to a call.
+func (w *unready) wants(got <-chan string, want string) {
+	w.t.Helper()
+	select {
+	case s := <-got:
+		if s != want {
+			w.t.Errorf("answer %q, want %q", s, want)
+		}
+	case <-time.After(patience):
+		w.t.Fatal("no answer")
+	}
+}
+
+// clusterWorld is a proxy whose routes take the cluster from x-cluster. The filter has no odcds of its own for "/plain".
+type clusterWorld struct {
+	unready
+	port int
+}
+
+func newClusterWorld(t *testing.T, delta, own bool, perRoute bool) *clusterWorld {
+	w := &clusterWorld{newUnready(t, delta), port(t)}
 	src := adsSource(0)
 	if own {
 		src = grpcSource(true)
@@ -88,18 +111,6 @@ func (w *clusterWorld) call(path, cluster string) <-chan string {
 		got <- fmt.Sprint(r.StatusCode, " ", string(b))
 	}()
 	return got
-}
-
-func (w *clusterWorld) wants(got <-chan string, want string) {
-	w.t.Helper()
-	select {
-	case s := <-got:
-		if s != want {
-			w.t.Errorf("answer %q, want %q", s, want)
-		}
-	case <-time.After(patience):
-		w.t.Fatal("no answer")
-	}
 }
 
 func TestODCDS_WhenAClusterIsUnknown_ThenTheRequestWaitsForIt(t *testing.T) {

@@ -25,22 +25,13 @@ import (
 
 // demandWorld is a proxy with the filter on_demand, whose route configuration r takes virtual hosts over VHDS. Only own.test is there.
 type demandWorld struct {
-	t    *testing.T
-	s    *script
-	x    *proxy
-	p    *peer
-	a    *backend
+	unready
 	port int
 	log  string
 }
 
 func newDemandWorld(t *testing.T, fetch time.Duration, change ...func(*hcmv3.HttpConnectionManager)) *demandWorld {
-	w := &demandWorld{t: t, s: newScript(t), a: newBackend(t, "A"), port: port(t), log: filepath.Join(t.TempDir(), "log")}
-	w.x = start(t, options{ctl: w.s.Addr(), delta: true, noReady: true})
-	w.p = w.s.accept()
-	w.p.asked(cdsURL)
-	w.p.acked(w.p.push(cdsURL, "1", of(staticCluster("a", w.a.port))))
-	w.p.asked(ldsURL)
+	w := &demandWorld{newUnready(t, true), port(t), filepath.Join(t.TempDir(), "log")}
 	l := rdsListener("l", w.port, "r", 0)
 	h := &hcmv3.HttpConnectionManager{}
 	if err := l.FilterChains[0].Filters[0].GetTypedConfig().UnmarshalTo(h); err != nil {
@@ -103,18 +94,6 @@ func (w *demandWorld) count(host string) (n int) {
 		}
 	}
 	return n
-}
-
-func (w *demandWorld) wants(got <-chan string, want string) {
-	w.t.Helper()
-	select {
-	case s := <-got:
-		if s != want {
-			w.t.Errorf("answer %s, want %s", s, want)
-		}
-	case <-time.After(patience):
-		w.t.Fatal("no answer")
-	}
 }
 
 func TestOnDemand_WhenAHostIsUnknown_ThenTheRequestWaitsForItsVirtualHost(t *testing.T) {

@@ -26,20 +26,12 @@ func scope(name string, onDemand bool) *routev3.ScopedRouteConfiguration {
 
 // scopeWorld is a proxy that takes its scopes from SRDS: a, and b and c on demand. Without the filter nothing is asked for.
 type scopeWorld struct {
-	t    *testing.T
-	x    *proxy
-	p    *peer
+	unready
 	port int
 }
 
 func newScopeWorld(t *testing.T, delta, filter bool, fetch time.Duration) *scopeWorld {
-	s, a := newScript(t), newBackend(t, "A")
-	w := &scopeWorld{t: t, port: port(t)}
-	w.x = start(t, options{ctl: s.Addr(), delta: delta, noReady: true})
-	w.p = s.accept()
-	w.p.asked(cdsURL)
-	w.p.acked(w.p.push(cdsURL, "1", of(staticCluster("a", a.port))))
-	w.p.asked(ldsURL)
+	w := &scopeWorld{newUnready(t, delta), port(t)}
 	h := hcm("l")
 	h.RouteSpecifier = &hcmv3.HttpConnectionManager_ScopedRoutes{ScopedRoutes: &hcmv3.ScopedRoutes{Name: "s", RdsConfigSource: adsSource(fetch),
 		ScopeKeyBuilder: &hcmv3.ScopedRoutes_ScopeKeyBuilder{Fragments: []*hcmv3.ScopedRoutes_ScopeKeyBuilder_FragmentBuilder{{
@@ -75,18 +67,6 @@ func (w *scopeWorld) call(name string) <-chan string {
 		got <- fmt.Sprint(r.StatusCode)
 	}()
 	return got
-}
-
-func (w *scopeWorld) wants(got <-chan string, want string) {
-	w.t.Helper()
-	select {
-	case s := <-got:
-		if s != want {
-			w.t.Errorf("answer %q, want %q", s, want)
-		}
-	case <-time.After(patience):
-		w.t.Fatal("no answer")
-	}
 }
 
 // requested tells whether a route configuration was ever asked for.

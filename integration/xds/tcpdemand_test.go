@@ -27,23 +27,13 @@ import (
 
 // tcpWorld is a proxy with a TCP listener for each of some clusters, which are asked for on demand.
 type tcpWorld struct {
-	t     *testing.T
-	s     *script
-	x     *proxy
-	p, o  *peer // of everything else, and of clusters on demand
-	a     *backend
+	unready
 	ports map[string]int
 	log   string
 }
 
 func newTCPWorld(t *testing.T, own bool, change func(cluster string, f *tcpv3.TcpProxy), clusters ...string) *tcpWorld {
-	w := &tcpWorld{t: t, s: newScript(t), a: newBackend(t, "A"), ports: map[string]int{}, log: filepath.Join(t.TempDir(), "log")}
-	w.x = start(t, options{ctl: w.s.Addr(), delta: true, noReady: true})
-	w.p = w.s.accept()
-	w.o = w.p
-	w.p.asked(cdsURL)
-	w.p.acked(w.p.push(cdsURL, "1", of(staticCluster("a", w.a.port))))
-	w.p.asked(ldsURL)
+	w := &tcpWorld{newUnready(t, true), map[string]int{}, filepath.Join(t.TempDir(), "log")}
 	src := adsSource(0)
 	if own {
 		src = grpcSource(true)
@@ -96,18 +86,6 @@ func (w *tcpWorld) call(cluster string) <-chan string {
 		got <- fmt.Sprint(r.StatusCode, " ", string(b))
 	}()
 	return got
-}
-
-func (w *tcpWorld) wants(got <-chan string, want string) {
-	w.t.Helper()
-	select {
-	case s := <-got:
-		if s != want {
-			w.t.Errorf("answer %q, want %q", s, want)
-		}
-	case <-time.After(patience):
-		w.t.Fatal("no answer")
-	}
 }
 
 func TestTCPDemand_WhenAClusterIsUnknown_ThenTheConnectionWaitsForIt(t *testing.T) {
