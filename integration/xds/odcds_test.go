@@ -152,6 +152,9 @@ func TestODCDS_WhenAClusterIsUnknown_ThenTheRequestWaitsForIt(t *testing.T) {
 			w.wants(b, "200 A")
 			w.x.wants(map[string]int64{"http.l.no_cluster": 3, "cluster_manager.cluster_added": 4, "cluster_manager.odcds.update_rejected": 0,
 				"cluster_manager.odcds.update_success": 4, "cluster_manager.odcds.update_failure": 0})
+			if own {
+				w.x.wants(map[string]int64{"cluster_manager.odcds.control_plane.connected_state": 1})
+			}
 			if slices.ContainsFunc(w.o.requests(), func(r testctl.Request) bool { return slices.Contains(r.Names, "e") }) {
 				t.Error("cluster e was asked for")
 			}

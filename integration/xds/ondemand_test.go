@@ -16,9 +16,13 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	filev3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/file/v3"
+	grpcstatsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/grpc_stats/v3"
+	grpcwebv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/grpc_web/v3"
 	demandv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/on_demand/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"sidecar/internal/testctl"
 )
@@ -249,4 +253,43 @@ func TestOnDemand_WhenManyHostsAreAskedForAtOnce_ThenEachRequestGetsItsOwnAnswer
 	}
 	close(done)
 	w.x.wants(map[string]int64{"http.l.downstream_rq_active": 0, "http.l.no_route": hosts * each / 2})
+}
+
+func TestOnDemand_WhenFiltersHaveSeenTheRequestBefore_ThenTheirWorkIsDoneOnce(t *testing.T) {
+	t.Parallel()
+	w := newDemandWorld(t, 0, func(h *hcmv3.HttpConnectionManager) {
+		first := func(name string, m proto.Message) *hcmv3.HttpFilter {
+			return &hcmv3.HttpFilter{Name: name, ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: packed(m)}}
+		}
+		h.HttpFilters = append([]*hcmv3.HttpFilter{first("web", &grpcwebv3.GrpcWeb{}), first("stats", &grpcstatsv3.FilterConfig{
+			PerMethodStatSpecifier: &grpcstatsv3.FilterConfig_StatsForAllMethods{StatsForAllMethods: wrapperspb.Bool(true)}})}, h.HttpFilters...)
+	})
+	call := func(host, body string) <-chan string {
+		got := make(chan string, 1)
+		go func() {
+			req, _ := http.NewRequest(http.MethodPost, fmt.Sprintf("http://127.0.0.1:%d/pkg.svc/m", w.port), strings.NewReader(body))
+			req.Host = host
+			req.Header.Set("Content-Type", "application/grpc-web+proto")
+			r, err := (&http.Client{Transport: &oneShot, Timeout: patience}).Do(req)
+			if err != nil {
+				got <- err.Error()
+				return
+			}
+			_ = r.Body.Close()
+			got <- fmt.Sprint(r.StatusCode, " ", r.Header.Get("Content-Type"), " ", r.Header.Get("Grpc-Status"))
+		}()
+		return got
+	}
+	const want = "200 application/grpc-web+proto 2" // the backend does not speak gRPC
+	w.wants(call("own.test", ""), want)
+	w.wants(call("own.test", "\x00\x00\x00\x00\x02hi"), want)
+	for i, body := range []string{"", "\x00\x00\x00\x00\x02hi"} { // Envoy starts anew with the request that has no body
+		host := fmt.Sprintf("h%d.test", i)
+		c := call(host, body)
+		eventually(t, host+" is asked for", func() bool { return w.count(host) > 0 })
+		w.p.acked(w.p.push(vhdsURL, fmt.Sprint(2+i), of(vhost("r/"+host, "a", host))))
+		w.wants(c, want)
+	}
+	// The message that waited has no cluster to count it for when it passes grpc_stats.
+	w.x.wants(map[string]int64{"cluster.a.grpc.pkg.svc.m.request_message_count": 1, "http.l.downstream_rq_total": 5, "http.l.downstream_rq_completed": 5})
 }

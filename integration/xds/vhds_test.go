@@ -3,6 +3,7 @@
 package xds
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -152,4 +153,28 @@ func TestVHDS_WhenTheSourceIsNotDelta_ThenTheRoutesAreRefused(t *testing.T) {
 		w.p.nacked(w.p.push(rdsURL, "2", of(vhdsRoutes("r", src, "own.test"))), want)
 	}
 	w.c.answers(t, 200, "A")
+}
+
+func TestVHDS_WhenItHasAStreamOfItsOwn_ThenItsControlPlaneIsShown(t *testing.T) {
+	t.Parallel()
+	s, a := newScript(t), newBackend(t, "A")
+	x := start(t, options{ctl: s.Addr(), delta: true, noReady: true})
+	p := s.accept()
+	p.asked(cdsURL)
+	p.acked(p.push(cdsURL, "1", of(staticCluster("a", a.port))))
+	p.asked(ldsURL)
+	p.acked(p.push(ldsURL, "1", of(rdsListener("l", port(t), "r", 0))))
+	p.asked(rdsURL, "r")
+	p.push(rdsURL, "1", of(vhdsRoutes("r", grpcSource(true), "own.test")))
+	const pre = "http.l.rds.vhds.r."
+	for i := range 2 {
+		v := s.accept()
+		v.asked(vhdsURL)
+		v.acked(v.push(vhdsURL, fmt.Sprint(i+1), of(vhost("r/b.test", "a", "b.test", fmt.Sprintf("c%d.test", i)))))
+		x.live()
+		x.wants(map[string]int64{pre + "control_plane.connected_state": 1, pre + "control_plane.pending_requests": 0,
+			pre + "control_plane.rate_limit_enforced": 0, pre + "update_attempt": int64(2 + 2*i), pre + "update_failure": int64(i),
+			pre + "update_success": int64(1 + i), pre + "config_reload": int64(1 + i)})
+		v.conv.End(nil)
+	}
 }

@@ -33,6 +33,7 @@ type feed struct {
 	closed   bool        // retired: what still comes is for nobody
 	ttl      *time.Timer // to the next expiry
 	version  map[resource.Type]string
+	plane    *stats.Scope // control_plane.*; nil = not shown
 }
 
 // feedFor returns the feed of a config source for one type, making it on first use. Secrets that do not come over ADS have a stream each, as in Envoy:
@@ -76,6 +77,10 @@ func (f *feed) open(t resource.Type, src *bootstrap.Source) error {
 	case src.API != nil && src.API.REST: // polling has no connection to show
 	case src.Kind == bootstrap.SourceADS:
 		st.scope = c.cfg.Stats.Scope("control_plane.", stats.ControlPlaneDef)
+	case src.Kind == bootstrap.SourceGRPC && f.only == onDemand:
+		st.scope = c.cfg.Stats.Scope("cluster_manager.odcds.control_plane.", stats.ControlPlaneDef)
+	case src.Kind == bootstrap.SourceGRPC && t == resource.VirtualHost && c.routes[f.only] != nil:
+		st.scope = c.cfg.Stats.Scope(c.routes[f.only].prefix+"vhds."+f.only+".control_plane.", stats.ControlPlaneDef)
 	case src.Kind == bootstrap.SourceGRPC && t == resource.Cluster:
 		st.scope = c.cfg.Stats.Scope("cluster_manager.cds.control_plane.", stats.ControlPlaneDef)
 	case src.Kind == bootstrap.SourceGRPC && t == resource.Runtime:
@@ -83,6 +88,7 @@ func (f *feed) open(t resource.Type, src *bootstrap.Source) error {
 	case src.Kind == bootstrap.SourceGRPC && t == resource.Listener:
 		st.scope = c.cfg.Stats.Scope("listener_manager.lds.control_plane.", stats.ControlPlaneDef)
 	}
+	f.plane = st.scope
 	cfg := ads.Config{Seed: c.cfg.Seed, ExplicitWildcard: c.cfg.ExplicitWildcard}
 	if src.Kind == bootstrap.SourcePath {
 		r, err := transport.NewFile(transport.FileConfig{Path: src.Path, TypeURL: t.URL(), Sink: sink, Clock: c.now, Stats: st})
@@ -315,6 +321,9 @@ func (f *feed) retire() {
 	}
 	f.closed = true
 	delete(f.c.feeds, f.key)
+	if f.plane != nil {
+		f.plane.Release()
+	}
 	go f.run.Close() // waits for the stream's goroutines, which may be waiting for this one
 }
 
