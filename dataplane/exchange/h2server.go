@@ -230,9 +230,11 @@ func (s *h2Server) request(ev *http2.Event, now sys.Nanos) {
 	st := s.k.Open(ev.Stream, x, ev.End)
 	s.begin(x, st, now, 1)
 	ev.Stream.Trailers = &x.reqTr
-	if most := s.ch.h.MaxRequestsPerConn; s.st == h2Open && most > 0 && s.k.H2.Streams() >= most {
-		s.ch.hcm.Inc(stats.HCMDownstreamCxMaxRequestsReached)
-		s.startDrain()
+	if most := s.ch.h.MaxRequestsPerConn; most > 0 && s.k.H2.Streams() >= most {
+		s.ch.hcm.Inc(stats.HCMDownstreamCxMaxRequestsReached) // counts streams, as in Envoy
+		if s.st == h2Open {
+			s.startDrain()
+		}
 	}
 	st.Start(now)
 }

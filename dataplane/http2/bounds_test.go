@@ -42,6 +42,18 @@ func TestWindowsGrowWithTheRoundTrip(t *testing.T) {
 	}
 }
 
+func TestWindowsAtTheirMaximumAreReturnedByHalves(t *testing.T) {
+	const most = 1<<31 - 1
+	co, so := defaults(Client), defaults(Server)
+	co.StreamWindow, co.MaxStreamWindow, co.ConnWindow, co.MaxConnWindow = most, most, most, most
+	p := newPair(co, so)
+	p.client.start(0, 40000, p.now)
+	p.settle()
+	if p.client.done != 1 || p.client.failed || p.server.failed {
+		t.Errorf("done %d, failed %v and %v", p.client.done, p.client.failed, p.server.failed)
+	}
+}
+
 // TestServerStopsReadingWhenItsHeadsAreNotRead: heads are not under flow control, so a client that asks and never reads is not read any more.
 func TestServerStopsReadingWhenItsHeadsAreNotRead(t *testing.T) {
 	o := defaults(Server)

@@ -87,7 +87,7 @@ func (c *Conn) consume(s *Stream, n int32) {
 	if s.fl&(sReset|sRemoteEnd) != 0 {
 		return
 	}
-	if s.unreturned += n; s.unreturned >= (s.recvSize+1)/2 {
+	if s.unreturned += n; s.unreturned >= half(s.recvSize) {
 		n, s.unreturned = s.unreturned, 0
 		s.recvWin += n
 		s.meter.WireOut += frameHeader + 4
@@ -99,7 +99,7 @@ func (c *Conn) consume(s *Stream, n int32) {
 // give returns n bytes to the connection's window.
 func (c *Conn) give(n int32) {
 	c.growth.bytes += int64(n)
-	if c.unreturned += n; c.unreturned >= (c.recvSize+1)/2 {
+	if c.unreturned += n; c.unreturned >= half(c.recvSize) {
 		n, c.unreturned = c.unreturned, 0
 		c.recvWin += n
 		c.windowUpdate(0, n)
@@ -116,3 +116,6 @@ func (c *Conn) windowUpdate(id uint32, n int32) {
 	c.append32(uint32(n))
 	c.sent(ftWindowUpdate)
 }
+
+// half is half a window, at least 1; a window may have 2^31-1 bytes, to which nothing can be added.
+func half(n int32) int32 { return n - n/2 }
