@@ -313,3 +313,37 @@ func TestDemand_WhenStreamsOfOneConnectionWait_ThenEachGoesItsOwnWay(t *testing.
 	}
 	r.settled()
 }
+
+func TestDemand_WhenTheScopeThenItsHostAreUnknown_ThenBothAreAskedFor(t *testing.T) {
+	r := newDemandRig(t, 0)
+	ref := &route.ScopesRef{Builders: []route.ScopeFragment{{Key: httpmsg.KeyOf("x-scope")}}}
+	scope := func(table *route.TableRef) {
+		s, err := route.NewScopes([]route.Scope{{Name: "s", Key: []string{"one"}, Table: table, OnDemand: true}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := snapshot.NewBuilder(r.env.Snap, r.in)
+		b.SetScopes(map[*route.ScopesRef]*route.Scopes{ref: s})
+		r.env.Snap = b.Freeze()
+	}
+	r.hcm.Scoped = ref
+	scope(nil)
+	got, _ := r.request("known", "x-scope: two\r\n").read()
+	r.want("no such scope", got, "HTTP/1.1 404 Not Found\r\n")
+	c := r.request("new", "x-scope: one\r\n")
+	if len(r.asked) != 1 || r.asked[0] != (filter.Demand{Scopes: ref, Name: "s"}) {
+		t.Fatalf("asked for %v", r.asked)
+	}
+	scope(r.hcm.Routes)
+	r.env.Answered(r.asked[0])
+	r.turn()
+	if len(r.asked) != 2 || r.asked[1] != (filter.Demand{Routes: r.table.Ref, Name: "new"}) {
+		t.Fatalf("asked for %v", r.asked)
+	}
+	var u *peer
+	r.found("new")
+	r.serve(&u, ok3)
+	got, _ = c.read()
+	r.want("client", got, "HTTP/1.1 200 OK\r\n")
+	r.settled()
+}
