@@ -210,10 +210,12 @@ func (s *Server) plainCerts() reply {
 	if s.cfg.Sources.Certs != nil {
 		m = s.cfg.Sources.Certs()
 	}
-	if len(m.GetCertificates()) == 0 {
-		return asJSON([]byte("{\n \"certificates\": []\n}\n"))
+	// Empty lists are there, as Envoy prints them: scripts go through them.
+	b, err := protojson.MarshalOptions{UseProtoNames: true, EmitDefaultValues: true}.Marshal(m)
+	if err != nil {
+		return bad(500, err.Error()+"\n")
 	}
-	return protoReply(m)
+	return asJSON(indent(b))
 }
 
 func (s *Server) initDump(*http.Request, query) reply {
