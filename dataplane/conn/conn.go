@@ -41,7 +41,7 @@ const (
 	fClosed
 	fTLS     // x.sec is set: bytes on the wire are ciphertext
 	fShaking // the TLS handshake is to be done
-	fSoon    // the queue leaves at the end of the turn; the kernel has refused none of it
+	fSoon    // output waits for the end of the turn, see SendSoon; nothing is queued
 )
 
 // Conn is one connection. Worker-owned; made by Dial or Adopt. After Close it must not be touched. It is small, because most connections are idle:
@@ -353,11 +353,9 @@ func (c *Conn) Send(a, b []byte) {
 	if c.fl&(fFailed|fSendFailed|fClosed|fShut|fShutAfter) != 0 {
 		return
 	}
-	if c.fl&fSoon != 0 {
-		c.Flush()
-	}
+	c.Settle()
 	if c.fl&fTLS != 0 {
-		c.sendSecure(a, b, false)
+		c.sendSecure(a, b)
 		return
 	}
 	if !c.queued() && c.fl&fConnecting == 0 {
@@ -382,40 +380,55 @@ func (c *Conn) Send(a, b []byte) {
 // SendSoon is Send at the end of the turn: what connections send one after the other costs less than what they send between other work, for neither
 // the kernel's code nor ours leaves the cache. It is for heads and small bodies, which it copies; more than maxSoon goes at once.
 func (c *Conn) SendSoon(p []byte) {
-	soon := c.fl & fSoon
-	if soon == 0 && c.queued() || len(p) > maxSoon || c.fd < 0 || c.fl&(fFailed|fSendFailed|fClosed|fShut|fShutAfter|fConnecting|fShaking) != 0 ||
-		soon != 0 && len(c.f.Out)+len(p) > maxSoon {
+	if len(p) > maxSoon || c.fd < 0 || c.fl&(fFailed|fSendFailed|fClosed|fShut|fShutAfter|fConnecting|fShaking) != 0 || c.queued() || c.holds() {
 		c.Send(p, nil)
 		return
 	}
+	b := c.l.Stage(len(p) + maxOverhead)
 	if c.fl&fTLS != 0 {
-		c.sendSecure(p, nil, true)
+		b = c.x.sec.seal(b, p)
 	} else {
-		c.queue(p, nil)
-		c.f.Ahead += len(p)
-		c.BytesOut += uint64(len(p))
+		b = append(b, p...)
 	}
-	if soon == 0 {
-		c.fl |= fSoon
-		c.l.FlushSoon(c)
-	}
+	c.BytesOut += uint64(len(p))
+	c.fl |= fSoon
+	c.l.Staged(c, b)
 }
 
 // maxSoon bounds what SendSoon keeps until the end of the turn.
 const maxSoon = 16 << 10
 
-// Flush sends at once what SendSoon has kept. An owner need not call it, but for those that write to FD themselves.
-func (c *Conn) Flush() {
-	if c.fl&fSoon == 0 {
+// Flush implements loop.Flusher: the turn ends.
+func (c *Conn) Flush(p []byte) {
+	c.fl &^= fSoon
+	if c.fl&(fFailed|fSendFailed|fClosed) != 0 {
 		return
 	}
-	if !c.queued() { // a failure has dropped it
-		c.fl &^= fSoon
-		return
+	n, e := 0, sys.Errno(0)
+	if !c.queued() {
+		n, e = c.sendTo(p, nil)
+		for e == sys.EINTR {
+			n, e = c.sendTo(p, nil)
+		}
 	}
-	c.flush()
-	if c.owner != nil && c.queued() {
-		c.l.Ready(c.owner) // it took the output for gone, and has to reckon with a peer that does not read
+	switch {
+	case e != 0 && e != sys.EAGAIN:
+		c.failSend(e)
+	case n < len(p):
+		c.queue(p[n:], nil)
+		if c.fl&fTLS == 0 {
+			c.f.Ahead += len(p) - n
+		}
+		if c.owner != nil {
+			c.l.Ready(c.owner) // it took the output for gone, and has to reckon with a peer that does not read
+		}
+	}
+}
+
+// Settle sends at once what SendSoon has kept. An owner need not call it, but for those that write to FD themselves.
+func (c *Conn) Settle() {
+	if c.fl&fSoon != 0 {
+		c.l.Hurry()
 	}
 }
 
@@ -449,7 +462,6 @@ func (c *Conn) queue(a, b []byte) {
 
 // flush writes queued output; true means the owner should run: there is room again, or the connection failed.
 func (c *Conn) flush() bool {
-	c.fl &^= fSoon
 	f := c.f
 	p := f.Out[f.OutOff:]
 	n, e := c.sendTo(p, nil)
@@ -522,7 +534,7 @@ func (c *Conn) failSend(e sys.Errno) {
 // Queued is the number of output bytes that the kernel has refused so far; over TLS those of records.
 func (c *Conn) Queued() int {
 	n := 0
-	if c.f != nil && c.fl&fSoon == 0 {
+	if c.f != nil {
 		n = len(c.f.Out) - c.f.OutOff
 	}
 	if c.fl&fShaking != 0 {
@@ -537,7 +549,7 @@ func (c *Conn) Room() int { return int(c.limit) - c.Queued() }
 
 // CloseWrite sends FIN, or over TLS close_notify and no FIN, as Envoy does, once the queue is out. Later Sends are dropped.
 func (c *Conn) CloseWrite() {
-	c.Flush()
+	c.Settle()
 	if c.fl&(fShut|fShutAfter|fFailed|fSendFailed|fClosed) != 0 {
 		return
 	}
@@ -577,7 +589,7 @@ func (c *Conn) close(rst bool) {
 		return
 	}
 	c.owner = nil
-	c.Flush()
+	c.Settle()
 	c.fl |= fClosed
 	if c.fl&fTLS != 0 {
 		if !rst {
@@ -594,7 +606,7 @@ func (c *Conn) close(rst bool) {
 // CloseAfterFlush closes once the queue is out, or at a deadline of 30 s. The owner hears nothing more and must forget the connection.
 func (c *Conn) CloseAfterFlush() {
 	c.owner = nil
-	c.Flush()
+	c.Settle()
 	if c.Queued() == 0 || c.fl&fFailed != 0 {
 		c.Close()
 		return
@@ -626,7 +638,7 @@ func (o *orphan) Advance(sys.Nanos) loop.Step {
 // Release takes the socket of a plain connection out of the worker without closing it and returns the descriptor; unread input and queued output
 // must be empty.
 func (c *Conn) Release() sys.FD {
-	c.Flush()
+	c.Settle()
 	c.fl |= fClosed
 	c.l.Detach(c.fd)
 	c.l.Free(c.slot)

@@ -235,8 +235,8 @@ func (x *secure) dropRaw(c *Conn) {
 	x.raw = nil
 }
 
-// sendSecure is Send over TLS, or SendSoon: one record and one system call if it fits.
-func (c *Conn) sendSecure(a, b []byte, soon bool) {
+// sendSecure is Send over TLS: one record and one system call if it fits.
+func (c *Conn) sendSecure(a, b []byte) {
 	x := c.x.sec
 	n := len(a) + len(b)
 	if n == 0 {
@@ -262,16 +262,23 @@ func (c *Conn) sendSecure(a, b []byte, soon bool) {
 		x.s.Seal(b)
 	}
 	f.Out, x.s.Out = x.s.Out, nil
-	if soon {
-		c.BytesOut += uint64(n)
-		return
-	}
 	x.plain += n
 	c.squeeze()
 	if idle {
 		c.flushSecure()
 	}
 }
+
+// seal appends the records of p to b.
+func (x *secure) seal(b, p []byte) []byte {
+	x.s.Out = b
+	x.s.Seal(p)
+	b, x.s.Out = x.s.Out, nil
+	return b
+}
+
+// holds tells whether the session's own output waits for the owner's next.
+func (c *Conn) holds() bool { return c.fl&fTLS != 0 && c.x.sec.held > 0 }
 
 // pass queues what the session has to say by itself, which stands for plain bytes of the owner's, and sends it if nothing is before it.
 func (c *Conn) pass(plain int) {
@@ -280,7 +287,7 @@ func (c *Conn) pass(plain int) {
 		return
 	}
 	x.held = 0
-	c.Flush()
+	c.Settle()
 	if c.fl&(fFailed|fSendFailed|fClosed|fShut) != 0 {
 		c.l.Bufs.Put(x.s.Out)
 		x.s.Out = nil

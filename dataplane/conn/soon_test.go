@@ -39,7 +39,7 @@ func countingRig(t *testing.T) (*rig, *counting) {
 }
 
 func TestSendSoon_WhenOtherThingsFollowInTheTurn_ThenThePeerGetsEverythingInOrder(t *testing.T) {
-	big := strings.Repeat("b", maxSoon)
+	big := strings.Repeat("b", maxSoon+1)
 	for _, tc := range []struct {
 		name  string
 		do    func(c *Conn)
@@ -53,7 +53,7 @@ func TestSendSoon_WhenOtherThingsFollowInTheTurn_ThenThePeerGetsEverythingInOrde
 		{"a send that does not wait", func(c *Conn) { c.Send([]byte("+now"), nil) }, "head+now", "head+now", "open", 2},
 		{"a send, and more of the kind", func(c *Conn) { c.Send([]byte("+now"), nil); c.SendSoon([]byte("+soon")) }, "head+now", "head+now+soon", "open", 3},
 		{"more than the bound", func(c *Conn) { c.SendSoon([]byte(big)) }, "head" + big, "head" + big, "open", 2},
-		{"flush", func(c *Conn) { c.Flush(); c.Flush() }, "head", "head", "open", 1},
+		{"settle", func(c *Conn) { c.Settle(); c.Settle() }, "head", "head", "open", 1},
 		{"close", (*Conn).Close, "head", "head", "eof", 1},
 		{"close after flush", (*Conn).CloseAfterFlush, "head", "head", "eof", 1},
 		{"close for writing", (*Conn).CloseWrite, "head", "head", "eof", 1},

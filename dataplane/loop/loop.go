@@ -25,8 +25,10 @@ const (
 	busyEvents = 4
 	// clockEvery is how many runs pass between two looks at the clock; one that has had its share is followed by a look in any case.
 	clockEvery = 32
-	// maxSoon is how many Flushers wait at most: a system call each, that is less than half a millisecond of sending.
-	maxSoon = 64
+	// maxStaged is how many pieces of output wait for the end of the turn: a system call each, that is less than half a millisecond of sending. More than
+	// stageSize bytes do not wait either.
+	maxStaged = 64
+	stageSize = 32 << 10
 	// ScratchSize is the shared read buffer: 256 KiB halves the cost of bulk transfer against 16 KiB and costs nothing per connection.
 	ScratchSize = 256 << 10
 )
@@ -80,8 +82,14 @@ type slot struct {
 	gen uint32
 }
 
-// Flusher holds output that leaves at the end of the turn, see FlushSoon. Flush must only write, set bits and queue tasks.
-type Flusher interface{ Flush() }
+// Flusher is whose output leaves at the end of the turn, see Stage. Flush must only write p, set bits and queue tasks.
+type Flusher interface{ Flush(p []byte) }
+
+// staged is n bytes of the stage that are f's.
+type staged struct {
+	f Flusher
+	n int
+}
 
 // LoadSlot is where the worker publishes its state for steering; implemented by ebpf.Slot through fleet. BusySince(0) means parked.
 type LoadSlot interface{ BusySince(nanos int64) }
@@ -113,7 +121,8 @@ type Loop struct {
 	events  []sys.Event
 	queue   taskRing
 	later   []*Task   // for the next turn
-	soon    []Flusher // at the end of this turn
+	stage   []byte    // output for the end of this turn, from Bufs; nil without any
+	staged  []staged  // whose, in this order
 	busy    bool      // the last turn brought busyEvents
 	slept   sys.Nanos // when this turn's wait began; 0 without one
 	parked  sys.Nanos // spent waiting in all
@@ -329,31 +338,46 @@ func (l *Loop) Turn(block bool) {
 	clear(l.later)
 	l.later = l.later[:0]
 	l.runQueue()
-	l.flush()
+	l.Hurry()
 }
 
-// FlushSoon has f flushed at the end of the turn, or when maxSoon wait for that. Call it once per flush.
-func (l *Loop) FlushSoon(f Flusher) {
-	if l.soon = append(l.soon, f); len(l.soon) >= maxSoon {
-		l.flush()
+// Stage returns the output that waits for the end of the turn, with room for n bytes behind it. Append to it and give it back with Staged.
+func (l *Loop) Stage(n int) []byte {
+	if l.stage == nil {
+		l.stage = l.Bufs.Get(max(n, stageSize))
+	}
+	l.stage = l.Bufs.Grow(l.stage, n)
+	return l.stage
+}
+
+// Staged takes the output back, with what f has appended. f gets that at the end of the turn, or when maxStaged wait or more than stageSize bytes.
+func (l *Loop) Staged(f Flusher, b []byte) {
+	n := len(b) - len(l.stage)
+	l.stage = b
+	if i := len(l.staged) - 1; i >= 0 && l.staged[i].f == f {
+		l.staged[i].n += n
+	} else {
+		l.staged = append(l.staged, staged{f, n})
+	}
+	if len(l.staged) >= maxStaged || len(b) > stageSize {
+		l.Hurry()
 	}
 }
 
-// flush has everybody flush who asked for it.
-func (l *Loop) flush() {
-	for i := 0; i < len(l.soon); i++ {
-		f := l.soon[i]
-		l.soon[i] = nil
-		f.Flush()
-	}
-	l.soon = l.soon[:0]
-}
-
-// Hurry flushes what waits for the end of the turn now: before work that takes long.
+// Hurry flushes what waits for the end of the turn now: before work that takes long, or when a connection's output must not wait any more.
 func (l *Loop) Hurry() {
-	if len(l.soon) > 0 {
-		l.flush()
+	if l.stage == nil {
+		return
 	}
+	rest := l.stage
+	for i, x := range l.staged {
+		l.staged[i] = staged{}
+		x.f.Flush(rest[:x.n])
+		rest = rest[x.n:]
+	}
+	l.staged = l.staged[:0]
+	l.Bufs.Put(l.stage)
+	l.stage = nil
 }
 
 // park blocks until an event or the next deadline. The mailbox is checked after the sleeping flag is up, so a message cannot be missed.

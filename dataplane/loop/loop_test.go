@@ -528,42 +528,52 @@ func TestTurn_WhenSteady_ThenNothingIsAllocated(t *testing.T) {
 	}
 }
 
-// flusher writes down that it was flushed.
+// flusher writes down that it was flushed, and with what.
 type flusher struct{ log *[]string }
 
-func (f flusher) Flush() { *f.log = append(*f.log, "flush") }
+func (f *flusher) Flush(p []byte) { *f.log = append(*f.log, "flush:"+string(p)) }
 
-func TestFlushSoon_WhenTasksHaveRun_ThenFlushedBehindThemOrEarlierAtTheBound(t *testing.T) {
+func (f *flusher) say(l *Loop, what string) { l.Staged(f, append(l.Stage(len(what)), what...)) }
+
+func TestStage_WhenTasksHaveRun_ThenFlushedBehindThemOrEarlierAtTheBounds(t *testing.T) {
 	for _, tc := range []struct {
 		name string
-		run  func(l *Loop, f Flusher) Step
+		run  func(l *Loop, f, g *flusher) Step
 		want string
 	}{
-		{"two", func(l *Loop, f Flusher) Step { l.FlushSoon(f); l.FlushSoon(f); return Idle }, "run run flush flush flush flush"},
-		{"a long run", func(l *Loop, f Flusher) Step { l.FlushSoon(f); return Again }, "run flush run flush"},
-		{"hurry", func(l *Loop, f Flusher) Step { l.FlushSoon(f); l.Hurry(); l.Hurry(); return Idle }, "flush run flush run"},
-		{"a panic", func(l *Loop, f Flusher) Step { l.FlushSoon(f); panic("x") }, "flush flush"},
+		{"two in turns", func(l *Loop, f, g *flusher) Step { f.say(l, "a"); g.say(l, "b"); f.say(l, "c"); return Idle }, "run flush:a flush:b flush:c"},
+		{"one after the other", func(l *Loop, f, g *flusher) Step { f.say(l, "a"); f.say(l, "b"); g.say(l, "c"); return Idle }, "run flush:ab flush:c"},
+		{"a long run", func(l *Loop, f, _ *flusher) Step { f.say(l, "a"); return Again }, "run flush:a"},
+		{"hurry", func(l *Loop, f, _ *flusher) Step { f.say(l, "a"); l.Hurry(); l.Hurry(); return Idle }, "flush:a run"},
+		{"a panic", func(l *Loop, f, _ *flusher) Step { f.say(l, "a"); panic("x") }, "flush:a"},
+		{"many bytes", func(l *Loop, f, _ *flusher) Step { f.say(l, strings.Repeat("a", stageSize+1)); return Idle },
+			"flush:" + strings.Repeat("a", stageSize+1) + " run"},
 	} {
 		var log []string
 		l := newLoop(t, sys.NewLinux(), nil)
-		for range 2 {
-			r := newRunner(func(sys.Nanos) Step { s := tc.run(l, flusher{&log}); log = append(log, "run"); return s })
-			l.Ready(&r.task)
-		}
+		r := newRunner(func(sys.Nanos) Step {
+			s := tc.run(l, &flusher{&log}, &flusher{&log})
+			log = append(log, "run")
+			return s
+		})
+		l.Ready(&r.task)
 		l.Turn(false)
 		if got := strings.Join(log, " "); got != tc.want {
-			t.Errorf("%s: %s, want %s", tc.name, got, tc.want)
+			t.Errorf("%s: %.60s, want %.60s", tc.name, got, tc.want)
+		}
+		if n := l.Bufs.Outstanding(); n != 0 {
+			t.Errorf("%s: %d bytes left", tc.name, n)
 		}
 	}
 	var log []string
 	l := newLoop(t, sys.NewLinux(), nil)
-	for range maxSoon + 1 {
-		l.FlushSoon(flusher{&log})
+	for range maxStaged + 1 {
+		(&flusher{&log}).say(l, "a")
 	}
-	if len(log) != maxSoon {
-		t.Errorf("%d flushed before the end of the turn, want %d", len(log), maxSoon)
+	if len(log) != maxStaged {
+		t.Errorf("%d flushed before the end of the turn, want %d", len(log), maxStaged)
 	}
-	if l.Turn(false); len(log) != maxSoon+1 {
-		t.Errorf("%d flushed, want %d", len(log), maxSoon+1)
+	if l.Turn(false); len(log) != maxStaged+1 {
+		t.Errorf("%d flushed, want %d", len(log), maxStaged+1)
 	}
 }

@@ -98,7 +98,7 @@ func (t *Tunnel) splices(h *half, from, to *conn.Conn) bool {
 	if !t.env.Splice || h.plain || from.Secure() || to.Secure() || from.Internal() || to.Internal() || h.burst < spliceAfter || len(from.In()) > 0 || to.Queued() > 0 {
 		return false
 	}
-	if to.Flush(); to.Queued() > 0 {
+	if to.Settle(); to.Queued() > 0 {
 		return false
 	}
 	h.pipe = t.env.pipes.get(t.env.L.K)
