@@ -44,7 +44,7 @@ func (x *Exchange) act(now sys.Nanos) bool {
 		x.redirectTLS()
 		return false
 	}
-	if len(x.ch.h.Router.StrictCheck) > 0 && !x.strict() {
+	if len(x.router.StrictCheck) > 0 && !x.strict() {
 		return false
 	}
 	if e == nil {
@@ -71,7 +71,7 @@ func (x *Exchange) act(now sys.Nanos) bool {
 
 // strict is strict_check_headers: an x-envoy-* header with a value that makes no sense is answered with 400.
 func (x *Exchange) strict() bool {
-	for _, k := range x.ch.h.Router.StrictCheck {
+	for _, k := range x.router.StrictCheck {
 		v, ok := x.req.GetKey(k)
 		if !ok {
 			continue

@@ -21,7 +21,7 @@ func stamp(name string) *probe {
 func TestDiscovered_WhenTheConfigurationChangesInARequest_ThenTheRequestKeepsItsOwn(t *testing.T) {
 	r := newRig(t, 1)
 	a, b := stamp("a"), stamp("b")
-	d := filter.NewDynamic()
+	d := filter.NewDynamic(false)
 	r.hcm.Filters = append(r.hcm.Filters, snapshot.HTTPFilter{Name: "ext", Config: d})
 	c := r.dial()
 	c.write(get)
@@ -54,7 +54,7 @@ func TestDiscovered_WhenTheConfigurationChangesInARequest_ThenTheRequestKeepsIts
 
 func TestDiscovered_WhenItIsDisabled_ThenRequestsPass(t *testing.T) {
 	r := newRig(t, 1)
-	r.hcm.Filters = append(r.hcm.Filters, snapshot.HTTPFilter{Name: "ext", Disabled: true, Config: filter.NewDynamic()})
+	r.hcm.Filters = append(r.hcm.Filters, snapshot.HTTPFilter{Name: "ext", Disabled: true, Config: filter.NewDynamic(false)})
 	c := r.dial()
 	c.write(get)
 	r.turn()

@@ -123,12 +123,22 @@ func (e *Env) chainOf(l *snapshot.Listener, fc *snapshot.FilterChain) *chain {
 		}
 		ch.path.Normalize, ch.path.MergeSlashes, ch.path.EscapedSlashes = h.NormalizePath, h.MergeSlashes, h.EscapedSlashes
 		ch.path.StripFragment = !h.RejectFragment
-		ch.logsLocal = logsAny(h.AccessLogs, localOperators) || logsAny(h.Router.UpstreamLogs, localOperators)
-		ch.logsHeads = logsAny(h.AccessLogs, headOperators) || logsAny(h.Router.UpstreamLogs, headOperators)
+		found := routerDiscovered(h) // its logs may want anything
+		ch.logsLocal = logsAny(h.AccessLogs, localOperators) || logsAny(h.Router.UpstreamLogs, localOperators) || found
+		ch.logsHeads = logsAny(h.AccessLogs, headOperators) || logsAny(h.Router.UpstreamLogs, headOperators) || found
 		e.chains[fc] = ch
 	}
 	ch.refs++
 	return ch
+}
+
+// routerDiscovered tells whether the router of a connection manager comes by itself.
+func routerDiscovered(h *snapshot.HCM) bool {
+	if n := len(h.Filters); n > 0 {
+		d, ok := h.Filters[n-1].Config.(*filter.Dynamic)
+		return ok && d.IsTerminal()
+	}
+	return false
 }
 
 func (ch *chain) release() {

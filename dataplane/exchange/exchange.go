@@ -67,19 +67,20 @@ const (
 // Exchange is one request and its response. It lives in the worker's slab and keeps its memory between uses.
 type Exchange struct {
 	// Worker
-	c     client
-	side  *accesslog.ConnInfo // of the client's connection
-	task  *loop.Task          // runs the exchange: of the connection, or own
-	own   loop.Task           // HTTP/2
-	timer loop.Timer
-	bound bool // own and timer are initialised
-	h2    h2Client
-	ch    *chain
-	env   *Env
-	st    state
-	trail uint64 // the last states, four bits each
-	fl    uint32
-	used  bool
+	c      client
+	side   *accesslog.ConnInfo // of the client's connection
+	task   *loop.Task          // runs the exchange: of the connection, or own
+	own    loop.Task           // HTTP/2
+	timer  loop.Timer
+	bound  bool // own and timer are initialised
+	h2     h2Client
+	ch     *chain
+	router *snapshot.Router // of the chain, or what is in force of a discovered one
+	env    *Env
+	st     state
+	trail  uint64 // the last states, four bits each
+	fl     uint32
+	used   bool
 
 	reqIn  source        // the request
 	dec    http1.Decoder // of an HTTP/1 request
@@ -203,7 +204,8 @@ func (x *Exchange) begin(o *origin, start, now sys.Nanos, headBytes int) {
 	x.rec.Type = accesslog.DownstreamEnd
 	x.rec.Runtime, x.rec.Clock = e.Snap.Runtime, &e.clock
 	x.q.Head, x.q.Rec, x.q.Rand, x.q.Runtime = &x.req, &x.rec, e.L.Rand(), e.Snap.Runtime
-	x.q.TLS, x.q.Secure, x.q.NoEnvoyHeaders = x.side.TLS != nil, false, x.ch.h.Router.SuppressEnvoyHeaders
+	x.q.TLS, x.q.Secure = x.side.TLS != nil, false
+	x.routed(&x.ch.h.Router)
 	x.q.ClientCert = x.q.TLS && x.side.TLS.Peer != nil
 	x.q.ClientCertValid = x.q.ClientCert && x.side.TLS.Validated
 	x.m, x.prio = nil, 0
@@ -228,6 +230,11 @@ func (x *Exchange) begin(o *origin, start, now sys.Nanos, headBytes int) {
 		x.writeLog()
 		x.rec.Type = accesslog.DownstreamEnd
 	}
+}
+
+// routed takes r for the router of the exchange.
+func (x *Exchange) routed(r *snapshot.Router) {
+	x.router, x.q.NoEnvoyHeaders = r, r.SuppressEnvoyHeaders
 }
 
 // has tells whether all facts in f hold.

@@ -25,6 +25,10 @@ func (x *Exchange) startFilters(now sys.Nanos) {
 		if f == nil || len(x.filters) == maxFilters {
 			continue
 		}
+		if t, ok := f.(filter.Terminal); ok {
+			x.routed(t.Config.(*snapshot.Router))
+			continue
+		}
 		n := len(x.filters)
 		x.fctx = append(x.fctx, filter.Ctx{S: x, Shard: x.env.Shard, Req: &x.req, Rec: &x.rec, Now: now, Wall: x.env.L.Wall(), Rand: x.q.Rand, Index: n})
 		x.filters = append(x.filters, nil)

@@ -92,7 +92,7 @@ func (x *Exchange) writeLog() {
 
 // upstreamLog writes the router's upstream_log at the end of a try. As in Envoy it counts no attempts, and received is what came from the upstream.
 func (x *Exchange) upstreamLog() {
-	l := x.ch.h.Router.UpstreamLogs
+	l := x.router.UpstreamLogs
 	if len(l) == 0 || x.env.Logs == nil {
 		return
 	}
@@ -148,7 +148,7 @@ func (x *Exchange) free() {
 	x.body, x.respBody = nil, nil
 	x.st = stFree
 	x.c, x.side, x.task, x.reqIn, x.respIn = nil, nil, nil, source{}, source{}
-	x.ch, x.row, x.cl, x.host, x.entry, x.vh, x.table = nil, nil, nil, nil, nil, nil, nil
+	x.ch, x.router, x.row, x.cl, x.host, x.entry, x.vh, x.table = nil, nil, nil, nil, nil, nil, nil, nil
 	// Nothing may keep an old snapshot alive while the exchange waits in the slab.
 	x.choice, x.local, x.cookie = route.Choice{}, localReply{}, nil
 	if x.planned {
@@ -166,7 +166,7 @@ func (x *Exchange) free() {
 
 // chargeCode counts a response, or the router's answer in its place, for the cluster, the route and the virtual cluster; once per request.
 func (x *Exchange) chargeCode(status uint16, hasHost bool) {
-	if x.has(xCounted) || !x.ch.h.Router.DynamicStats {
+	if x.has(xCounted) || !x.router.DynamicStats {
 		return
 	}
 	x.fl |= xCounted
@@ -195,7 +195,7 @@ func (x *Exchange) chargeCode(status uint16, hasHost bool) {
 // countUpstream counts a status for the cluster, by where the request came from.
 func (x *Exchange) countUpstream(status uint16) {
 	b := x.cl.Block
-	if x.has(xGrpcUp) && x.ch.h.Router.SuppressGrpcCodes {
+	if x.has(xGrpcUp) && x.router.SuppressGrpcCodes {
 		b.Complete(stats.ClusterCodes)
 	} else {
 		b.Code(stats.ClusterCodes, status)
@@ -220,7 +220,7 @@ func (x *Exchange) virtualCluster() *route.VirtualCluster {
 
 // chargeTime records the response time: from the end of the request to the end of the response.
 func (x *Exchange) chargeTime(now sys.Nanos) {
-	if x.reqDone == 0 || !x.ch.h.Router.DynamicStats {
+	if x.reqDone == 0 || !x.router.DynamicStats {
 		return
 	}
 	ms := clockMillis(now - x.reqDone)

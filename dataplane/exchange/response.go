@@ -15,7 +15,7 @@ import (
 func (x *Exchange) informational(out *sender) {
 	again := x.has(xInterim)
 	x.fl |= xInterim
-	if st := x.resp.Status; !again && (st == 100 || st == 102 || st == 103) && x.ch.h.Router.DynamicStats {
+	if st := x.resp.Status; !again && (st == 100 || st == 102 || st == 103) && x.router.DynamicStats {
 		x.countUpstream(x.resp.Status)
 	}
 	if !x.ch.h.Proxy100Continue || x.req.Version < httpmsg.HTTP11 || x.has(xRespStarted) || again && x.resp.Status == 100 {
@@ -70,9 +70,9 @@ func (x *Exchange) onResponseHead(now sys.Nanos, out *sender) {
 
 // routerHeaders adds what the router says of its work, and the route's response mutations.
 func (x *Exchange) routerHeaders(now sys.Nanos) {
-	h, resp := x.ch.h, &x.resp
+	resp := &x.resp
 	http1.StripHopByHop(resp, true)
-	if !h.Router.SuppressEnvoyHeaders && x.reqDone > 0 {
+	if !x.router.SuppressEnvoyHeaders && x.reqDone > 0 {
 		setNumber(resp, keyServiceTime, clockMillis(now-x.reqDone))
 	}
 	if x.vh.IncludeAttemptsResp {

@@ -281,7 +281,7 @@ func (x *Exchange) retryResponse(now sys.Nanos) bool {
 		return false
 	}
 	x.host.RqError.Add(1)
-	if x.ch.h.Router.DynamicStats {
+	if x.router.DynamicStats {
 		x.cl.Block.Code(stats.ClusterCodesRetry, x.resp.Status)
 	}
 	x.rec.Code = x.resp.Status // for upstream_log

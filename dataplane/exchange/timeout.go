@@ -80,7 +80,7 @@ func (x *Exchange) tellTimeout(f *route.Forward) {
 	if t <= 0 {
 		return
 	}
-	if !x.ch.h.Router.SuppressEnvoyHeaders {
+	if !x.router.SuppressEnvoyHeaders {
 		x.setNumber(keyExpected, uint64(t/sys.Millisecond))
 	}
 	if f.MaxGrpcTimeout != route.Unset && !f.NewTimeouts && x.has(xGrpcUp) {

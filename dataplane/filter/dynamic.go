@@ -13,13 +13,16 @@ import (
 // the factory inside, so that a new configuration needs no new snapshot and drains no connection. An exchange keeps the factory that it began with.
 // Use NewDynamic.
 type Dynamic struct {
+	// Immutable
+	terminal bool
+
 	// Atomic
 	current atomic.Pointer[Factory]
 }
 
-// NewDynamic returns a Dynamic without a configuration.
-func NewDynamic() *Dynamic {
-	d := &Dynamic{}
+// NewDynamic returns a Dynamic without a configuration; terminal: it stands at the end of its chain, for configurations that are Terminal.
+func NewDynamic(terminal bool) *Dynamic {
+	d := &Dynamic{terminal: terminal}
 	d.Set(nil)
 	return d
 }
@@ -34,6 +37,19 @@ func (d *Dynamic) Set(f Factory) {
 
 // Current is the factory in force, never nil. Any thread.
 func (d *Dynamic) Current() Factory { return *d.current.Load() }
+
+// IsTerminal tells whether it stands at the end of its chain.
+func (d *Dynamic) IsTerminal() bool { return d.terminal }
+
+// Terminal is the configuration of a discovered filter that ends the chain, which is no filter: the exchange takes Config, a *snapshot.Router, for what it
+// does behind the filters, and makes no instance.
+type Terminal struct{ Config any }
+
+// Phases implements Factory.
+func (Terminal) Phases() Phase { return 0 }
+
+// New implements Factory.
+func (Terminal) New(*Ctx) HTTP { return nil }
 
 // missing stands for a configuration that is not there.
 type missing struct{}

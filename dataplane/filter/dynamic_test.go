@@ -9,7 +9,7 @@ import (
 )
 
 func TestDynamic_WhenThereIsNoConfiguration_ThenRequestsAreAnswered(t *testing.T) {
-	d := NewDynamic()
+	d := NewDynamic(false)
 	c := &Ctx{}
 	f := d.Current()
 	if v := f.New(c).OnHead(c, Request, nil, true); f.Phases() != RequestHead || v != Reply || c.Local.Status != 500 || c.Local.Flags != fault.FlagNFCF {

@@ -240,8 +240,8 @@ type HCM struct {
 	ConnIdle, MaxConnDuration, MaxStream                                   sys.Nanos // common_http_protocol_options; ConnIdle default 1 h; 0 = none
 	MaxRequestsPerConn                                                     uint32
 	Upgrades                                                               []HCMUpgrade
-	Filters                                                                []HTTPFilter // in order; the last is the router
-	Router                                                                 Router
+	Filters                                                                []HTTPFilter // in order, without the router unless that is discovered
+	Router                                                                 Router       // the default while one is discovered
 	AccessLogs                                                             []*accesslog.Logger
 	LogFlushInterval                                                       sys.Nanos // periodic access log
 	LogOnNewRequest                                                        bool

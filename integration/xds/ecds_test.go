@@ -15,6 +15,7 @@ import (
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	grpcstatsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/grpc_stats/v3"
 	grpcwebv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/grpc_web/v3"
+	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -38,12 +39,18 @@ func discovery(fetch time.Duration, change ...func(*corev3.ExtensionConfigSource
 
 // discoveredListener has the filter "ext" in front of the router.
 func discoveredListener(name string, port int, d *corev3.ExtensionConfigSource) *listenerv3.Listener {
-	l := inlineListener(name, port, "a")
+	return editHCM(inlineListener(name, port, "a"), func(h *hcmv3.HttpConnectionManager) {
+		h.HttpFilters = append([]*hcmv3.HttpFilter{{Name: "ext", ConfigType: &hcmv3.HttpFilter_ConfigDiscovery{ConfigDiscovery: d}}}, h.HttpFilters...)
+	})
+}
+
+// editHCM changes the connection manager of a listener.
+func editHCM(l *listenerv3.Listener, change func(*hcmv3.HttpConnectionManager)) *listenerv3.Listener {
 	h := &hcmv3.HttpConnectionManager{}
 	if err := l.FilterChains[0].Filters[0].GetTypedConfig().UnmarshalTo(h); err != nil {
 		panic(err)
 	}
-	h.HttpFilters = append([]*hcmv3.HttpFilter{{Name: "ext", ConfigType: &hcmv3.HttpFilter_ConfigDiscovery{ConfigDiscovery: d}}}, h.HttpFilters...)
+	change(h)
 	l.FilterChains[0].Filters[0].ConfigType = &listenerv3.Filter_TypedConfig{TypedConfig: packed(h)}
 	return l
 }
@@ -204,5 +211,96 @@ func TestECDS_WhenConfigDiscoveryIsWrong_ThenTheListenerIsRefused(t *testing.T) 
 		{"value must contain at least 1 item(s)", func(d *corev3.ExtensionConfigSource) { d.TypeUrls = nil }},
 	} {
 		w.p.nacked(w.p.push(ldsURL, "1", of(discoveredListener("l", w.port, discovery(0, tc.fn)))), tc.want)
+	}
+}
+
+// routerListener takes its router, "ext", from d.
+func routerListener(name string, port int, d *corev3.ExtensionConfigSource) *listenerv3.Listener {
+	return editHCM(inlineListener(name, port, "a"), func(h *hcmv3.HttpConnectionManager) {
+		h.HttpFilters = []*hcmv3.HttpFilter{{Name: "ext", ConfigType: &hcmv3.HttpFilter_ConfigDiscovery{ConfigDiscovery: d}}}
+	})
+}
+
+// TestECDS_WhenTheRouterIsDiscovered_ThenRequestsFollowIt: what shows which router is in force is x-envoy-upstream-service-time.
+func TestECDS_WhenTheRouterIsDiscovered_ThenRequestsFollowIt(t *testing.T) {
+	variants(t, func(t *testing.T, delta bool) {
+		w := newECDSWorld(t, delta)
+		serves := func(want string) {
+			t.Helper()
+			eventually(t, "requests are "+want, func() bool { return w.routed() == want })
+		}
+		routers := func(d *corev3.ExtensionConfigSource) {
+			d.TypeUrls = []string{packed(&grpcwebv3.GrpcWeb{}).TypeUrl, packed(&routerv3.Router{}).TypeUrl}
+		}
+		w.p.acked(w.p.push(ldsURL, "1", of(routerListener("l", w.port, discovery(0, routers)))))
+		w.p.asked(ecdsURL, "ext")
+		w.p.acked(w.p.push(ecdsURL, "1", of(extension("ext", &routerv3.Router{}))))
+		w.x.live()
+		serves("timed")
+		before := *w.c.last.Load()
+		w.p.acked(w.p.push(ecdsURL, "2", of(extension("ext", &routerv3.Router{SuppressEnvoyHeaders: true}))))
+		serves("bare")
+		w.p.nacked(w.p.push(ecdsURL, "3", of(extension("ext", &grpcwebv3.GrpcWeb{}))),
+			"Error: non-terminal filter named ext of type envoy.filters.http.grpc_web is the last filter in a http filter chain.")
+		if got := w.routed(); got != "bare" {
+			t.Errorf("requests are %s after what was refused", got)
+		}
+		if delta {
+			w.p.acked(w.p.push(ecdsURL, "4", nil, "ext"))
+			serves("500")
+			w.p.acked(w.p.push(ecdsURL, "5", of(extension("ext", &routerv3.Router{}))))
+			serves("timed")
+		}
+		if *w.c.last.Load() != before {
+			t.Error("the connection was closed")
+		}
+		reloads := int64(2)
+		if delta {
+			reloads = 4
+		}
+		w.x.wants(map[string]int64{"extension_config_discovery.http_filter.ext.config_reload": reloads, "extension_config_discovery.http_filter.ext.config_fail": 1,
+			"extension_config_discovery.http_filter.ext.update_success": reloads, "extension_config_discovery.http_filter.ext.update_rejected": 1})
+		// In the middle of a chain it is refused.
+		w.p.acked(w.p.push(ldsURL, "2", of(discoveredListener("l", w.port, discovery(0, routers)))))
+		w.p.nacked(w.p.push(ecdsURL, "6", of(extension("ext", &routerv3.Router{SuppressGrpcRequestFailureCodeStats: true}))),
+			"Error: terminal filter named ext of type envoy.filters.http.router must be the last filter in a http filter chain.")
+	})
+}
+
+func TestECDS_WhenADiscoveredRouterHasADefault_ThenItServesUntilAConfigurationComes(t *testing.T) {
+	w := newECDSWorld(t, true)
+	def := func(d *corev3.ExtensionConfigSource) {
+		d.TypeUrls, d.DefaultConfig = []string{packed(&routerv3.Router{}).TypeUrl}, packed(&routerv3.Router{})
+	}
+	w.p.acked(w.p.push(ldsURL, "1", of(routerListener("l", w.port, discovery(300*time.Millisecond, def)))))
+	w.x.live()
+	eventually(t, "the default serves", func() bool { return w.routed() == "timed" })
+	w.p.acked(w.p.push(ecdsURL, "1", of(extension("ext", &routerv3.Router{SuppressEnvoyHeaders: true}))))
+	eventually(t, "the configuration serves", func() bool { return w.routed() == "bare" })
+	w.p.acked(w.p.push(ecdsURL, "2", nil, "ext"))
+	eventually(t, "the default serves again", func() bool { return w.routed() == "timed" })
+	web := func(d *corev3.ExtensionConfigSource) {
+		def(d)
+		d.TypeUrls = append(d.TypeUrls, packed(&grpcwebv3.GrpcWeb{}).TypeUrl)
+		d.DefaultConfig = packed(&grpcwebv3.GrpcWeb{})
+	}
+	w.p.nacked(w.p.push(ldsURL, "2", of(routerListener("m", port(t), discovery(0, web)))),
+		"Error: non-terminal filter named ext of type envoy.filters.http.grpc_web is the last filter in a http filter chain.")
+}
+
+// routed is "timed" or "bare", with or without the router's field, for an answer of the backend, else the status.
+func (w *ecdsWorld) routed() string {
+	r, err := w.c.http.Get(w.c.base + "/")
+	if err != nil {
+		return err.Error()
+	}
+	_ = r.Body.Close()
+	switch {
+	case r.StatusCode != 200:
+		return fmt.Sprint(r.StatusCode)
+	case r.Header.Get("x-envoy-upstream-service-time") == "":
+		return "bare"
+	default:
+		return "timed"
 	}
 }

@@ -42,6 +42,7 @@ type Discovery struct {
 	Types        []string // full names of the messages that it may be configured with
 	// Unwarmed (apply_default_config_without_warming): the listener does not wait.
 	Unwarmed bool
+	Terminal bool // of an HTTP filter: the last of its chain, which has to be the router
 }
 
 // DiscoveredFilter is an HTTP filter whose configuration comes over ECDS. Equal ones of different listeners and versions have the same Key and Filter,
@@ -67,10 +68,18 @@ type DiscoveredPlace struct {
 
 // Fits tells why a configuration of a type is of no use for the filter.
 func (d *Discovery) Fits(message string) error {
-	if slices.Contains(d.Types, message) {
-		return nil
+	if !slices.Contains(d.Types, message) {
+		return fmt.Errorf("Error: filter config has type URL %s but expect %s.", message, strings.Join(d.Types, ", "))
 	}
-	return fmt.Errorf("Error: filter config has type URL %s but expect %s.", message, strings.Join(d.Types, ", "))
+	row, ok := HTTPFilters.Lookup("type.googleapis.com/" + message)
+	switch {
+	case d.Kind != DiscoveredHTTP || !ok:
+	case d.Terminal && row.Name != routerName:
+		return fmt.Errorf("Error: non-terminal filter named %s of type %s is the last filter in a http filter chain.", d.Name, row.Name)
+	case !d.Terminal && row.Name == routerName:
+		return fmt.Errorf("Error: terminal filter named %s of type %s must be the last filter in a http filter chain.", d.Name, row.Name)
+	}
+	return nil
 }
 
 // discovery compiles what config_discovery has for all kinds, at c; known tells whether a type URL is that of a filter of the kind.
@@ -90,15 +99,14 @@ func (s *state) discovery(c *registry.Ctx, kind DiscoveredKind, name string, d *
 	return w
 }
 
-// discovered compiles config_discovery of an HTTP filter at c; nil means that it is refused.
-func (s *state) discovered(c *registry.Ctx, name string, d *corev3.ExtensionConfigSource) *filter.Dynamic {
+// discovered compiles config_discovery of an HTTP filter at c, the last of its chain if terminal; nil means that it is refused.
+func (s *state) discovered(c *registry.Ctx, name string, d *corev3.ExtensionConfigSource, terminal bool) *filter.Dynamic {
 	before := len(s.errs)
-	w := DiscoveredFilter{Key: fmt.Sprintf("%s/%x", name, resource.HashOf(d))}
+	w := DiscoveredFilter{Key: fmt.Sprintf("%s/%x/%t", name, resource.HashOf(d), terminal)}
 	w.Discovery = s.discovery(c, DiscoveredHTTP, name, d, func(url string) bool { _, ok := HTTPFilters.Lookup(url); return ok })
-	for i, url := range d.GetTypeUrls() {
-		if row, ok := HTTPFilters.Lookup(url); ok && row.Name == routerName {
-			s.fail(c.Errorf(registry.Path("").Index("type_urls", i), "the router cannot be discovered"))
-		}
+	w.Terminal = terminal
+	if len(s.errs) == before && !slices.ContainsFunc(w.Types, func(t string) bool { return w.Fits(t) == nil }) {
+		s.fail(c.Errorf("type_urls", "%w", w.Fits(w.Types[0])))
 	}
 	if def := d.GetDefaultConfig(); def != nil {
 		f, message, err := compileExtension(c, "default_config", name, def)
@@ -120,7 +128,7 @@ func (s *state) discovered(c *registry.Ctx, name string, d *corev3.ExtensionConf
 		}
 	}
 	if w.Filter = s.env.Discovered(w.Key); w.Filter == nil {
-		w.Filter = filter.NewDynamic()
+		w.Filter = filter.NewDynamic(terminal)
 		w.Filter.Set(w.Default)
 	}
 	s.out.Filters = append(s.out.Filters, w)
@@ -217,9 +225,8 @@ func compileExtension(c *registry.Ctx, field registry.Path, name string, cfg *an
 	if err != nil {
 		return nil, message, err
 	}
-	f, ok := x.Config.(filter.Factory)
-	if !ok {
-		return nil, message, c.Errorf(field, "the router cannot be discovered")
+	if x.Router != nil {
+		return filter.Terminal{Config: x.Router}, message, nil
 	}
-	return f, message, nil
+	return x.Config.(filter.Factory), message, nil
 }

@@ -295,7 +295,11 @@ func (s *state) hcmFilters(c *registry.Ctx, h *hcmv3.HttpConnectionManager, out 
 	for i, f := range h.GetHttpFilters() {
 		at := registry.Path(fmt.Sprintf("http_filters[%d]", i))
 		if d := f.GetConfigDiscovery(); d != nil {
-			if x := s.discovered(c.At(at.Field("config_discovery")), f.GetName(), d); x != nil {
+			if x := s.discovered(c.At(at.Field("config_discovery")), f.GetName(), d, i == n-1); x != nil {
+				if x.IsTerminal() {
+					out.Router.DynamicStats, routed = true, true
+					s.terminalEnabled(c, at, f)
+				}
 				out.Filters = append(out.Filters, snapshot.HTTPFilter{Name: f.GetName(), Disabled: f.GetDisabled(), Config: x})
 			}
 			continue
@@ -315,9 +319,7 @@ func (s *state) hcmFilters(c *registry.Ctx, h *hcmv3.HttpConnectionManager, out 
 		case x.Router != nil:
 			out.Router = *x.Router
 			routed = true
-			if f.GetDisabled() {
-				s.fail(c.Errorf(at.Field("disabled"), "a terminal filter cannot be disabled"))
-			}
+			s.terminalEnabled(c, at, f)
 		default:
 			out.Filters = append(out.Filters, snapshot.HTTPFilter{Name: f.GetName(), Disabled: f.GetDisabled(), Config: x.Config})
 		}
@@ -328,6 +330,12 @@ func (s *state) hcmFilters(c *registry.Ctx, h *hcmv3.HttpConnectionManager, out 
 	}
 	if n == 0 {
 		out.Router.DynamicStats = true
+	}
+}
+
+func (s *state) terminalEnabled(c *registry.Ctx, at registry.Path, f *hcmv3.HttpFilter) {
+	if f.GetDisabled() {
+		s.fail(c.Errorf(at.Field("disabled"), "a terminal filter cannot be disabled"))
 	}
 }
 

@@ -170,7 +170,7 @@ var Messages = registry.Messages{
 
 var hcmFields = registry.Fields{
 	"codec_type": registry.Supported, "stat_prefix": registry.Supported, "rds": registry.Supported, "route_config": registry.Whole,
-	"scoped_routes": registry.Supported, "http_filters": registry.Whole.Note("config_discovery of all filters but the router"),
+	"scoped_routes": registry.Supported, "http_filters": registry.Whole,
 	"add_user_agent": registry.Only("false"), "tracing": registry.Supported,
 	"common_http_protocol_options": registry.Supported, "http_protocol_options": registry.Supported,
 	"http1_safe_max_connection_duration": registry.Supported.Note("a request in flight always finishes"),
