@@ -178,13 +178,15 @@ func TestECDS_WhenConfigDiscoveryIsWrong_ThenThePathIsTold(t *testing.T) {
 	for want, fn := range map[string]func(*corev3.ExtensionConfigSource){
 		"apply_default_config_without_warming: Error: filter config ext applied without warming": func(d *corev3.ExtensionConfigSource) { d.ApplyDefaultConfigWithoutWarming = true },
 		"type_urls[2]: Error: no factory found for a required type URL no.such.":                 func(d *corev3.ExtensionConfigSource) { d.TypeUrls = append(d.TypeUrls, "x/no.such") },
-		"type_urls[2]: the router cannot be discovered": func(d *corev3.ExtensionConfigSource) {
-			d.TypeUrls = append(d.TypeUrls, packed(&routerv3.Router{}).TypeUrl)
+		"type_urls: Error: terminal filter named ext of type envoy.filters.http.router must be the last": func(d *corev3.ExtensionConfigSource) {
+			d.TypeUrls = []string{packed(&routerv3.Router{}).TypeUrl}
 		},
 		"default_config: Error: filter config has type URL envoy.extensions.filters.http.grpc_stats.v3.FilterConfig but expect envoy.extensions.filters.http.grpc_web.v3.GrpcWeb.": func(d *corev3.ExtensionConfigSource) {
 			d.TypeUrls, d.DefaultConfig = d.TypeUrls[:1], packed(&grpcstatsv3.FilterConfig{})
 		},
-		"default_config: the router cannot be discovered": func(d *corev3.ExtensionConfigSource) { d.DefaultConfig = packed(&routerv3.Router{}) },
+		"default_config: Error: terminal filter named ext of type envoy.filters.http.router must be the last": func(d *corev3.ExtensionConfigSource) {
+			d.TypeUrls, d.DefaultConfig = append(d.TypeUrls, packed(&routerv3.Router{}).TypeUrl), packed(&routerv3.Router{})
+		},
 	} {
 		if e := r.push(resource.Listener, list(discoveredListener(t, "m", 2, fn))); !strings.Contains(e, at+want) {
 			t.Errorf("NACK %q, want %q", e, at+want)
