@@ -173,6 +173,9 @@ func (x *Exchange) requestComplete(now sys.Nanos) {
 	}
 	x.fl |= xReqEnd
 	x.reqDone = now
+	if x.reqIn.s == nil {
+		x.dropped(x.reqIn.dec.TakeDropped())
+	}
 	if len(x.reqTr.List) > 0 {
 		x.rec.ReqTrailers = &x.reqTr
 		if x.ch.logsHeads && x.reqIn.s == nil {

@@ -70,6 +70,7 @@ var kindBodies = func() (t [256][]byte) {
 // requestFault: the request body is malformed. An answer is possible only if none has begun.
 func (x *Exchange) requestFault(now sys.Nanos, k fault.Kind) {
 	x.ch.hcm.Inc(stats.HCMDownstreamCxProtocolError)
+	x.refusedName(k)
 	x.c.closeAfter()
 	if x.has(xRespStarted) {
 		x.rec.Flags |= fault.FlagDPE
@@ -82,6 +83,20 @@ func (x *Exchange) requestFault(now sys.Nanos, k fault.Kind) {
 	x.leaveUpstream()
 	x.early()
 	x.replyKind(k)
+}
+
+// dropped counts the fields of an HTTP/1 request that headers_with_underscores_action: DROP_HEADER took out.
+func (x *Exchange) dropped(n int) {
+	if sc := x.ch.h.H1Scope; n > 0 && sc != nil {
+		sc.Block(x.env.Shard).Add(stats.H1DroppedHeadersWithUnderscores, int64(n))
+	}
+}
+
+// refusedName counts an HTTP/1 request that headers_with_underscores_action: REJECT_REQUEST refuses.
+func (x *Exchange) refusedName(k fault.Kind) {
+	if sc := x.ch.h.H1Scope; k == fault.UnexpectedUnderscore && sc != nil {
+		sc.Block(x.env.Shard).Inc(stats.H1RequestsRejectedWithUnderscoresInHeaders)
+	}
 }
 
 // leaveUpstream gives up the try, wherever it is.

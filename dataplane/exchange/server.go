@@ -290,9 +290,7 @@ func (s *Server) readHead(now sys.Nanos) bool {
 
 // admit settles what a request means for its connection.
 func (s *Server) admit(x *Exchange) {
-	if sc := s.ch.h.H1Scope; x.req.DroppedUS > 0 && sc != nil {
-		sc.Block(s.ch.env.Shard).Add(stats.H1DroppedHeadersWithUnderscores, int64(x.req.DroppedUS))
-	}
+	x.dropped(int(x.req.DroppedUS))
 	if x.req.Version == httpmsg.HTTP10 {
 		x.rec.Protocol = "HTTP/1.0"
 	}
@@ -707,9 +705,7 @@ func (s *Server) codecFault(k fault.Kind) {
 	x.req.Version = httpmsg.HTTP11
 	s.ch.hcm.Inc(stats.HCMDownstreamCxProtocolError)
 	x.early() // nothing tells where such a request ends
-	if sc := s.ch.h.H1Scope; k == fault.UnexpectedUnderscore && sc != nil {
-		sc.Block(s.ch.env.Shard).Inc(stats.H1RequestsRejectedWithUnderscoresInHeaders)
-	}
+	x.refusedName(k)
 	s.headFault(k)
 	if k == fault.LowVersion {
 		x.local.flags |= fault.FlagDPE

@@ -314,7 +314,21 @@ func (d *Decoder) trailerField(line []byte, tr *httpmsg.Fields) fault.Kind {
 	}
 	name := tr.A.Take(b)
 	id := httpmsg.LookupBytes(b[mark:])
-	if forbiddenTrailer(id) || bytes.IndexByte(b[mark:], '_') >= 0 && (d.o.Underscores != UnderscoreAllow || framingLookalike(b[mark:])) {
+	drop := forbiddenTrailer(id)
+	if !drop && bytes.IndexByte(b[mark:], '_') >= 0 {
+		switch d.o.Underscores {
+		case UnderscoreReject:
+			return fault.UnexpectedUnderscore
+		case UnderscoreDrop:
+			if d.droppedUS < 255 {
+				d.droppedUS++
+			}
+			drop = true
+		default:
+			drop = framingLookalike(b[mark:])
+		}
+	}
+	if drop {
 		tr.A.Truncate(mark)
 		return fault.None
 	}

@@ -57,6 +57,8 @@ type Decoder struct {
 	phase   phase
 	ext     extState
 	flags   byte
+
+	droppedUS uint8 // trailers that headers_with_underscores_action: DROP_HEADER took out
 }
 
 // InitRequest makes d the decoder of a server's input.
@@ -83,6 +85,13 @@ func (d *Decoder) BeginResponse(reqMethod httpmsg.Method, connectOrUpgrade bool)
 
 func (d *Decoder) arm(p phase) {
 	d.phase, d.left, d.scanned, d.lineOff, d.lines = p, 0, 0, 0, 0
+}
+
+// TakeDropped returns how many trailers headers_with_underscores_action: DROP_HEADER has taken out since it was last asked.
+func (d *Decoder) TakeDropped() int {
+	n := int(d.droppedUS)
+	d.droppedUS = 0
+	return n
 }
 
 // Idle reports that d is at a message boundary: for requests, nothing but empty lines has been seen of the next one; for responses, none is

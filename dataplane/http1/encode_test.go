@@ -120,6 +120,37 @@ func TestHead_WhenFieldsWithUnderscoresAreDropped_ThenTheyAreCounted(t *testing.
 	}
 }
 
+func TestBody_WhenATrailerHasAnUnderscore_ThenTheActionIsDone(t *testing.T) {
+	for _, c := range []struct {
+		action        Underscore
+		k             fault.Kind
+		kept, dropped int
+	}{
+		{UnderscoreAllow, fault.None, 2, 0},
+		{UnderscoreReject, fault.UnexpectedUnderscore, 0, 0},
+		{UnderscoreDrop, fault.None, 1, 1},
+	} {
+		o := strict()
+		o.Underscores, o.EnableTrailers = c.action, true
+		in := []byte("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\na_b: 1\r\ne-f: 3\r\n\r\n")
+		h, d := newHead(), request(o)
+		n, _, k := d.Head(in, h)
+		var tr httpmsg.Fields
+		tr.Reset(h.A)
+		for end := false; k == fault.None && !end; {
+			var m int
+			m, _, end, k = d.Body(in[n:], &tr)
+			n += m
+		}
+		if dropped := d.TakeDropped(); k != c.k || len(tr.List) != c.kept || dropped != c.dropped {
+			t.Errorf("action %d: %v, %d kept, %d dropped", c.action, k, len(tr.List), dropped)
+		}
+		if d.TakeDropped() != 0 {
+			t.Error("told twice")
+		}
+	}
+}
+
 func TestHead_WhenALimitIsNotSet_ThenResponsesMayHave80KiB(t *testing.T) {
 	for _, c := range []struct {
 		n  int

@@ -338,8 +338,8 @@ func (c *Conn) decode(block []byte, m *message) fault.Kind {
 	}
 	if k != fault.None {
 		m.undo()
-	} else if m.h != nil && m.h.DroppedUS > 0 {
-		c.counts.add(CountDroppedUnderscores, uint32(m.h.DroppedUS))
+	} else if m.dropped > 0 {
+		c.counts.add(CountDroppedUnderscores, uint32(m.dropped))
 	}
 	return k
 }

@@ -21,6 +21,7 @@ type message struct {
 	hosts      int
 	lengths    int
 	cookies    int
+	dropped    int // fields that headers_with_underscores_action: DROP_HEADER took out
 	cookie     int // index of the first
 	seen       uint16
 	end        bool
@@ -189,13 +190,11 @@ func put(dst *httpmsg.Fields, f *hpack.Field) {
 // underscore applies headers_with_underscores_action. Names that a lenient reader takes for framing headers never pass.
 func (m *message) underscore(f *hpack.Field, o *Options) (drop bool, k fault.Kind) {
 	switch {
-	case m.trailers:
-		return o.Underscores != http1.UnderscoreAllow || framingLookalike(f.Name), fault.None
 	case o.Underscores == http1.UnderscoreDrop:
-		if m.h.DroppedUS < 255 {
-			m.h.DroppedUS++
-		}
+		m.dropped++
 		return true, fault.None
+	case m.trailers && o.Underscores == http1.UnderscoreAllow:
+		return framingLookalike(f.Name), fault.None
 	case o.Underscores == http1.UnderscoreReject || !o.Lax && framingLookalike(f.Name):
 		return false, fault.H2Underscore
 	}
