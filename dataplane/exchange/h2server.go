@@ -423,7 +423,7 @@ func (s *h2Server) rearm(now sys.Nanos) {
 			at = earlier(at, s.since+h.ConnIdle)
 		}
 		if h.MaxConnDuration > 0 {
-			at = earlier(at, s.age(now))
+			at = earlier(at, s.ch.maxAge(s.Place.Info))
 		}
 	}
 	if at > 0 {
@@ -431,11 +431,6 @@ func (s *h2Server) rearm(now sys.Nanos) {
 	} else if s.timer.Armed() {
 		l.Disarm(&s.timer)
 	}
-}
-
-// age is when max_connection_duration is over.
-func (s *h2Server) age(now sys.Nanos) sys.Nanos {
-	return max(now+s.ch.h.MaxConnDuration-sys.Nanos(s.ch.env.L.Wall()-s.Place.Info.Start), 1)
 }
 
 func (s *h2Server) onTimer(now sys.Nanos) {
@@ -448,7 +443,7 @@ func (s *h2Server) onTimer(now sys.Nanos) {
 		}
 	case h2Open:
 		switch {
-		case h.MaxConnDuration > 0 && now >= s.age(now):
+		case h.MaxConnDuration > 0 && now >= s.ch.maxAge(s.Place.Info):
 			b.Inc(stats.HCMDownstreamCxMaxDurationReached)
 			s.startDrain()
 		case s.k.H2.Active() == 0 && h.ConnIdle > 0 && now >= s.since+h.ConnIdle:

@@ -3,6 +3,8 @@
 package exchange
 
 import (
+	"math/bits"
+
 	"sidecar/dataplane/conn"
 	"sidecar/dataplane/fault"
 	"sidecar/dataplane/http1"
@@ -593,12 +595,21 @@ func earlier(a, b sys.Nanos) sys.Nanos {
 
 // maxAge is when max_connection_duration is over; once it has passed the connection drains and the deadline is gone.
 func (s *Server) maxAge() sys.Nanos {
-	d := s.ch.h.MaxConnDuration
-	if d <= 0 || s.fl&(fDrain|fClose) != 0 || s.st == sLinger {
+	if s.ch.h.MaxConnDuration <= 0 || s.fl&(fDrain|fClose) != 0 || s.st == sLinger {
 		return 0
 	}
-	l := s.ch.env.L
-	return max(l.Now()+d-sys.Nanos(l.Wall()-s.Place.Info.Start), 1)
+	return s.ch.maxAge(s.Place.Info)
+}
+
+// maxAge is when max_connection_duration of a connection, and its share of the jitter, is over. The share follows from what the connection is called, so
+// that nobody has to keep it, here or on the worker to which the connection moves.
+func (ch *chain) maxAge(info *accesslog.ConnInfo) sys.Nanos {
+	l, d := ch.env.L, ch.h.MaxConnDuration
+	if j := ch.h.MaxConnJitter; j > 0 {
+		part, _ := bits.Mul64((info.ID+uint64(info.Start))*0x9e3779b97f4a7c15, uint64(j)) // Fibonacci hashing: the upper bits are spread
+		d += sys.Nanos(part)
+	}
+	return max(l.Now()+d-sys.Nanos(l.Wall()-info.Start), 1)
 }
 
 func (s *Server) rearm(now sys.Nanos) {

@@ -54,3 +54,30 @@ func TestMaxStreamDuration_WhenTheUpstreamDoesNotAnswerInTime_ThenTheTryEnds(t *
 		r.check()
 	}
 }
+
+func TestMaxAge_WhenThereIsJitter_ThenConnectionsLiveUpToThatMuchLonger(t *testing.T) {
+	const d, j, n = 100 * sys.Second, 10 * sys.Second, 1000
+	r := newRig(t, 0)
+	r.publish()
+	r.hcm.MaxConnDuration, r.hcm.MaxConnJitter = d, j
+	ch := r.env.chainOf(r.lis, r.fc)
+	defer ch.release()
+	var tenths [10]int
+	for id := range uint64(n) {
+		info := r.connInfo()
+		info.ID = id
+		more := ch.maxAge(info) - r.l.Now() - d
+		if more < 0 || more >= j {
+			t.Fatalf("connection %d lives %v longer", id, more)
+		}
+		if ch.maxAge(info)-r.l.Now()-d != more {
+			t.Fatal("asked twice it is another age")
+		}
+		tenths[more*10/j]++
+	}
+	for i, got := range tenths {
+		if got < n/20 || got > n/5 {
+			t.Errorf("%d of %d live %d to %d tenths of the jitter longer", got, n, i, i+1)
+		}
+	}
+}

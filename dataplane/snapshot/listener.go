@@ -238,6 +238,7 @@ type HCM struct {
 
 	RequestTimeout, HeadersTimeout, StreamIdle, DrainTimeout, DelayedClose sys.Nanos // StreamIdle default 5 min, DrainTimeout 5 s, DelayedClose 1 s
 	ConnIdle, MaxConnDuration, MaxStream                                   sys.Nanos // common_http_protocol_options; ConnIdle default 1 h; 0 = none
+	MaxConnJitter                                                          sys.Nanos // max_connection_duration_jitter of MaxConnDuration: by less than this a connection may live longer
 	MaxRequestsPerConn                                                     uint32
 	Upgrades                                                               []HCMUpgrade
 	Filters                                                                []HTTPFilter // in order, without the router unless that is discovered
@@ -343,6 +344,7 @@ type TCPProxy struct {
 	IdleTimeout             sys.Nanos          // default 1 h; 0 = none
 	MaxConnectAttempts      uint32             // default 1
 	MaxDuration             sys.Nanos          // max_downstream_connection_duration; 0 = none
+	MaxDurationJitter       sys.Nanos          // by less than this a connection may live longer
 	Hash                    []route.HashPolicy // source_ip, filter_state
 	AccessLogs              []*accesslog.Logger
 	LogFlushInterval        sys.Nanos

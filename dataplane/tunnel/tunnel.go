@@ -184,6 +184,9 @@ func New(env *Env, c *conn.Conn, l *snapshot.Listener, fc *snapshot.FilterChain,
 	now := env.L.Now()
 	if d := t.cfg.MaxDuration; d > 0 {
 		t.end = now + d
+		if j := t.cfg.MaxDurationJitter; j > 0 {
+			t.end += sys.Nanos(env.L.Rand() % uint64(j))
+		}
 	}
 	if d := t.cfg.LogFlushInterval; d > 0 {
 		t.logAt = now + d

@@ -114,6 +114,13 @@ func TestTunnel_WhenItEnds_ThenSocketsAndLogAreEnvoys(t *testing.T) {
 			return readAll(t, c)
 		}, func(p *snapshot.TCPProxy) { p.MaxDuration = 100 * sys.Millisecond }, "abc",
 			"TcpConnectionEnd DT rx=3 tx=3 att=1 local=max_connection_duration_reached detected=Normal/Normal fail=-"},
+		{"too old, with jitter", echo, func(t *testing.T, c *net.TCPConn) string {
+			_, _ = c.Write([]byte("abc"))
+			return readAll(t, c)
+		}, func(p *snapshot.TCPProxy) {
+			p.MaxDuration, p.MaxDurationJitter = 100*sys.Millisecond, 50*sys.Millisecond
+		}, "abc",
+			"TcpConnectionEnd DT rx=3 tx=3 att=1 local=max_connection_duration_reached detected=Normal/Normal fail=-"},
 		{"server speaks first", func(c *net.TCPConn) { _, _ = c.Write([]byte("220 ready")) },
 			func(t *testing.T, c *net.TCPConn) string { s := readAll(t, c); c.Close(); return s }, nil, "220 ready",
 			"TcpConnectionEnd - rx=0 tx=9 att=1 local=- detected=Normal/Normal fail=-"},

@@ -152,7 +152,7 @@ var shared = registry.Messages{
 	},
 	"envoy.config.core.v3.HttpProtocolOptions": {
 		"idle_timeout": registry.Supported, "max_connection_duration": registry.Supported, "max_headers_count": registry.Supported,
-		"max_connection_duration_jitter":  registry.Warn("connections live for max_connection_duration"),
+		"max_connection_duration_jitter":  registry.Warn("connections live for max_connection_duration, in Envoy too"),
 		"max_response_headers_kb":         registry.Supported,
 		"max_stream_duration":             registry.Supported,
 		"headers_with_underscores_action": registry.Warn("only applies to downstream connections"),

@@ -118,13 +118,13 @@ func TestCompile_WhenNothingIsSet_ThenEnvoysDefaults(t *testing.T) {
 
 func TestCompile_WhenTheTCPProxyIsSet_ThenItsFieldsArrive(t *testing.T) {
 	x := mustCompile(t, on(tcp(`,"weighted_clusters":{"clusters":[{"name":"a","weight":1},{"name":"b","weight":3}]},"idle_timeout":"7s","max_connect_attempts":3,
-	  "max_downstream_connection_duration":"9s","hash_policy":[{"source_ip":{}}],"backoff_options":{"base_interval":"1s"},
+	  "max_downstream_connection_duration":"9s","max_downstream_connection_duration_jitter_percentage":{"value":50},"hash_policy":[{"source_ip":{}}],"backoff_options":{"base_interval":"1s"},
 	  "access_log_options":{"access_log_flush_interval":"2s","flush_access_log_on_connected":true},
 	  "tunneling_config":{"hostname":"h:1","use_post":true}`), "")).Listener.Chains[0].TCP
 	if w := x.Weighted; x.Cluster != nil || w == nil || w.Total != 4 || len(w.Clusters) != 2 || w.Clusters[1].Name != "b" {
 		t.Errorf("weighted %+v", x.Weighted)
 	}
-	if x.IdleTimeout != 7*sys.Second || x.MaxConnectAttempts != 3 || x.MaxDuration != 9*sys.Second || x.BackoffBase != sys.Second || x.BackoffMax != 10*sys.Second ||
+	if x.IdleTimeout != 7*sys.Second || x.MaxConnectAttempts != 3 || x.MaxDuration != 9*sys.Second || x.MaxDurationJitter != 4500*sys.Millisecond || x.BackoffBase != sys.Second || x.BackoffMax != 10*sys.Second ||
 		x.LogFlushInterval != 2*sys.Second || !x.LogOnConnected || len(x.Hash) != 1 || x.Tunneling == nil || x.Tunneling.PostPath != "/" {
 		t.Errorf("%+v", x)
 	}
@@ -137,14 +137,14 @@ func TestCompile_WhenTheManagerIsSet_ThenItsFieldsArrive(t *testing.T) {
 	res := mustCompile(t, on(hcm(grpcWeb+","+router, `,"rds":{"route_config_name":"r","config_source":{"ads":{},"initial_fetch_timeout":"3s"}},"codec_type":"HTTP1",
 	  "server_name":"s","stream_idle_timeout":"0s","max_request_headers_kb":8,"xff_num_trusted_hops":2,"use_remote_address":true,"via":"v","normalize_path":true,
 	  "path_with_escaped_slashes_action":"REJECT_REQUEST","upgrade_configs":[{"upgrade_type":"WebSocket"},{"upgrade_type":"CONNECT","enabled":false}],
-	  "common_http_protocol_options":{"max_headers_count":7,"idle_timeout":"4s","headers_with_underscores_action":"REJECT_REQUEST"},
+	  "common_http_protocol_options":{"max_headers_count":7,"idle_timeout":"4s","max_connection_duration":"8s","max_connection_duration_jitter":{"value":25},"headers_with_underscores_action":"REJECT_REQUEST"},
 	  "http_protocol_options":{"accept_http_10":true,"enable_trailers":true}`), ""))
 	h := res.Listener.Chains[0].HTTP
 	if len(res.RDS) != 1 || res.RDS[0].Name != "r" || res.RDS[0].FetchTimeout.Seconds() != 3 || res.RDS[0].StatPrefix != "a_b" || !h.RDS || h.Routes != res.RDS[0].Ref {
 		t.Errorf("RDS %+v", res.RDS)
 	}
 	if h.Codec != snapshot.CodecHTTP1 || h.ServerName != "s" || h.StreamIdle != 0 || h.XFFHops != 2 || !h.UseRemoteAddr || h.Via != "v" || !h.NormalizePath ||
-		h.EscapedSlashes != httpmsg.SlashReject || h.ConnIdle != 4*sys.Second || len(h.Filters) != 1 {
+		h.EscapedSlashes != httpmsg.SlashReject || h.ConnIdle != 4*sys.Second || h.MaxConnDuration != 8*sys.Second || h.MaxConnJitter != 2*sys.Second || len(h.Filters) != 1 {
 		t.Errorf("%+v", h)
 	}
 	if len(h.Upgrades) != 2 || h.Upgrades[0] != (snapshot.HCMUpgrade{Type: "websocket", Enabled: true}) || h.Upgrades[1].Enabled {

@@ -5,6 +5,7 @@ package listener
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"strings"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -175,6 +176,11 @@ func (s *state) hcmIdentity(c *registry.Ctx, h *hcmv3.HttpConnectionManager, out
 	}
 }
 
+// jitter is the most that a percentage adds to d.
+func jitter(d sys.Nanos, p *typev3.Percent) sys.Nanos {
+	return sys.Nanos(math.Ceil(float64(d) * p.GetValue() / 100))
+}
+
 // percent converts a double percentage to parts per 10,000, Envoy's resolution for sampling.
 func percent(p *typev3.Percent, def float64) match.Fraction {
 	v := def
@@ -193,6 +199,7 @@ func (s *state) hcmTimeouts(h *hcmv3.HttpConnectionManager, out *snapshot.HCM) {
 	o := h.GetCommonHttpProtocolOptions()
 	out.ConnIdle = nanos(o.GetIdleTimeout(), 3600*sys.Second)
 	out.MaxConnDuration = nanos(o.GetMaxConnectionDuration(), 0)
+	out.MaxConnJitter = jitter(out.MaxConnDuration, o.GetMaxConnectionDurationJitter())
 	out.MaxStream = nanos(o.GetMaxStreamDuration(), 0)
 	out.MaxRequestsPerConn = o.GetMaxRequestsPerConnection().GetValue()
 }

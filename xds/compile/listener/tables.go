@@ -97,7 +97,7 @@ var Messages = registry.Messages{
 	"envoy.extensions.filters.network.http_connection_manager.v3.LocalReplyConfig":   {"mappers": registry.Whole, "body_format": registry.Whole},
 	"envoy.config.core.v3.HttpProtocolOptions": {
 		"idle_timeout": registry.Supported, "max_connection_duration": registry.Supported, "max_headers_count": registry.Supported,
-		"max_stream_duration": registry.Supported, "headers_with_underscores_action": registry.Supported,
+		"max_connection_duration_jitter": registry.Whole, "max_stream_duration": registry.Supported, "headers_with_underscores_action": registry.Supported,
 		"max_requests_per_connection": registry.Supported, "max_response_headers_kb": registry.Refuse("concerns upstreams; set it on the cluster")},
 	"envoy.config.core.v3.Http2ProtocolOptions": codec.HTTP2Messages["envoy.config.core.v3.Http2ProtocolOptions"],
 	"envoy.config.core.v3.KeepaliveSettings":    codec.HTTP2Messages["envoy.config.core.v3.KeepaliveSettings"],
@@ -112,7 +112,8 @@ var Messages = registry.Messages{
 		"stat_prefix": registry.Supported, "cluster": registry.Supported, "weighted_clusters": registry.Supported,
 		"idle_timeout": registry.Supported, "access_log": registry.Whole, "max_connect_attempts": registry.Supported,
 		"hash_policy": registry.Whole, "max_downstream_connection_duration": registry.Supported,
-		"access_log_flush_interval": registry.Supported, "flush_access_log_on_connected": registry.Supported,
+		"max_downstream_connection_duration_jitter_percentage": registry.Whole,
+		"access_log_flush_interval":                            registry.Supported, "flush_access_log_on_connected": registry.Supported,
 		"access_log_options": registry.Supported, "backoff_options": registry.Supported,
 		"tunneling_config": registry.Supported, "on_demand": registry.Supported,
 		"metadata_match":        registry.Refuse("subset load balancing is not supported"),

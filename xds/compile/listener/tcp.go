@@ -26,6 +26,7 @@ func (s *state) tcp(c *registry.Ctx, t *tcpv3.TcpProxy) *snapshot.TCPProxy {
 	out := &snapshot.TCPProxy{StatPrefix: t.GetStatPrefix(), IdleTimeout: nanos(t.GetIdleTimeout(), 3600*sys.Second), MaxConnectAttempts: 1,
 		MaxDuration: nanos(t.GetMaxDownstreamConnectionDuration(), 0), LogFlushInterval: nanos(t.GetAccessLogFlushInterval(), 0),
 		LogOnConnected: t.GetFlushAccessLogOnConnected()}
+	out.MaxDurationJitter = jitter(out.MaxDuration, t.GetMaxDownstreamConnectionDurationJitterPercentage())
 	if o := t.GetAccessLogOptions(); o != nil {
 		out.LogFlushInterval = nanos(o.GetAccessLogFlushInterval(), out.LogFlushInterval)
 		out.LogOnConnected = out.LogOnConnected || o.GetFlushAccessLogOnConnected()
