@@ -150,7 +150,7 @@ func (x *Exchange) chooseCluster(now sys.Nanos, f *route.Forward) bool {
 	x.authority = x.req.Authority
 	x.upName = x.cl.ServerName(&x.req)
 	x.tellTimeout(f)
-	if !x.has(xReqEnd) && !x.has(xPrebuf) && (x.plan.On != 0 || len(x.mirrors()) > 0) && x.req.Body != httpmsg.BodyNone {
+	if !x.has(xReqEnd) && !x.has(xPrebuf) && (x.plan.On != 0 || f.InternalRedirect != nil || len(x.mirrors()) > 0) && x.req.Body != httpmsg.BodyNone {
 		x.fl |= xKeepBody
 	}
 	if x.has(xReqEnd) {

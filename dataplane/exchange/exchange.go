@@ -121,6 +121,7 @@ type Exchange struct {
 	budget    bool   // a place under max_retries is held
 	ownKey    bool   // sec-websocket-key is ours: an HTTP/2 client has sent none
 	redirects uint32
+	taken     [][2]string // see takeRoute
 
 	start      sys.Nanos // first byte of the request
 	reqDone    sys.Nanos // request complete; 0 before
@@ -210,6 +211,7 @@ func (x *Exchange) begin(o *origin, start, now sys.Nanos, headBytes int) {
 	x.q.ClientCertValid = x.q.ClientCert && x.side.TLS.Validated
 	x.m, x.prio = nil, 0
 	x.attempts, x.connTries, x.retries, x.redirects, x.budget = 0, 0, 0, 0, false
+	x.taken = x.taken[:0]
 	x.limits, x.hasHash, x.ownKey = route.Timeouts{}, false, false
 	x.start, x.lastActive, x.reqDone, x.tryStart, x.retryAt = start, now, 0, 0, 0
 	x.routeAt, x.perTryAt, x.upstreamMaxAt, x.wakeAt = 0, 0, 0, 0

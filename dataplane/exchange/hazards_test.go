@@ -301,3 +301,36 @@ func TestInformational_WhenTheUpstreamSendsThemWithoutEnd_ThenNoMemoryIsKept(t *
 	}
 	r.check()
 }
+
+func TestInternalRedirect_WhenLocationHasABlank_ThenItIsNotFollowed(t *testing.T) {
+	for _, loc := range []string{"http://a/next HTTP/1.1", "http://a/a b", "http://a/\x7f", "http://a/\xff"} {
+		if _, _, _, ok := splitURL([]byte(loc)); ok {
+			t.Errorf("%q would be sent", loc)
+		}
+	}
+}
+
+func TestInternalRedirect_WhenTheNewRouteHasNoRetries_ThenThoseOfTheOldOneAreGone(t *testing.T) {
+	r := newRig(t, 1)
+	f := r.route().Forward
+	f.Retry = &route.Retry{On: route.Retry5xx, Num: 3, MaxSelect: 1}
+	f.InternalRedirect = &route.InternalRedirect{Max: 1, Codes: []uint32{302}}
+	c := r.dial()
+	c.write("GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+	r.turn()
+	up := r.ups[0].accept()
+	r.turn()
+	up.read()
+	f.Retry = nil // as the route that the redirect leads to
+	up.write("HTTP/1.1 302 Found\r\nlocation: http://a/next\r\ncontent-length: 0\r\n\r\n")
+	r.turn()
+	up.read()
+	up.write("HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n")
+	r.turn()
+	if got, _ := c.read(); !strings.HasPrefix(got, "HTTP/1.1 503") {
+		t.Errorf("the client got\n%s", got)
+	}
+	c.close()
+	r.turn()
+	r.check()
+}

@@ -312,5 +312,4 @@ type InternalRedirect struct {
 	CopyHeaders     []httpmsg.Key
 	SafeCrossScheme bool
 	PreviousRoutes  bool
-	AllowListed     []string
 }
