@@ -187,6 +187,8 @@ func TestXFCC_WhenAnElementIsMade_ThenItHasEnvoysForm(t *testing.T) {
 		{"istio", ClientCertDetails{Subject: true, URI: true, DNS: true}, Session{Peer: peer, Local: local},
 			"By=spiffe://td/me;By=spiffe://td/too;Hash=" + fingerprint(peer) + `;Subject="CN=a,O=x\,y,C=DE"` +
 				";URI=spiffe://td/ns/a/sa/b;URI=spiffe://td/c;DNS=a.test;DNS=*.b.test"},
+		{"hostile names", ClientCertDetails{URI: true, DNS: true}, Session{Peer: &Certificate{URIs: []string{"a\x00b"}, DNSNames: []string{"x\r\nadmin: 1", "y\x7f\xff"}}},
+			"Hash=" + fingerprint(&Certificate{}) + ";URI=a%00b;DNS=x%0D%0Aadmin: 1;DNS=y%7F%FF"},
 		{"empty values", ClientCertDetails{Subject: true, URI: true, DNS: true}, Session{Peer: bare}, "Hash=" + fingerprint(bare) + `;Subject="";URI=`},
 		{"everything", all, Session{Peer: bare}, "Hash=" + fingerprint(bare) + `;Cert="` + string(bare.AppendPEM(nil)) + `";Chain="` +
 			string(bare.AppendChainPEM(nil)) + `";Subject="";URI=`},

@@ -48,11 +48,11 @@ func (m ForwardClientCert) Decide(s *Session) XFCC {
 
 // AppendElement appends the element that describes the client of s, which must have a peer certificate:
 // By=…;Hash=…;Cert="…";Chain="…";Subject="…";URI=…;DNS=…. By is repeated for each URI of the proxy's own certificate; URI and Subject are there
-// even when they are empty.
+// even when they are empty. Names are as they are in the certificate, but for bytes that no header may have: they are percent-encoded.
 func (d ClientCertDetails) AppendElement(b []byte, s *Session) []byte {
 	if s.Local != nil {
 		for _, u := range s.Local.URIs {
-			b = append(append(append(b, "By="...), u...), ';')
+			b = append(appendName(append(b, "By="...), u), ';')
 		}
 	}
 	b = s.Peer.AppendFingerprint256(append(b, "Hash="...), 0)
@@ -67,7 +67,7 @@ func (d ClientCertDetails) AppendElement(b []byte, s *Session) []byte {
 	}
 	if d.URI {
 		for _, u := range s.Peer.URIs {
-			b = append(append(b, ";URI="...), u...)
+			b = appendName(append(b, ";URI="...), u)
 		}
 		if len(s.Peer.URIs) == 0 {
 			b = append(b, ";URI="...)
@@ -75,8 +75,21 @@ func (d ClientCertDetails) AppendElement(b []byte, s *Session) []byte {
 	}
 	if d.DNS {
 		for _, n := range s.Peer.DNSNames {
-			b = append(append(b, ";DNS="...), n...)
+			b = appendName(append(b, ";DNS="...), n)
 		}
+	}
+	return b
+}
+
+// appendName appends a name of a certificate, which may hold any ASCII byte: a line end would begin another header for the next one who reads it.
+func appendName(b []byte, name string) []byte {
+	for i := range len(name) {
+		if c := name[i]; c >= ' ' && c < 0x7f {
+			b = append(b, c)
+			continue
+		}
+		const digits = "0123456789ABCDEF"
+		b = append(b, '%', digits[name[i]>>4], digits[name[i]&15])
 	}
 	return b
 }
