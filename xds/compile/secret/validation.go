@@ -155,8 +155,8 @@ func (s *source) custom(at registry.Path, ext *corev3.TypedExtensionConfig, v *p
 		s.fail(err)
 		return
 	}
-	if v.CA != nil || v.CRL != nil || v.HasMaxDepth || len(v.Hashes)+len(v.SPKIs) > 0 {
-		s.c.Warnf(at, "trusted_ca, crl, max_verify_depth and the pinned hashes have no effect beside it")
+	if v.CA != nil || v.CRL != nil || v.HasMaxDepth || v.AcceptUntrusted || len(v.Hashes)+len(v.SPKIs) > 0 {
+		s.c.Warnf(at, "trusted_ca, crl, max_verify_depth, trust_chain_verification and the pinned hashes have no effect beside it")
 	}
 	fill(s, at.Field("typed_config"), v)
 }

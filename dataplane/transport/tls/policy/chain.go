@@ -11,14 +11,22 @@ import (
 // maxPresented bounds the certificates of a peer that are looked at; crypto/tls bounds their bytes.
 const maxPresented = 32
 
-// chain builds and checks chains from certs[0] to a certificate of pool, any of which is an anchor (partial chains, as Envoy allows them). out gets
-// the time for which the result holds.
-func (f *verifier) chain(now Clock, pool *x509.CertPool, certs []*x509.Certificate, out *verdict) *Failure {
+// anchors are the certificates that chains may end in, and what was revoked below them.
+type anchors struct {
+	pool  *x509.CertPool
+	crls  *CRLs // nil: nothing is revoked
+	depth int   // max_verify_depth
+	// whole: only a certificate that is its own issuer is an anchor. Else any is (partial chains), as with Envoy's default validator.
+	whole bool
+}
+
+// chain builds and checks chains from certs[0] to an anchor. out gets the time for which the result holds.
+func (f *verifier) chain(now Clock, to anchors, certs []*x509.Certificate, out *verdict) *Failure {
 	if len(certs) > maxPresented {
 		return chainFailure(maxPresented, textTooLong)
 	}
 	leaf := certs[0]
-	opts := x509.VerifyOptions{Roots: pool, CurrentTime: now(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}
+	opts := x509.VerifyOptions{Roots: to.pool, CurrentTime: now(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}
 	if f.v.AllowExpired {
 		leaf = timeless(leaf)
 	}
@@ -37,7 +45,7 @@ func (f *verifier) chain(now Clock, pool *x509.CertPool, certs []*x509.Certifica
 	}
 	var first *Failure
 	for _, c := range chains {
-		from, until, fail := f.acceptable(now, c)
+		from, until, fail := f.acceptable(now, to, c)
 		if fail == nil {
 			out.from, out.until = from, until
 			return nil
@@ -50,11 +58,14 @@ func (f *verifier) chain(now Clock, pool *x509.CertPool, certs []*x509.Certifica
 }
 
 // acceptable checks what x509.Verify does not: purpose as BoringSSL sees it, depth, and revocation.
-func (f *verifier) acceptable(now Clock, chain []*x509.Certificate) (from, until int64, fail *Failure) {
+func (f *verifier) acceptable(now Clock, to anchors, chain []*x509.Certificate) (from, until int64, fail *Failure) {
 	until = math.MaxInt64
 	// max_verify_depth counts the certificates above the leaf, the anchor included; 0 lets the anchor be, as in Envoy.
-	if len(chain)-1 > max(f.v.depth(), 1) {
-		return 0, 0, chainFailure(f.v.depth(), textTooLong)
+	if len(chain)-1 > max(to.depth, 1) {
+		return 0, 0, chainFailure(to.depth, textTooLong)
+	}
+	if top := chain[len(chain)-1]; to.whole && !bytes.Equal(top.RawIssuer, top.RawSubject) {
+		return 0, 0, chainFailure(len(chain)-1, textNoIssuer)
 	}
 	for i, c := range chain {
 		if !f.fits(c, i == 0) {
@@ -64,7 +75,7 @@ func (f *verifier) acceptable(now Clock, chain []*x509.Certificate) (from, until
 			from, until = max(from, c.NotBefore.Unix()), min(until, c.NotAfter.Unix())
 		}
 	}
-	if f.crls == nil {
+	if to.crls == nil {
 		return from, until, nil
 	}
 	last := len(chain)
@@ -76,7 +87,7 @@ func (f *verifier) acceptable(now Clock, chain []*x509.Certificate) (from, until
 		if i+1 < len(chain) {
 			issuer = chain[i+1]
 		}
-		next, fail := f.crls.check(now, c, issuer, i)
+		next, fail := to.crls.check(now, c, issuer, i)
 		if fail != nil {
 			return 0, 0, fail
 		}
@@ -109,7 +120,7 @@ func (f *verifier) fits(c *x509.Certificate, leaf bool) bool {
 
 // check looks for c in the list of its issuer; next is when that list must be replaced.
 func (s *CRLs) check(now Clock, c, issuer *x509.Certificate, depth int) (next int64, fail *Failure) {
-	l := s.byIssuer[string(c.RawIssuer)]
+	l := s.about(c)
 	if l == nil {
 		return 0, chainFailure(depth, textNoCRL)
 	}
@@ -126,6 +137,8 @@ func (s *CRLs) check(now Clock, c, issuer *x509.Certificate, depth int) (next in
 		return 0, chainFailure(depth, textCRLNotYet)
 	case !l.list.NextUpdate.IsZero() && t.After(l.list.NextUpdate):
 		return 0, chainFailure(depth, textCRLExpired)
+	case l.critical:
+		return 0, chainFailure(depth, textCRLCritical)
 	case l.revoked[string(c.SerialNumber.Bytes())]:
 		return 0, chainFailure(depth, textRevoked)
 	}

@@ -83,6 +83,9 @@ func (c *Client) Update(find Lookup) error {
 	if err := checkValidation(v); err != nil {
 		return err
 	}
+	if c.spec.AutoSANFromSNI && (v == nil || v.CA == nil && v.SPIFFE == nil) {
+		return errors.New("'auto_sni_san_validation' was configured without configuring a trusted CA")
+	}
 	st.verify = newVerifier(v, x509.ExtKeyUsageServerAuth)
 	h := newHasher()
 	h.text("scope", c.spec.Scope)

@@ -80,6 +80,7 @@ const (
 	textNoCRL         = textRevocation + "unable to get certificate CRL"
 	textCRLExpired    = textRevocation + "CRL has expired"
 	textCRLNotYet     = textRevocation + "CRL is not yet valid"
+	textCRLCritical   = textRevocation + "unhandled critical CRL extension"
 	textCRLSignature  = textRevocation + "CRL signature failure"
 	textSignature     = "certificate signature failure"
 	textInvalidCA     = "invalid CA certificate"

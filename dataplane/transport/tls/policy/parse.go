@@ -210,15 +210,77 @@ func (b *Bundle) ageless() *x509.CertPool {
 
 // CRLs is a set of revocation lists by issuer. Immutable.
 type CRLs struct {
-	byIssuer map[string]*crl // RawIssuer → the list with the highest number
+	byIssuer map[string]*scopes // RawIssuer → the newest lists
 	Hash     [sha256.Size]byte
 	where    string // source, for errors
 }
 
 // crl is one revocation list.
 type crl struct {
-	list    *x509.RevocationList
-	revoked map[string]bool // serial numbers, big-endian bytes
+	list     *x509.RevocationList
+	revoked  map[string]bool // serial numbers, big-endian bytes
+	leaves   bool            // tells about certificates that are no authorities
+	cas      bool            // tells about certificates of authorities
+	critical bool            // holds a critical extension that is not understood: nothing can be concluded from it
+}
+
+// scopes are the newest lists of one issuer about certificates that are no authorities, and about authorities; either may be nil.
+type scopes struct{ leaves, cas *crl }
+
+// Extensions of revocation lists (RFC 5280 section 5.2 and 5.3).
+var (
+	oidCRLNumber    = asn1.ObjectIdentifier{2, 5, 29, 20}
+	oidReason       = asn1.ObjectIdentifier{2, 5, 29, 21}
+	oidDelta        = asn1.ObjectIdentifier{2, 5, 29, 27}
+	oidIssuingPoint = asn1.ObjectIdentifier{2, 5, 29, 28}
+	oidAuthorityKey = asn1.ObjectIdentifier{2, 5, 29, 35}
+)
+
+// newCRL reads what a list is about. A delta, and a list of some reasons, of some distribution points or of other issuers, is about nothing: it says too
+// little to take a certificate for good.
+func newCRL(l *x509.RevocationList) *crl {
+	c := &crl{list: l, revoked: make(map[string]bool, len(l.RevokedCertificateEntries)), leaves: true, cas: true}
+	for i := range l.Extensions {
+		switch e := &l.Extensions[i]; {
+		case e.Id.Equal(oidDelta):
+			c.leaves, c.cas = false, false
+		case e.Id.Equal(oidIssuingPoint):
+			c.scope(e.Value)
+		case e.Critical && !e.Id.Equal(oidCRLNumber) && !e.Id.Equal(oidAuthorityKey):
+			c.critical = true
+		}
+	}
+	for i := range l.RevokedCertificateEntries {
+		x := &l.RevokedCertificateEntries[i]
+		c.revoked[string(x.SerialNumber.Bytes())] = true // removeFromCRL too, which only a delta may say
+		for j := range x.Extensions {
+			c.critical = c.critical || x.Extensions[j].Critical && !x.Extensions[j].Id.Equal(oidReason)
+		}
+	}
+	return c
+}
+
+// scope reads IssuingDistributionPoint.
+func (c *crl) scope(ext []byte) {
+	const onlyUserCerts, onlyCACerts = 1, 2 // tags
+	var seq asn1.RawValue
+	rest, err := asn1.Unmarshal(ext, &seq)
+	c.critical = c.critical || err != nil || len(rest) > 0
+	for rest = seq.Bytes; len(rest) > 0 && !c.critical; {
+		var v asn1.RawValue
+		rest, err = asn1.Unmarshal(rest, &v)
+		said := len(v.Bytes) != 1 || v.Bytes[0] != 0 // all but distributionPoint and onlySomeReasons are booleans
+		switch {
+		case err != nil:
+			c.critical = true
+		case v.Class == asn1.ClassContextSpecific && v.Tag == onlyUserCerts:
+			c.cas = c.cas && !said
+		case v.Class == asn1.ClassContextSpecific && v.Tag == onlyCACerts:
+			c.leaves = c.leaves && !said
+		case said:
+			c.leaves, c.cas = false, false
+		}
+	}
 }
 
 // ParseCRLs reads PEM revocation lists.
@@ -247,7 +309,7 @@ func newCRLs(lists [][]byte, where string) (*CRLs, error) {
 	if len(lists) > maxCRLs {
 		return nil, fmt.Errorf("Failed to load CRL from %s: more than %d lists", where, maxCRLs) //nolint:staticcheck // Envoy's text
 	}
-	s := &CRLs{byIssuer: map[string]*crl{}, where: where}
+	s := &CRLs{byIssuer: map[string]*scopes{}, where: where}
 	h := sha256.New()
 	for i, der := range lists {
 		l, err := x509.ParseRevocationList(der)
@@ -255,25 +317,41 @@ func newCRLs(lists [][]byte, where string) (*CRLs, error) {
 			return nil, fmt.Errorf("Failed to load CRL from %s: list %d: %w", where, i, err) //nolint:staticcheck // Envoy's text
 		}
 		h.Write(der)
-		c := &crl{list: l, revoked: make(map[string]bool, len(l.RevokedCertificateEntries))}
-		for j := range l.RevokedCertificateEntries {
-			// removeFromCRL (8) takes a certificate off hold.
-			if e := &l.RevokedCertificateEntries[j]; e.ReasonCode != 8 {
-				c.revoked[string(e.SerialNumber.Bytes())] = true
-			}
-		}
-		s.add(c)
+		s.add(newCRL(l))
 	}
 	h.Sum(s.Hash[:0])
 	return s, nil
 }
 
-// add keeps the newest list of each issuer.
+// add keeps the newest lists of each issuer; nil is none.
 func (s *CRLs) add(c *crl) {
-	key := string(c.list.RawIssuer)
-	if old := s.byIssuer[key]; old == nil || old.list.ThisUpdate.Before(c.list.ThisUpdate) {
-		s.byIssuer[key] = c
+	if c == nil {
+		return
 	}
+	key := string(c.list.RawIssuer)
+	if s.byIssuer[key] == nil {
+		s.byIssuer[key] = &scopes{}
+	}
+	x := s.byIssuer[key]
+	newer := func(old *crl) bool { return old == nil || old.list.ThisUpdate.Before(c.list.ThisUpdate) }
+	if c.leaves && newer(x.leaves) {
+		x.leaves = c
+	}
+	if c.cas && newer(x.cas) {
+		x.cas = c
+	}
+}
+
+// about is the list of c's issuer that tells about c; nil = none.
+func (s *CRLs) about(c *x509.Certificate) *crl {
+	x := s.byIssuer[string(c.RawIssuer)]
+	switch {
+	case x == nil:
+		return nil
+	case c.IsCA:
+		return x.cas
+	}
+	return x.leaves
 }
 
 // with joins two sets; either may be nil.
@@ -284,12 +362,12 @@ func (s *CRLs) with(o *CRLs) *CRLs {
 	case o == nil:
 		return s
 	}
-	m := &CRLs{byIssuer: make(map[string]*crl, len(s.byIssuer)+len(o.byIssuer))}
-	for _, c := range s.byIssuer {
-		m.add(c)
-	}
-	for _, c := range o.byIssuer {
-		m.add(c)
+	m := &CRLs{byIssuer: make(map[string]*scopes, len(s.byIssuer)+len(o.byIssuer))}
+	for _, set := range []*CRLs{s, o} {
+		for _, x := range set.byIssuer {
+			m.add(x.leaves)
+			m.add(x.cas)
+		}
 	}
 	m.Hash = sha256.Sum256(slices.Concat(s.Hash[:], o.Hash[:]))
 	return m

@@ -169,9 +169,18 @@ func (a *authority) leafOf(t testing.TB, key crypto.Signer, opts ...option) *Cer
 
 func (a *authority) revoke(t testing.TB, thisUpdate, nextUpdate time.Time, certs ...*x509.Certificate) []byte {
 	t.Helper()
+	return a.revokeBy(t, thisUpdate, nextUpdate, nil, certs...)
+}
+
+// revokeBy makes a list that change has a say in; nil changes nothing.
+func (a *authority) revokeBy(t testing.TB, thisUpdate, nextUpdate time.Time, change func(*x509.RevocationList), certs ...*x509.Certificate) []byte {
+	t.Helper()
 	l := &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: thisUpdate, NextUpdate: nextUpdate}
 	for _, c := range certs {
 		l.RevokedCertificateEntries = append(l.RevokedCertificateEntries, x509.RevocationListEntry{SerialNumber: c.SerialNumber, RevocationTime: thisUpdate})
+	}
+	if change != nil {
+		change(l)
 	}
 	der, err := x509.CreateRevocationList(rand.Reader, l, a.cert, a.key)
 	if err != nil {

@@ -17,9 +17,8 @@ import (
 type verifier struct {
 	v        *Validation
 	purpose  x509.ExtKeyUsage // what a peer's certificate must be good for
-	pool     *x509.CertPool   // nil: the chain is not verified
-	domains  map[string]*x509.CertPool
-	crls     *CRLs // nil: nothing is revoked
+	anchors  anchors          // without a pool the chain is not verified
+	domains  map[string]anchors
 	matchers []SANMatcher
 	hash     [sha256.Size]byte // of everything that decides
 }
@@ -29,7 +28,7 @@ func newVerifier(v *Validation, purpose x509.ExtKeyUsage) *verifier {
 	if v == nil {
 		v = &Validation{}
 	}
-	f := &verifier{v: v, purpose: purpose, matchers: v.matchers(), hash: v.digest()}
+	f := &verifier{v: v, purpose: purpose, matchers: v.matchers(), hash: v.digest(purpose)}
 	pool := func(b *Bundle) *x509.CertPool {
 		if v.AllowExpired {
 			return b.ageless()
@@ -38,20 +37,19 @@ func newVerifier(v *Validation, purpose x509.ExtKeyUsage) *verifier {
 	}
 	switch {
 	case v.SPIFFE != nil:
-		f.domains = make(map[string]*x509.CertPool, len(v.SPIFFE))
+		f.domains = make(map[string]anchors, len(v.SPIFFE))
 		for td, b := range v.SPIFFE {
-			f.domains[td] = pool(b)
+			f.domains[td] = anchors{pool: pool(b), crls: b.CRLs, depth: DefaultMaxDepth, whole: true}
 		}
 	case v.CA != nil:
-		f.pool = pool(v.CA)
-		f.crls = v.CA.CRLs.with(v.CRL)
+		f.anchors = anchors{pool: pool(v.CA), crls: v.CA.CRLs.with(v.CRL), depth: v.depth()}
 	}
 	return f
 }
 
 // asks tells whether peers are asked for a certificate at all, and demands whether they must have one even when the context does not require it.
 func (f *verifier) asks() bool {
-	return f.domains != nil || f.pool != nil || f.v.AcceptUntrusted || f.lists()
+	return f.domains != nil || f.anchors.pool != nil || f.v.AcceptUntrusted || f.lists()
 }
 
 func (f *verifier) demands() bool { return f.domains != nil || !f.v.AcceptUntrusted && f.lists() }
@@ -76,13 +74,13 @@ func (f *verifier) check(now Clock, certs []*x509.Certificate, id *identity.Cert
 	out := verdict{peer: id, until: math.MaxInt64}
 	var fail *Failure
 	if f.domains != nil {
-		fail = f.spiffe(now, certs, &out)
+		fail = f.spiffe(now, certs, &out, want)
 	} else {
 		fail = f.standard(now, certs, &out, want)
 	}
 	switch {
 	case fail == nil:
-	case f.v.AcceptUntrusted:
+	case f.v.AcceptUntrusted && f.domains == nil: // the SPIFFE validator does not know it
 		out.validated = false
 		out.from, out.until = 0, now().Unix() // true only now: revocation and validity may change the outcome
 	default:
@@ -107,14 +105,14 @@ func keyUsage(cs *tls.ConnectionState) *Failure {
 
 // standard is Envoy's default validator.
 func (f *verifier) standard(now Clock, certs []*x509.Certificate, out *verdict, want wanted) *Failure {
-	if f.pool != nil {
-		if fail := f.chain(now, f.pool, certs, out); fail != nil {
+	if f.anchors.pool != nil {
+		if fail := f.chain(now, f.anchors, certs, out); fail != nil {
 			return fail
 		}
 		out.validated = true
 	}
 	matchers := f.matchers
-	if f.pool == nil && len(f.v.Hashes)+len(f.v.SPKIs) == 0 && want != (wanted{}) {
+	if f.anchors.pool == nil && len(f.v.Hashes)+len(f.v.SPKIs) == 0 && want != (wanted{}) {
 		return failNoRoots
 	}
 	if want.san != "" {
@@ -175,7 +173,7 @@ func (f *verifier) pinned(leaf *x509.Certificate, id *identity.Certificate) bool
 }
 
 // spiffe is the validator envoy.tls.cert_validator.spiffe: the trust domain of the URI name chooses the roots.
-func (f *verifier) spiffe(now Clock, certs []*x509.Certificate, out *verdict) *Failure {
+func (f *verifier) spiffe(now Clock, certs []*x509.Certificate, out *verdict, want wanted) *Failure {
 	leaf := certs[0]
 	if leaf.IsCA || leaf.KeyUsage&(x509.KeyUsageCertSign|x509.KeyUsageCRLSign) != 0 {
 		return failPrecheck
@@ -184,12 +182,19 @@ func (f *verifier) spiffe(now Clock, certs []*x509.Certificate, out *verdict) *F
 	if len(out.peer.URIs) != 1 {
 		return failTrust
 	}
-	pool := f.domains[TrustDomain(out.peer.URIs[0])]
-	if pool == nil {
+	td := TrustDomain(out.peer.URIs[0])
+	to, ok := f.domains[td]
+	if !ok || td == "" {
 		return failTrust
 	}
-	if fail := f.chain(now, pool, certs, out); fail != nil {
+	if fail := f.chain(now, to, certs, out); fail != nil {
 		return fail
+	}
+	switch {
+	case want.san != "" && !listed(out.peer, want.san):
+		return sanListFailure(out.peer, want.san)
+	case want.exactDNS != "" && !dnsAny(out.peer.DNSNames, want.exactDNS):
+		return sanFailure(out.peer)
 	}
 	if len(f.matchers) > 0 && !anyMatch(f.matchers, out.peer) {
 		return sanFailure(out.peer)
@@ -198,19 +203,24 @@ func (f *verifier) spiffe(now Clock, certs []*x509.Certificate, out *verdict) *F
 	return nil
 }
 
-// TrustDomain is the trust domain of a SPIFFE id, "" when it is none.
+// TrustDomain is the trust domain of a workload's SPIFFE id, "" when it is none. The id of a trust domain itself, without a path, is no workload's
+// (X509-SVID section 4.1).
 func TrustDomain(uri string) string {
 	rest, ok := strings.CutPrefix(uri, "spiffe://")
 	if !ok {
 		return ""
 	}
-	td, _, _ := strings.Cut(rest, "/")
+	td, _, ok := strings.Cut(rest, "/")
+	if !ok {
+		return ""
+	}
 	return td
 }
 
-// digest covers everything that decides about a peer.
-func (v *Validation) digest() [sha256.Size]byte {
+// digest covers everything that decides about a peer: the same certificate may be good for a client and not for a server.
+func (v *Validation) digest(purpose x509.ExtKeyUsage) [sha256.Size]byte {
 	h := newHasher()
+	h.number("purpose", int(purpose))
 	if v.CA != nil {
 		h.bytes("ca", v.CA.Hash[:])
 		if v.CA.CRLs != nil {
@@ -220,6 +230,9 @@ func (v *Validation) digest() [sha256.Size]byte {
 	for _, td := range sortedKeys(v.SPIFFE) {
 		h.text("td", td)
 		h.bytes("bundle", v.SPIFFE[td].Hash[:])
+		if l := v.SPIFFE[td].CRLs; l != nil {
+			h.bytes("crl", l.Hash[:])
+		}
 	}
 	for _, list := range [][]SANMatcher{v.Matchers, v.Untyped} {
 		h.number("matchers", len(list))

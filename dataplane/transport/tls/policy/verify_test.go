@@ -3,9 +3,12 @@
 package policy
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"errors"
 	"strings"
 	"testing"
@@ -188,9 +191,125 @@ func TestRevocation_WhenListsAreGiven_ThenTheWholeChainIsChecked(t *testing.T) {
 	}
 }
 
+func TestRevocation_WhenAListIsAboutLess_ThenItAcquitsNobody(t *testing.T) {
+	root := newCA(t, nil)
+	mid := newCA(t, root)
+	good, bad := root.leaf(t), root.leaf(t)
+	list := func(age time.Duration, change func(*x509.RevocationList), revoked ...*x509.Certificate) []byte {
+		return root.revokeBy(t, epoch.Add(-age), epoch.Add(time.Hour), change, revoked...)
+	}
+	critical := func(id asn1.ObjectIdentifier, value any) func(*x509.RevocationList) {
+		return func(l *x509.RevocationList) {
+			l.ExtraExtensions = []pkix.Extension{{Id: id, Critical: true, Value: must(asn1.Marshal(value))}}
+		}
+	}
+	only := func(tag int) func(*x509.RevocationList) {
+		return critical(oidIssuingPoint, []asn1.RawValue{{Class: asn1.ClassContextSpecific, Tag: tag, Bytes: []byte{0xff}}})
+	}
+	entry := func(x pkix.Extension) func(*x509.RevocationList) {
+		return func(l *x509.RevocationList) { l.RevokedCertificateEntries[0].ExtraExtensions = []pkix.Extension{x} }
+	}
+	const none, revoked, strange = "unable to get certificate CRL", "certificate revoked", "unhandled critical CRL extension"
+	delta, unknown := critical(oidDelta, 1), critical(asn1.ObjectIdentifier{1, 2, 3}, 1)
+	tests := []struct {
+		name  string
+		lists [][]byte
+		all   bool // the whole chain
+		c     *Certificate
+		text  string
+	}{
+		{"a delta", [][]byte{list(1, delta)}, false, good, none},
+		{"a delta newer than the list", [][]byte{list(2, nil, bad.Leaf), list(1, delta)}, false, bad, revoked},
+		{"a delta besides", [][]byte{list(2, nil, bad.Leaf), list(1, delta)}, false, good, ""},
+		{"of authorities", [][]byte{list(1, only(2))}, false, good, none},
+		{"of authorities, newer than the list", [][]byte{list(2, nil, bad.Leaf), list(1, only(2))}, false, bad, revoked},
+		{"of workloads", [][]byte{list(1, only(1), bad.Leaf)}, false, good, ""},
+		{"of workloads, revoked", [][]byte{list(1, only(1), bad.Leaf)}, false, bad, revoked},
+		{"of workloads, for an authority", [][]byte{list(1, only(1))}, true, good, none},
+		{"of each", [][]byte{list(1, only(1)), list(1, only(2))}, true, good, ""},
+		{"of some reasons", [][]byte{list(1, only(3))}, false, good, none},
+		{"of other issuers", [][]byte{list(1, only(4))}, false, good, none},
+		{"of attributes", [][]byte{list(1, only(5))}, false, good, none},
+		{"of a distribution point", [][]byte{list(1, only(0))}, false, good, none},
+		{"unknown extension", [][]byte{list(1, unknown)}, false, good, strange},
+		{"unknown extension of an entry", [][]byte{list(1, entry(pkix.Extension{Id: asn1.ObjectIdentifier{1, 2, 3}, Critical: true, Value: []byte{5, 0}}), bad.Leaf)}, false, good, strange},
+		{"taken off hold", [][]byte{list(1, func(l *x509.RevocationList) { l.RevokedCertificateEntries[0].ReasonCode = 8 }, good.Leaf)}, false, good, revoked},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			v := trusting(t, root, mid)
+			v.OnlyLeafCRL = !test.all
+			v.CRL = must(ParseCRLs(bytes.Join(test.lists, nil), "<inline>"))
+			_, err := present(t, v, test.c)
+			if test.text == "" && err != nil || test.text != "" && (err == nil || !strings.Contains(err.Error(), test.text)) {
+				t.Errorf("got %v, want %s", err, test.text)
+			}
+		})
+	}
+}
+
+func TestVerify_WhenACertificateIsGoodForClientsOnly_ThenItIsNoServersAfterwards(t *testing.T) {
+	root := newCA(t, nil)
+	c := root.leaf(t, dns("a.test"), eku(x509.ExtKeyUsageClientAuth))
+	certs := []*x509.Certificate{c.Leaf}
+	v := trusting(t, root)
+	s := newSide()
+	cs := tls.ConnectionState{Version: tls.VersionTLS13, PeerCertificates: certs}
+	if err := s.w.verify(newVerifier(v, x509.ExtKeyUsageClientAuth), &cs, wanted{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.w.verify(newVerifier(v, x509.ExtKeyUsageServerAuth), &cs, wanted{}); err == nil || !strings.Contains(err.Error(), "unsupported certificate purpose") {
+		t.Errorf("as a server: %v", err)
+	}
+}
+
+func TestClient_WhenItsNameIsToBeVerifiedBySecretsWithoutAnAuthority_ThenTheyAreRefused(t *testing.T) {
+	m := newMesh(t)
+	for name, v := range map[string]*Validation{"empty": {}, "pinned": {Hashes: [][32]byte{{}}}} {
+		spec := m.clientSpec(t)
+		spec.AutoSANFromSNI = true
+		spec.Validation = Ref[Validation]{Secret: "v"}
+		c := must(NewClient(spec))
+		err := c.Update(func(string) *Secret { return &Secret{Validation: v} })
+		if err == nil || !strings.Contains(err.Error(), "'auto_sni_san_validation' was configured without configuring a trusted CA") || c.Ready() {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestSPIFFE_WhenAConnectionAsksForAName_ThenItCountsToo(t *testing.T) {
+	m := newMesh(t)
+	m.server = m.ca.leaf(t, dns("a.test"), uri("spiffe://td/a"))
+	for name, test := range map[string]struct {
+		auto   bool
+		target Target
+		ok     bool
+	}{
+		"listed":              {target: Target{SAN: "a.test"}, ok: true},
+		"not listed":          {target: Target{SAN: "b.test"}},
+		"server name":         {auto: true, target: Target{SNI: "a.test"}, ok: true},
+		"another server name": {auto: true, target: Target{SNI: "b.test"}},
+	} {
+		spec := m.clientSpec(t)
+		spec.AutoSANFromSNI = test.auto
+		spec.Validation.Inline = &Validation{SPIFFE: map[string]*Bundle{"td": bundle(t, m.ca)}}
+		r := shake(t, newSide().w.Server(must(NewServer(m.serverSpec(t)))), newSide().w.Client(must(NewClient(spec)), &test.target))
+		if (r.clientErr == nil) != test.ok || !test.ok && Classify(r.clientErr) != FailVerifySAN {
+			t.Errorf("%s: %v", name, r.clientErr)
+		}
+	}
+}
+
 func TestSPIFFE_WhenTrustDomainsHaveRoots_ThenEachVouchesForItsOwnOnly(t *testing.T) {
 	a, b := newCA(t, nil), newCA(t, nil)
 	v := &Validation{SPIFFE: map[string]*Bundle{"a.test": bundle(t, a), "b.test": bundle(t, b)}}
+	mid := newCA(t, a)
+	revoked := a.leaf(t, uri("spiffe://a.test/x"))
+	listing := must(ParseBundle(append(a.pem(), a.revoke(t, epoch.Add(-time.Hour), epoch.Add(time.Hour), revoked.Leaf)...), "<inline>"))
+	lists := &Validation{SPIFFE: map[string]*Bundle{"a.test": listing}}
+	partial := &Validation{SPIFFE: map[string]*Bundle{"a.test": bundle(t, mid)}}
+	lax := *v
+	lax.AcceptUntrusted = true
 	narrow := *v
 	narrow.Matchers = []SANMatcher{exactURI("spiffe://a.test/x")}
 	tests := []struct {
@@ -202,6 +321,12 @@ func TestSPIFFE_WhenTrustDomainsHaveRoots_ThenEachVouchesForItsOwnOnly(t *testin
 	}{
 		{"a", v, a.leaf(t, uri("spiffe://a.test/x")), 0, ""},
 		{"b", v, b.leaf(t, uri("spiffe://b.test/x")), 0, ""},
+		{"through an authority", v, mid.leaf(t, uri("spiffe://a.test/x")), 0, ""},
+		{"an authority below the root as anchor", partial, mid.leaf(t, uri("spiffe://a.test/x")), FailVerifyError, "unable to get local issuer certificate"},
+		{"the domain itself", v, a.leaf(t, uri("spiffe://a.test")), FailVerifyError, "no trust bundle store"},
+		{"revoked by a list in the bundle", lists, revoked, FailVerifyError, "certificate revoked"},
+		{"not on the list in the bundle", lists, a.leaf(t, uri("spiffe://a.test/x")), 0, ""},
+		{"untrusted ones accepted", &lax, b.leaf(t, uri("spiffe://a.test/x")), FailVerifyError, "unable to get local issuer certificate"},
 		{"b says it is a", v, b.leaf(t, uri("spiffe://a.test/x")), FailVerifyError, "unable to get local issuer certificate"},
 		{"unknown domain", v, a.leaf(t, uri("spiffe://c.test/x")), FailVerifyError, "no trust bundle store"},
 		{"no name", v, a.leaf(t), FailVerifyError, "no trust bundle store"},

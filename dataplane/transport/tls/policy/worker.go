@@ -248,9 +248,8 @@ func (u *serverUse) verify(cs tls.ConnectionState) error {
 	if len(cs.PeerCertificates) == 0 {
 		return nil // crypto/tls has refused the client when it must have one
 	}
-	if !u.st.verify.asks() { // require_client_certificate without a validation context: Envoy takes any certificate
-		u.w.attach(&cs)
-		return nil
+	if !u.st.verify.asks() {
+		return nil // require_client_certificate with nothing to validate by: who it says it is must not reach x-forwarded-client-cert
 	}
 	return u.w.verify(u.st.verify, &cs, wanted{})
 }
