@@ -33,8 +33,8 @@ func (s *state) shared(m *tlsv3.CommonTlsContext) shared {
 		s.fail(err)
 	}
 	for i, p := range m.GetAlpnProtocols() {
-		if p == "" || len(p) > maxName {
-			s.fail(s.c.Errorf(common.Index("alpn_protocols", i), "protocol names have 1 to %d bytes", maxName))
+		if len(p) > maxName {
+			s.fail(s.c.Errorf(common.Index("alpn_protocols", i), "protocol names have at most %d bytes", maxName))
 		}
 	}
 	out.alpn = protocols(m.GetAlpnProtocols())
@@ -43,7 +43,7 @@ func (s *state) shared(m *tlsv3.CommonTlsContext) shared {
 	return out
 }
 
-// protocols splits entries at commas, as Envoy does: it joins the list with commas and parses that.
+// protocols splits entries at commas, as Envoy does: it joins the list with commas and parses that. Empty names count for nothing.
 func protocols(list []string) (out []string) {
 	for _, e := range list {
 		for p := range strings.SplitSeq(e, ",") {

@@ -183,6 +183,9 @@ func (s *state) ref(at registry.Path, cfg *tlsv3.SdsSecretConfig, kind Kind) str
 	if r.Name == "" {
 		s.fail(s.c.Errorf(at.Field("name"), "value length must be at least 1 characters"))
 	}
+	if r.Source.GetSelf() != nil { // means the server that the context came from; Envoy takes it for other resources only
+		s.fail(s.c.Errorf(at.Field("sds_config.self"), "Missing config source specifier in envoy::config::core::v3::ConfigSource"))
+	}
 	if r.Source != nil {
 		raw, err := proto.MarshalOptions{Deterministic: true}.Marshal(r.Source)
 		s.fail(err)

@@ -69,6 +69,10 @@ func ParseCertificate(chain, key []byte, where, whereKey string) (*Certificate, 
 	if err := checkPublic(c.Leaf.PublicKey, where); err != nil {
 		return nil, err
 	}
+	if _, ok := c.Leaf.PublicKey.(*ecdsa.PublicKey); ok && c.Leaf.KeyUsage != 0 && c.Leaf.KeyUsage&x509.KeyUsageDigitalSignature == 0 {
+		// An elliptic key only signs here; peers that look would refuse it. RSA keys are let through, as Envoy does.
+		return nil, fmt.Errorf("Failed to load certificate chain from %s: the key may not sign (keyUsage)", where) //nolint:staticcheck // Envoy's text
+	}
 	signer, err := parseKey(key)
 	if err != nil {
 		return nil, fmt.Errorf("%w from %s, Cause: %w", ErrKey, whereKey, err)

@@ -54,6 +54,11 @@ func TestVerify_WhenAPeerShowsACertificate_ThenTheContextDecides(t *testing.T) {
 	self := &authority{key: ecKey(t)}
 	self.cert = issue(t, nil, self.key, false, subject("self"))
 	selfSigned := must(ParseCertificate(pemOf(self.cert), keyPEM(t, self.key), "<inline>", "<inline>"))
+	mute := &Certificate{Leaf: issue(t, root, self.key, false, ku(x509.KeyUsageKeyAgreement)), Key: self.key} // not loaded, so not refused yet
+	mute.Chain = [][]byte{mute.Leaf.Raw}
+	if _, err := ParseCertificate(pemOf(mute.Leaf), keyPEM(t, self.key), "<inline>", "<inline>"); err == nil {
+		t.Error("a certificate whose key may not sign was loaded")
+	}
 	noChain := low.leaf(t)
 	noChain.Chain = noChain.Chain[:1]
 	tests := []struct {
@@ -80,7 +85,7 @@ func TestVerify_WhenAPeerShowsACertificate_ThenTheContextDecides(t *testing.T) {
 		{"for servers only", trusting(t, root), root.leaf(t, eku(x509.ExtKeyUsageServerAuth)), FailVerifyError, chainText + "0: unsupported certificate purpose"},
 		{"for any use", trusting(t, root), root.leaf(t, eku(x509.ExtKeyUsageAny)), FailVerifyError, "unsupported certificate purpose"},
 		{"through an authority for servers", trusting(t, root), newCA(t, root, eku(x509.ExtKeyUsageServerAuth)).leaf(t), FailVerifyError, chainText + "1: unsupported certificate purpose"},
-		{"usage without signatures", trusting(t, root), root.leaf(t, ku(x509.KeyUsageKeyAgreement)), ConnectionError, "KEY_USAGE_BIT_INCORRECT"},
+		{"usage without signatures", trusting(t, root), mute, ConnectionError, "KEY_USAGE_BIT_INCORRECT"},
 		{"depth enough", with(func(v *Validation) { v.MaxDepth, v.HasMaxDepth = 3, true }), low.leaf(t), 0, ""},
 		{"depth too small", with(func(v *Validation) { v.MaxDepth, v.HasMaxDepth = 2, true }), low.leaf(t), FailVerifyError, "certificate chain too long"},
 		{"depth 0, from the anchor itself", with(func(v *Validation) { v.MaxDepth, v.HasMaxDepth = 0, true }), root.leaf(t), 0, ""},
