@@ -288,7 +288,7 @@ func (s *h2Server) count() {
 		b.Add(stats.HCMDownstreamCxTxBytesTotal, int64(c.BytesOut))
 	}
 	c.BytesIn, c.BytesOut = 0, 0
-	mux.Count(&s.k.Counts, s.ch.h.H2Scope, s.ch.env.Shard)
+	s.k.Count(s.ch.h.H2Scope, s.ch.env.Shard)
 }
 
 // close ends the connection and every stream on it.
@@ -395,6 +395,7 @@ func (s *h2Server) leave() *conn.Conn {
 	}
 	b.Dec(stats.HCMDownstreamCxHTTP2Active)
 	b.Record(stats.HCMDownstreamCxLengthMs, clockMillis(sys.Nanos(ch.env.L.Wall()-s.Place.Info.Start)))
+	s.k.CountEnd(ch.h.H2Scope, ch.env.Shard)
 	s.Place.Leave()
 	s.k.Free()
 	s.recycle()

@@ -7,14 +7,23 @@ import (
 	"sidecar/internal/telemetry/stats"
 )
 
-// Count moves what a machine counted to the codec's statistics (stats.HTTP2Def); sc may be nil.
-func Count(c *http2.Counters, sc *stats.Scope, shard int) {
+// Count moves what the machine counted, and how many streams it has, to the codec's statistics (stats.HTTP2Def); sc may be nil.
+func (k *Link) Count(sc *stats.Scope, shard int) { k.count(sc, shard, k.H2.Active()) }
+
+// CountEnd is the last Count of a link: its streams are over.
+func (k *Link) CountEnd(sc *stats.Scope, shard int) { k.count(sc, shard, 0) }
+
+func (k *Link) count(sc *stats.Scope, shard, streams int) {
+	if d := streams - k.active; d != 0 && sc != nil {
+		sc.Block(shard).Add(stats.HTTP2StreamsActive, int64(d))
+	}
+	k.active = streams
 	for {
-		k, n, ok := c.Take()
+		c, n, ok := k.Counts.Take()
 		if !ok {
 			return
 		}
-		if id := statOf[k]; id > 0 && sc != nil {
+		if id := statOf[c]; id > 0 && sc != nil {
 			sc.Block(shard).Add(id-1, int64(n))
 		}
 	}

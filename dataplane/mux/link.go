@@ -66,11 +66,12 @@ type Link struct {
 	first  *Stream // of those that linger, by when they began
 	last   *Stream
 	idle   int // how many linger
+	active int // streams that streams_active has
 }
 
 // Init makes k the link on c, in the given role; task is the owner's, which calls Begin, Next and Flush.
 func (k *Link) Init(sh *Shared, c *conn.Conn, task *loop.Task, r http2.Role, o *http2.Options) {
-	k.C, k.sh, k.task, k.used, k.busy, k.inside = c, sh, task, 0, false, 0
+	k.C, k.sh, k.task, k.used, k.busy, k.inside, k.active = c, sh, task, 0, false, 0, 0
 	k.H2.Init(r, o, &sh.H2, &k.Counts, sh.L.Rand(), sh.L.Now())
 }
 
@@ -92,7 +93,7 @@ func (k *Link) Pack() *http2.Conn {
 
 // Unpack makes k the link on c that was packed on another worker.
 func (k *Link) Unpack(sh *Shared, c *conn.Conn, task *loop.Task, p *http2.Conn) {
-	k.C, k.sh, k.task, k.used, k.busy, k.inside = c, sh, task, 0, false, 0
+	k.C, k.sh, k.task, k.used, k.busy, k.inside, k.active = c, sh, task, 0, false, 0, 0
 	k.H2.Unpack(p, &sh.H2, &k.Counts)
 }
 

@@ -577,7 +577,7 @@ func TestCount_WhenThingsHappen_ThenTheyAreInTheStatisticsOnce(t *testing.T) {
 	r.send()
 	sc := stats.NewRegistry(1).Scope("http2.", stats.HTTP2Def)
 	for range 2 {
-		Count(&r.link.Counts, sc, 1)
+		r.link.Count(sc, 1)
 		for id, want := range map[int]int64{stats.HTTP2Trailers: 1, stats.HTTP2RxReset: 1, stats.HTTP2TxReset: 1, stats.HTTP2GoawaySent: 0} {
 			if n, _ := sc.Value(id); n != want {
 				t.Errorf("%s is %d, want %d", stats.HTTP2Def.Stats[id].Name, n, want)
@@ -588,8 +588,8 @@ func TestCount_WhenThingsHappen_ThenTheyAreInTheStatisticsOnce(t *testing.T) {
 	r.Post(1, "/")
 	r.send()
 	r.users[0].s.Abort(http2.CodeCancel)
-	Count(&r.link.Counts, nil, 1) // nobody wants them
-	Count(&r.link.Counts, sc, 1)
+	r.link.Count(nil, 1) // nobody wants them
+	r.link.Count(sc, 1)
 	if n, _ := sc.Value(stats.HTTP2TxReset); n != 1 {
 		t.Errorf("tx_reset is %d", n)
 	}

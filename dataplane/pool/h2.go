@@ -247,11 +247,11 @@ func (m *Member) Poison(any) {
 
 // freeHTTP2 gives back what an HTTP/2 connection holds.
 func (m *Member) freeHTTP2() {
-	m.countHTTP2()
+	m.k.CountEnd(m.pool.cfg.H2Scope, m.pool.shard)
 	m.k.Free()
 	m.pool.shared.Links.Put(m.k)
 	m.k = nil
 }
 
 // countHTTP2 moves what the machine counted to the codec's statistics.
-func (m *Member) countHTTP2() { mux.Count(&m.k.Counts, m.pool.cfg.H2Scope, m.pool.shard) }
+func (m *Member) countHTTP2() { m.k.Count(m.pool.cfg.H2Scope, m.pool.shard) }
