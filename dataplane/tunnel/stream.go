@@ -10,6 +10,7 @@ import (
 	"sidecar/dataplane/http2"
 	"sidecar/dataplane/httpmsg"
 	"sidecar/dataplane/loop"
+	"sidecar/dataplane/mux"
 	"sidecar/dataplane/pool"
 	"sidecar/dataplane/sys"
 	"sidecar/internal/telemetry/stats"
@@ -118,6 +119,11 @@ func (t *Tunnel) relayStream(now sys.Nanos) loop.Step {
 		t.brokenClient()
 		return loop.Done
 	case s.Reset != fault.None:
+		if resetByPeer(s) {
+			t.rec.Flags |= fault.FlagUR
+			t.rec.UpstreamDetectedClose = detectedRemoteReset
+			t.info.Own().DetectedClose = detectedLocalReset
+		}
 		t.finish(endUpReset)
 		return loop.Done
 	case t.downUp.ended && t.upDown.ended && t.down.Queued() == 0:
@@ -209,10 +215,26 @@ func (t *Tunnel) releaseStream() {
 		s.Finish()
 	} else {
 		s.S.Head, s.S.Trailers = nil, nil
-		if s.Reset == fault.None {
-			t.cl.Block.Inc(stats.ClusterUpstreamRqTxReset)
-		}
+		t.countReset(s)
 		s.Abort(http2.CodeCancel)
 	}
 	m.ReleaseStream(true)
+}
+
+// resetByPeer tells whether the peer has reset the stream, and not its connection ended. PROTOCOL_ERROR counts as an error of ours, as in Envoy.
+func resetByPeer(s *mux.Stream) bool {
+	return s.Remote && s.Reset != fault.ConnectionTerminate && s.Reset != fault.H2Timeout && s.Code != http2.CodeProtocol && !s.Unprocessed
+}
+
+// countReset counts how a stream ended that was not complete.
+func (t *Tunnel) countReset(s *mux.Stream) {
+	switch {
+	case s.Unprocessed:
+	case s.Reset == fault.ConnectionTerminate || s.Reset == fault.H2Timeout:
+		t.cl.Block.Inc(stats.ClusterUpstreamRqPendingFailureEject) // as in Envoy, though nothing was pending
+	case resetByPeer(s):
+		t.cl.Block.Inc(stats.ClusterUpstreamRqRxReset)
+	default:
+		t.cl.Block.Inc(stats.ClusterUpstreamRqTxReset)
+	}
 }
