@@ -327,6 +327,9 @@ func (x *Exchange) completeTunnel(now sys.Nanos, short bool) {
 		x.early()
 	}
 	x.chargeTime(now)
+	if x.reqIn.s != nil && x.has(xPeerFirst) {
+		x.releaseBehind()
+	}
 	x.release(false)
 	x.to(stDone)
 	x.over(now, answered)

@@ -177,6 +177,14 @@ func (x *Exchange) rawAnswer(now sys.Nanos) bool {
 	return true
 }
 
+// releaseBehind closes the raw connection, if there is one, of a stream that ended first and an upstream that has followed.
+func (x *Exchange) releaseBehind() {
+	if x.tcp.C != nil {
+		x.meterTry()
+		x.tcp.EndBehind()
+	}
+}
+
 // releaseRaw closes the raw connection.
 func (x *Exchange) releaseRaw() {
 	if x.tcp.C != nil {

@@ -162,7 +162,12 @@ func (t *TCP) CountBytes() {
 }
 
 // End closes the connection (flushing queued output when flush) and counts the end: by the peer or by us.
-func (t *TCP) End(byPeer, flush bool) {
+func (t *TCP) End(byPeer, flush bool) { t.end(byPeer, true, flush) }
+
+// EndBehind ends a connection whose peer has ended its direction behind ours: no request was on it any more.
+func (t *TCP) EndBehind() { t.end(true, false, true) }
+
+func (t *TCP) end(byPeer, asked, flush bool) {
 	if t.C == nil {
 		return
 	}
@@ -174,13 +179,15 @@ func (t *TCP) End(byPeer, flush bool) {
 	} else {
 		b.Inc(stats.ClusterUpstreamCxDestroyLocal)
 	}
-	if t.up {
+	switch asked = asked && t.up; {
+	case asked && byPeer:
 		b.Inc(stats.ClusterUpstreamCxDestroyWithActiveRq)
-		if byPeer {
-			b.Inc(stats.ClusterUpstreamCxDestroyRemoteWithActiveRq)
-		} else {
-			b.Inc(stats.ClusterUpstreamCxDestroyLocalWithActiveRq)
-		}
+		b.Inc(stats.ClusterUpstreamCxDestroyRemoteWithActiveRq)
+	case asked:
+		b.Inc(stats.ClusterUpstreamCxDestroyWithActiveRq)
+		b.Inc(stats.ClusterUpstreamCxDestroyLocalWithActiveRq)
+	}
+	if t.up {
 		b.Dec(stats.ClusterUpstreamRqActive)
 		h.RqActive.Add(-1)
 	} else {
