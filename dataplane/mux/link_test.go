@@ -595,6 +595,29 @@ func TestCount_WhenThingsHappen_ThenTheyAreInTheStatisticsOnce(t *testing.T) {
 	}
 }
 
+func TestCount_WhenStreamsComeAndGo_ThenTheGaugeFollows(t *testing.T) {
+	r := newRig(t, http2.Server, nil)
+	sc := stats.NewRegistry(1).Scope("http2.", stats.HTTP2Def)
+	is := func(want int64) {
+		t.Helper()
+		if n, _ := sc.Value(stats.HTTP2StreamsActive); n != want {
+			t.Errorf("streams_active is %d, want %d", n, want)
+		}
+	}
+	r.Post(1, "/")
+	r.Post(3, "/")
+	r.send()
+	for range 2 {
+		r.link.Count(sc, 1)
+		is(2)
+	}
+	r.users[0].s.Abort(http2.CodeCancel)
+	r.link.Count(sc, 1)
+	is(1)
+	r.link.CountEnd(sc, 1)
+	is(0)
+}
+
 func TestAllocs_WhenRequestsAreServedOnAWarmLink_ThenThereAreNone(t *testing.T) {
 	r := newRig(t, http2.Server, nil)
 	r.send()
