@@ -166,6 +166,15 @@ func (x *Exchange) upstreamReply(now sys.Nanos, k fault.Kind) {
 
 const resetPrefix = "upstream connect error or disconnect/reset before headers. "
 
+// replyCloses tells whether the connection of an HTTP/1 client ends with the local reply. A 400 says that the message is in doubt: where it ends, if the
+// codec refused it, and else what it means, which stream_error_on_invalid_http_message leaves to the client.
+func (x *Exchange) replyCloses() bool {
+	if l := &x.local; l.status != 400 || l.flags&fault.FlagDPE != 0 {
+		return l.close || l.status == 400
+	}
+	return !x.ch.h.StreamErrors
+}
+
 // sendReply writes the local reply: Envoy's form, after local_reply_config, through the response filters.
 func (x *Exchange) sendReply(now sys.Nanos) {
 	l := &x.local
@@ -198,7 +207,7 @@ func (x *Exchange) sendReply(now sys.Nanos) {
 	} else {
 		x.replyBody(body)
 	}
-	if l.close || l.status == 400 { // a 400 says that the message is in doubt
+	if x.replyCloses() {
 		x.c.closeAfter()
 	}
 	if len(x.filters) > 0 {

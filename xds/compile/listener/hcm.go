@@ -219,9 +219,16 @@ func (s *state) hcmCodec(c *registry.Ctx, h *hcmv3.HttpConnectionManager, out *s
 	if one := h.GetHttp2ProtocolOptions().GetMaxHeaderFieldSizeKb().GetValue(); int(one)<<10 > cmp.Or(x.MaxHeadBytes, http1.DefaultMaxHeadBytes) {
 		s.fail(c.Errorf("http2_protocol_options.max_header_field_size_kb", "must not exceed max_request_headers_kb"))
 	}
+	out.StreamErrors = h.GetStreamErrorOnInvalidHttpMessage().GetValue()
+	if v := h.GetHttpProtocolOptions().GetOverrideStreamErrorOnInvalidHttpMessage(); v != nil {
+		out.StreamErrors = v.GetValue()
+	}
 	y := &out.H2
 	y.SetDefaults(http2.Server)
 	codec.HTTP2(h.GetHttp2ProtocolOptions(), y, "http2_protocol_options", func(err error) { s.fail(c.Errorf("", "%w", err)) })
+	if v := h.GetStreamErrorOnInvalidHttpMessage(); v != nil && h.GetHttp2ProtocolOptions().GetOverrideStreamErrorOnInvalidHttpMessage() == nil {
+		y.StreamErrors = v.GetValue() // before the deprecated field of HTTP/2
+	}
 	y.Underscores, y.Lax = x.Underscores, x.Lax
 	if x.MaxHeadBytes > 0 {
 		y.MaxHeaderBytes = x.MaxHeadBytes

@@ -104,7 +104,7 @@ var Messages = registry.Messages{
 	"envoy.config.core.v3.Http1ProtocolOptions": {
 		"allow_absolute_url": registry.Supported, "accept_http_10": registry.Supported, "default_host_for_http_10": registry.Supported,
 		"header_key_format": registry.Whole, "enable_trailers": registry.Supported, "allow_chunked_length": registry.Supported,
-		"override_stream_error_on_invalid_http_message": registry.Only("false").Note("a connection whose framing is in doubt is always closed"),
+		"override_stream_error_on_invalid_http_message": registry.Supported.Note("what the codec refuses always closes the connection, as in Envoy"),
 		"send_fully_qualified_url":                      registry.Supported, "use_balsa_parser": registry.Warn("there is one parser"),
 		"allow_custom_methods": registry.Supported, "ignore_http_11_upgrade": registry.Later("ignore_http_11_upgrade")},
 	"envoy.config.core.v3.SchemeHeaderTransformation": {"scheme_to_overwrite": registry.Supported, "match_upstream": registry.Only("false")},
@@ -192,7 +192,7 @@ var hcmFields = registry.Fields{
 	"upgrade_configs": registry.Supported, "normalize_path": registry.Supported, "merge_slashes": registry.Supported,
 	"path_with_escaped_slashes_action": registry.Supported, "request_id_extension": registry.Supported,
 	"local_reply_config": registry.Supported, "strip_matching_host_port": registry.Supported, "strip_any_host_port": registry.Supported,
-	"stream_error_on_invalid_http_message": registry.Only("false").Note("a connection whose framing is in doubt is always closed"),
+	"stream_error_on_invalid_http_message": registry.Supported.Note("what HTTP/1's codec refuses always closes the connection, as in Envoy"),
 	"strip_trailing_host_dot":              registry.Supported,
 	"proxy_status_config":                  registry.Later("proxy-status"), "typed_header_validation_config": registry.Refuse("header validation is built in"),
 	"path_normalization_options": registry.Refuse("use normalize_path, merge_slashes and path_with_escaped_slashes_action"),
