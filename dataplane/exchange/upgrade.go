@@ -135,7 +135,13 @@ func equalFold(b []byte, lower string) bool {
 // connectRaw starts the raw connection of a CONNECT that ends here (connect_config).
 func (x *Exchange) connectRaw(now sys.Nanos) {
 	x.tcp.Init(x.task)
-	k, e := x.cl.ConnectTCP(&x.tcp, x.host, x.req.A.Bytes(x.upName), x.task)
+	name := x.req.A.Bytes(x.upName)
+	if x.cl.Nameless(x.host, name) {
+		x.unhost()
+		x.upstreamFailed(now, fault.NoHealthyUpstream)
+		return
+	}
+	k, e := x.cl.ConnectTCP(&x.tcp, x.host, name, x.task)
 	if k != fault.None {
 		x.errno, x.why = e, x.tcp.Why()
 		x.poolFailed(now, k)

@@ -47,7 +47,7 @@ func (t *Tunnel) open(h *hostset.Host) (*pool.Member, fault.Kind, sys.Errno) {
 		t.rec.UpstreamFailure = needsHTTP2
 		return nil, fault.ConnectFailed, 0
 	}
-	p := t.cl.Pool(h, 0, codec, nil)
+	p := t.cl.Unnamed(h, codec)
 	if p == nil {
 		return nil, fault.Overflow, 0
 	}

@@ -315,12 +315,23 @@ const (
 func poolAt(prio int, codec pool.Codec) int { return prio + priorities*int(codec) }
 
 // Pool returns the pool of h at a priority (0 default, 1 high) for requests with a name (see ServerName), making it on first use; nil when there are too
-// many, or the name is too long for TLS.
+// many, the name is too long for TLS, or there is none although the certificate must have it: nobody may choose not to have it checked.
 func (c *Cluster) Pool(h *hostset.Host, prio int, codec pool.Codec, name []byte) *pool.Pool {
+	if c.Nameless(h, name) {
+		return nil
+	}
 	if c.ahead != nil && !c.retired {
 		c.anticipate(prio, codec, name)
 	}
 	return c.find(h, prio, codec, name)
+}
+
+// Unnamed is Pool at the default priority for what is no request and so has no name for its upstream.
+func (c *Cluster) Unnamed(h *hostset.Host, codec pool.Codec) *pool.Pool {
+	if c.ahead != nil && !c.retired {
+		c.anticipate(0, codec, nil)
+	}
+	return c.find(h, 0, codec, nil)
 }
 
 func (c *Cluster) find(h *hostset.Host, prio int, codec pool.Codec, name []byte) *pool.Pool {

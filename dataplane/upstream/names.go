@@ -91,6 +91,12 @@ func (c *Cluster) wanted(h *hostset.Host, name []byte) (sni, san bool) {
 	return c.cfg.Names.SNI && !isIP(name), c.cfg.Names.SAN
 }
 
+// Nameless tells whether a request has no name although the certificate of h must have it (auto_san_validation): :authority, or the header in its
+// place, is but a port.
+func (c *Cluster) Nameless(h *hostset.Host, name []byte) bool {
+	return len(name) == 0 && c.cfg.Names.SAN && c.cfg.Transport(h.Metadata) != nil
+}
+
 // named returns the pool of h for name.
 func (c *Cluster) named(h *hostset.Host, prio int, codec pool.Codec, name []byte, sni, san bool) *pool.Pool {
 	if len(name) > maxName {

@@ -99,6 +99,34 @@ func TestServerName_WhenAskedFor_ThenTheHostOfTheRequestOrItsHeader(t *testing.T
 	}
 }
 
+func TestPool_WhenARequestHasNoNameThatTheCertificateMustHave_ThenThereIsNone(t *testing.T) {
+	h := &hostset.Host{}
+	for _, x := range []struct {
+		name  string
+		names snapshot.Names
+		plain bool
+		want  bool
+	}{
+		{"must be in the certificate", snapshot.Names{SAN: true}, false, false},
+		{"server name as well", snapshot.Names{SNI: true, SAN: true}, false, false},
+		{"server name only", snapshot.Names{SNI: true}, false, true},
+		{"plain text", snapshot.Names{SAN: true}, true, true},
+	} {
+		r := newRig(t, func(c *snapshot.ClusterConfig) {
+			c.Names = x.names
+			if x.plain {
+				c.TLS = nil
+			}
+		})
+		if got := r.pool(h, "") != nil; got != x.want {
+			t.Errorf("%s: %v", x.name, got)
+		}
+		if r.c.Unnamed(h, pool.HTTP1) == nil {
+			t.Errorf("%s: none for what is no request", x.name)
+		}
+	}
+}
+
 func TestPool_WhenNamesDiffer_ThenSoDoThePools(t *testing.T) {
 	h, other := &hostset.Host{}, &hostset.Host{}
 	for _, x := range []struct {
