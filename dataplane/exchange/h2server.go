@@ -418,7 +418,7 @@ func (s *h2Server) rearm(now sys.Nanos) {
 	at := s.k.Deadline()
 	switch {
 	case s.st == h2Draining:
-		at = earlier(at, s.since+max(h.DrainTimeout, 1))
+		at = earlier(at, s.since+max(s.ch.drainTime(s.Place.Info), 1))
 	case s.st == h2Open:
 		if s.k.H2.Active() == 0 && h.ConnIdle > 0 {
 			at = earlier(at, s.since+h.ConnIdle)
@@ -439,7 +439,7 @@ func (s *h2Server) onTimer(now sys.Nanos) {
 	s.k.OnTime(now)
 	switch s.st {
 	case h2Draining:
-		if now >= s.since+h.DrainTimeout {
+		if now >= s.since+s.ch.drainTime(s.Place.Info) {
 			s.finishDrain()
 		}
 	case h2Open:

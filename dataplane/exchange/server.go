@@ -560,7 +560,7 @@ func (s *Server) deadline() sys.Nanos {
 	switch s.st {
 	case sIdle:
 		if s.fl&fIdleDrain != 0 {
-			at = s.since + h.ConnIdle + h.DrainTimeout
+			at = s.since + h.ConnIdle + s.ch.drainTime(s.Place.Info)
 		} else if h.ConnIdle > 0 {
 			at = s.since + h.ConnIdle
 		}
@@ -601,15 +601,22 @@ func (s *Server) maxAge() sys.Nanos {
 	return s.ch.maxAge(s.Place.Info)
 }
 
-// maxAge is when max_connection_duration of a connection, and its share of the jitter, is over. The share follows from what the connection is called, so
-// that nobody has to keep it, here or on the worker to which the connection moves.
+// maxAge is when max_connection_duration of a connection, and its share of the jitter, is over.
 func (ch *chain) maxAge(info *accesslog.ConnInfo) sys.Nanos {
 	l, d := ch.env.L, ch.h.MaxConnDuration
-	if j := ch.h.MaxConnJitter; j > 0 {
-		part, _ := bits.Mul64((info.ID+uint64(info.Start))*0x9e3779b97f4a7c15, uint64(j)) // Fibonacci hashing: the upper bits are spread
-		d += sys.Nanos(part)
-	}
-	return max(l.Now()+d-sys.Nanos(l.Wall()-info.Start), 1)
+	return max(l.Now()+d+share(info, ch.h.MaxConnJitter)-sys.Nanos(l.Wall()-info.Start), 1)
+}
+
+// drainTime is drain_timeout of a connection, and its share of the jitter.
+func (ch *chain) drainTime(info *accesslog.ConnInfo) sys.Nanos {
+	return ch.h.DrainTimeout + share(info, ch.h.DrainJitter)
+}
+
+// share is a connection's part of a jitter. It follows from what the connection is called, so that nobody has to keep it, here or on the worker to which
+// the connection moves.
+func share(info *accesslog.ConnInfo, jitter sys.Nanos) sys.Nanos {
+	part, _ := bits.Mul64((info.ID+uint64(info.Start))*0x9e3779b97f4a7c15, uint64(jitter)) // Fibonacci hashing: the upper bits are spread
+	return sys.Nanos(part)
 }
 
 func (s *Server) rearm(now sys.Nanos) {
@@ -671,7 +678,7 @@ func (s *Server) idleTimer(now sys.Nanos) {
 		s.since = now
 	case s.c.Readable():
 		return // bytes are here; the timer lost the race
-	case s.fl&fIdleDrain != 0 && now >= s.since+h.ConnIdle+h.DrainTimeout:
+	case s.fl&fIdleDrain != 0 && now >= s.since+h.ConnIdle+s.ch.drainTime(s.Place.Info):
 		s.startLinger()
 	case s.fl&fIdleDrain == 0 && h.ConnIdle > 0 && now >= s.since+h.ConnIdle:
 		b.Inc(stats.HCMDownstreamCxIdleTimeout)

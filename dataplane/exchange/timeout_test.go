@@ -73,6 +73,10 @@ func TestMaxAge_WhenThereIsJitter_ThenConnectionsLiveUpToThatMuchLonger(t *testi
 		if ch.maxAge(info)-r.l.Now()-d != more {
 			t.Fatal("asked twice it is another age")
 		}
+		r.hcm.DrainTimeout, r.hcm.DrainJitter = sys.Second, j
+		if ch.drainTime(info) != sys.Second+more {
+			t.Fatal("draining has another share")
+		}
 		tenths[more*10/j]++
 	}
 	for i, got := range tenths {

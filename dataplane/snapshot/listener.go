@@ -238,6 +238,7 @@ type HCM struct {
 
 	RequestTimeout, HeadersTimeout, StreamIdle, DrainTimeout, DelayedClose sys.Nanos // StreamIdle default 5 min, DrainTimeout 5 s, DelayedClose 1 s
 	ConnIdle, MaxConnDuration, MaxStream                                   sys.Nanos // common_http_protocol_options; ConnIdle default 1 h; 0 = none
+	DrainJitter                                                            sys.Nanos // drain_timeout_jitter: by less than this draining may take longer
 	StreamErrors                                                           bool      // stream_error_on_invalid_http_message of HTTP/1
 	MaxConnJitter                                                          sys.Nanos // max_connection_duration_jitter of MaxConnDuration: by less than this a connection may live longer
 	MaxRequestsPerConn                                                     uint32

@@ -135,7 +135,7 @@ func TestCompile_WhenTheTCPProxyIsSet_ThenItsFieldsArrive(t *testing.T) {
 
 func TestCompile_WhenTheManagerIsSet_ThenItsFieldsArrive(t *testing.T) {
 	res := mustCompile(t, on(hcm(grpcWeb+","+router, `,"rds":{"route_config_name":"r","config_source":{"ads":{},"initial_fetch_timeout":"3s"}},"codec_type":"HTTP1",
-	  "server_name":"s","stream_error_on_invalid_http_message":true,"stream_idle_timeout":"0s","max_request_headers_kb":8,"xff_num_trusted_hops":2,"use_remote_address":true,"via":"v","normalize_path":true,
+	  "server_name":"s","stream_error_on_invalid_http_message":true,"drain_timeout":"4s","drain_timeout_jitter":{"value":50},"stream_idle_timeout":"0s","max_request_headers_kb":8,"xff_num_trusted_hops":2,"use_remote_address":true,"via":"v","normalize_path":true,
 	  "path_with_escaped_slashes_action":"REJECT_REQUEST","upgrade_configs":[{"upgrade_type":"WebSocket"},{"upgrade_type":"CONNECT","enabled":false}],
 	  "common_http_protocol_options":{"max_headers_count":7,"idle_timeout":"4s","max_connection_duration":"8s","max_connection_duration_jitter":{"value":25},"headers_with_underscores_action":"REJECT_REQUEST"},
 	  "http_protocol_options":{"accept_http_10":true,"enable_trailers":true}`), ""))
@@ -144,7 +144,7 @@ func TestCompile_WhenTheManagerIsSet_ThenItsFieldsArrive(t *testing.T) {
 		t.Errorf("RDS %+v", res.RDS)
 	}
 	if h.Codec != snapshot.CodecHTTP1 || h.ServerName != "s" || h.StreamIdle != 0 || h.XFFHops != 2 || !h.UseRemoteAddr || h.Via != "v" || !h.NormalizePath ||
-		h.EscapedSlashes != httpmsg.SlashReject || h.ConnIdle != 4*sys.Second || h.MaxConnDuration != 8*sys.Second || h.MaxConnJitter != 2*sys.Second || !h.StreamErrors || !h.H2.StreamErrors || len(h.Filters) != 1 {
+		h.EscapedSlashes != httpmsg.SlashReject || h.ConnIdle != 4*sys.Second || h.MaxConnDuration != 8*sys.Second || h.MaxConnJitter != 2*sys.Second || !h.StreamErrors || h.DrainJitter != 2*sys.Second || !h.H2.StreamErrors || len(h.Filters) != 1 {
 		t.Errorf("%+v", h)
 	}
 	if len(h.Upgrades) != 2 || h.Upgrades[0] != (snapshot.HCMUpgrade{Type: "websocket", Enabled: true}) || h.Upgrades[1].Enabled {

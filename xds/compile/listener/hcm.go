@@ -195,6 +195,7 @@ func (s *state) hcmTimeouts(h *hcmv3.HttpConnectionManager, out *snapshot.HCM) {
 	out.HeadersTimeout = nanos(h.GetRequestHeadersTimeout(), 0)
 	out.StreamIdle = nanos(h.GetStreamIdleTimeout(), 300*sys.Second)
 	out.DrainTimeout = nanos(h.GetDrainTimeout(), 5*sys.Second)
+	out.DrainJitter = jitter(out.DrainTimeout, h.GetDrainTimeoutJitter())
 	out.DelayedClose = nanos(h.GetDelayedCloseTimeout(), sys.Second)
 	o := h.GetCommonHttpProtocolOptions()
 	out.ConnIdle = nanos(o.GetIdleTimeout(), 3600*sys.Second)

@@ -179,7 +179,7 @@ var hcmFields = registry.Fields{
 	"server_name": registry.Supported, "server_header_transformation": registry.Supported, "scheme_header_transformation": registry.Supported,
 	"max_request_headers_kb": registry.Supported, "stream_idle_timeout": registry.Supported, "stream_flush_timeout": registry.Warn("stream_idle_timeout bounds flushing too"),
 	"request_timeout": registry.Supported, "request_headers_timeout": registry.Supported, "drain_timeout": registry.Supported,
-	"drain_timeout_jitter":  registry.Warn("the drain timeout has no jitter"),
+	"drain_timeout_jitter":  registry.Whole,
 	"delayed_close_timeout": registry.Supported, "access_log": registry.Whole, "access_log_flush_interval": registry.Supported,
 	"flush_access_log_on_new_request": registry.Supported, "access_log_options": registry.Supported, "use_remote_address": registry.Supported,
 	"xff_num_trusted_hops": registry.Supported, "original_ip_detection_extensions": registry.Whole,
