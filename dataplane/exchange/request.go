@@ -361,17 +361,20 @@ func (x *Exchange) setProto(at int) int {
 	return len(x.req.List) - 1
 }
 
-// setScheme: HTTP/2 requests carry a scheme, which stays. HTTP/1 requests have none; x-forwarded-proto decides when it is a scheme, else the transport.
+// setScheme: HTTP/2 requests carry a scheme, which stays if it is http or https, in lower case. HTTP/1 requests have none; x-forwarded-proto decides
+// when it is a scheme, else the transport.
 func (x *Exchange) setScheme(proto []byte) {
 	req := &x.req
 	if s := x.ch.h.SchemeOverwrite; s != "" {
 		req.SetScheme(s)
 		return
 	}
-	if req.Scheme.Len > 0 {
-		return
-	}
-	switch {
+	switch s := req.SchemeBytes(); {
+	case string(s) == "http" || string(s) == "https":
+	case isHTTPS(s):
+		req.SetScheme("https")
+	case bytes.EqualFold(s, schemeHTTP):
+		req.SetScheme("http")
 	case string(proto) == "http" || len(proto) == len("http") && bytes.EqualFold(proto, schemeHTTP):
 		req.SetScheme("http")
 	case x.q.TLS || isHTTPS(proto):
