@@ -4,7 +4,6 @@ package exchange
 
 import (
 	"sidecar/dataplane/fault"
-	"sidecar/dataplane/http1"
 	"sidecar/dataplane/httpmsg"
 	"sidecar/dataplane/lb"
 	"sidecar/dataplane/loop"
@@ -80,6 +79,7 @@ type shadow struct {
 	in    source
 	cl    *upstream.Cluster
 	req   httpmsg.Head
+	tr    httpmsg.Fields
 	resp  httpmsg.Head
 	a     httpmsg.Arena
 	respA httpmsg.Arena
@@ -118,9 +118,10 @@ func (h *shadow) begin(x *Exchange, cl *upstream.Cluster, m *route.Mirror, now s
 	if len(x.body) > 0 {
 		h.body = append(x.env.takeBuf(), x.body...)
 	}
-	if h.req.Body != httpmsg.BodyNone {
-		h.req.Body, h.req.Length = httpmsg.BodyLength, int64(len(h.body))
+	if h.req.Body == httpmsg.BodyLength {
+		h.req.Length = int64(len(h.body))
 	}
+	h.tr.CopyFrom(&x.reqTr, &h.a)
 	d := x.limits.Global
 	if d <= 0 {
 		d = shadowTimeout
@@ -158,10 +159,12 @@ func (h *shadow) send(m *pool.Member) bool {
 	}
 	h.m, h.in = m, source{c: m.C, dec: &m.Dec}
 	m.Dec.BeginResponse(h.req.Method, false)
-	b := http1.AppendRequestHead(h.env.L.Enc(), &h.req, &h.cl.Cfg.H1)
-	m.C.Send(b, h.body)
+	out := sender{c: m.C, enc: h.env.L.Enc(), chunked: h.req.Body == httpmsg.BodyChunked}
+	out.requestHead(&h.req, &h.cl.Cfg.H1)
+	h.content(&out, h.cl.Cfg.H1.EnableTrailers)
+	out.flush()
 	m.CountBytes() // the answer may never come
-	h.env.L.SetEnc(b)
+	h.env.L.SetEnc(out.enc)
 	return true
 }
 
@@ -176,9 +179,20 @@ func (h *shadow) sendStream(m *pool.Member) bool {
 	st.S.Head = &h.resp
 	h.m, h.in = m, source{s: st}
 	if !empty {
-		st.Data(h.body, true)
+		h.content(&sender{s: st}, true)
 	}
 	return true
+}
+
+// content sends the body, and the trailers if the connection takes any.
+func (h *shadow) content(out *sender, trailers bool) {
+	if !trailers || len(h.tr.List) == 0 {
+		out.data(h.body, true)
+		out.end(nil)
+		return
+	}
+	out.data(h.body, false)
+	out.end(&h.tr)
 }
 
 // Run implements mux.User.
