@@ -103,9 +103,11 @@ func (x *Exchange) resetStarted(now sys.Nanos, k fault.Kind) {
 		x.grpcVerdict(nil)
 	}
 	x.ch.hcm.Inc(stats.HCMDownstreamRqTxReset)
-	x.ch.hcm.Inc(stats.HCMDownstreamRqRxReset)
-	if x.st == stTunnel {
-		x.ch.hcm.Inc(stats.HCMDownstreamRqResponseBeforeRqComplete) // Envoy never regards such a request as complete
+	if !x.has(xEarly) { // counted by then
+		x.ch.hcm.Inc(stats.HCMDownstreamRqRxReset)
+	}
+	if s := x.reqIn.s; x.st == stTunnel || s != nil && !s.S.RemoteEnded() && !x.has(xEarly) {
+		x.ch.hcm.Inc(stats.HCMDownstreamRqResponseBeforeRqComplete) // of a tunnel Envoy never regards such a request as complete
 	}
 	x.release(false)
 	x.to(stDone)
