@@ -359,6 +359,9 @@ func (m *message) finishResponse() fault.Kind {
 	if k := m.framing(); k != fault.None {
 		return k
 	}
+	if h.Status == 204 && m.lengths > 0 && m.length > 0 {
+		return fault.H2Messaging // RFC 9110 section 8.6
+	}
 	if s.fl&sBodyless != 0 || h.Status == 204 || h.Status == 304 {
 		s.fl &^= sUnframed
 		s.left = 0
