@@ -59,6 +59,7 @@ var (
 		"foreign":    {serial: 38, parent: "ca", uri: []string{"spiffe://other/ns/a/sa/client"}, usage: bothUsages},
 		"expired":    {serial: 39, parent: "ca", dns: []string{"server.test"}, uri: []string{"spiffe://td/ns/a/sa/client"}, usage: bothUsages, expired: true},
 		"self":       {serial: 40, dns: []string{"server.test"}, usage: bothUsages},
+		"domain":     {serial: 42, parent: "ca", uri: []string{"spiffe://td"}, usage: bothUsages},
 		"revoked":    {serial: 41, parent: "ca", dns: []string{"revoked.test"}, usage: bothUsages},
 	}
 	pkiBegin = time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)
