@@ -183,7 +183,9 @@ func (x *Exchange) chargeCode(status uint16, hasHost bool) {
 		rb.Code(stats.VirtualClusterCodes, status)
 	}
 	if vc := x.virtualCluster(); vc != nil {
-		x.rec.VirtualCluster = vc.Name
+		if len(vc.Headers) > 0 { // "other" is a name for statistics only
+			x.rec.VirtualCluster = vc.Name
+		}
 		if vc.Scope != nil {
 			vb := vc.Scope.Block(x.env.Shard)
 			vb.Inc(stats.VirtualClusterUpstreamRqTotal)

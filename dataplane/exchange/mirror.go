@@ -7,6 +7,7 @@ import (
 	"sidecar/dataplane/httpmsg"
 	"sidecar/dataplane/lb"
 	"sidecar/dataplane/loop"
+	"sidecar/dataplane/match"
 	"sidecar/dataplane/pool"
 	"sidecar/dataplane/route"
 	"sidecar/dataplane/sys"
@@ -50,7 +51,7 @@ func (x *Exchange) startMirrors(now sys.Nanos) {
 		}
 		row := x.env.Snap.Cluster(m.Cluster)
 		if m.ClusterHeader != nil {
-			if v, ok := x.req.GetKey(*m.ClusterHeader); ok {
+			if v, ok := match.FieldValue(&x.req, *m.ClusterHeader); ok {
 				row = x.env.Snap.ClusterByName(v)
 			}
 		}

@@ -123,6 +123,7 @@ func (x *Exchange) direct(e *route.Entry) {
 	d := e.Direct
 	x.local = localReply{status: d.Status, body: d.Body, mutate: true, details: "direct_response", contentType: d.ContentType}
 	if d.Format != nil {
+		x.rec.LocalReplyBody = d.Body // for %LOCAL_REPLY_BODY%
 		x.local.body = x.reqA.Bytes(x.reqA.Take(d.Format.Append(x.reqA.Tail(), &x.rec)))
 	}
 	if b, ok := d.Location(x.reqA.Tail(), &x.req, &x.q); ok {

@@ -214,5 +214,13 @@ func ParseUint(v []byte) (uint64, bool) {
 	return n, true
 }
 
+// FieldValue returns the first value of the field k of a request, which may be a pseudo-header or "host".
+func FieldValue(h *httpmsg.Head, k httpmsg.Key) ([]byte, bool) {
+	if p := PseudoOf(k.Name); p != PseudoNone {
+		return pseudoValue(p, h, nil)
+	}
+	return h.GetKey(k)
+}
+
 // PseudoValue returns the value of a pseudo-header of a request.
 func PseudoValue(p Pseudo, h *httpmsg.Head) ([]byte, bool) { return pseudoValue(p, h, nil) }

@@ -34,7 +34,7 @@ func (f *Forward) Choose(q *Query) (Choice, bool) {
 	if key == nil {
 		return c, false
 	}
-	v, ok := q.Head.GetKey(*key)
+	v, ok := match.FieldValue(q.Head, *key)
 	c.Name = v
 	return c, ok && len(v) > 0
 }
@@ -58,8 +58,9 @@ func (w *Weighted) pick(f *Forward, q *Query) *WeightedCluster {
 			value = h
 		}
 	} else if w.HeaderKey != nil {
-		if i := q.Head.FindKey(*w.HeaderKey, 0); i >= 0 && q.Head.FindKey(*w.HeaderKey, i+1) < 0 {
-			if n, ok := match.ParseUint(q.Head.Value(i)); ok {
+		i := q.Head.FindKey(*w.HeaderKey, 0)
+		if v, ok := match.FieldValue(q.Head, *w.HeaderKey); ok && (i < 0 || q.Head.FindKey(*w.HeaderKey, i+1) < 0) {
+			if n, ok := match.ParseUint(v); ok {
 				value = n
 			}
 		}

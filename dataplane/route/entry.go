@@ -141,7 +141,6 @@ type Forward struct {
 
 	Timeout             sys.Nanos // default 15 s; 0 = none
 	IdleTimeout         sys.Nanos // Unset = HCM's
-	FlushTimeout        sys.Nanos
 	NewTimeouts         bool      // max_stream_duration is present: no route timeout
 	MaxGrpcTimeout      sys.Nanos // max_grpc_timeout (deprecated): caps grpc-timeout as the route timeout; Unset = off
 	GrpcOffset          sys.Nanos // grpc_timeout_offset (deprecated)

@@ -6,6 +6,7 @@ import (
 	"bytes"
 
 	"sidecar/dataplane/httpmsg"
+	"sidecar/dataplane/match"
 )
 
 // FinalizeRequest prepares the request head for its way upstream, once per request and before the load balancer: header mutations of the
@@ -64,7 +65,7 @@ func (e *Entry) rewriteHost(f *Forward, c *Choice, h *httpmsg.Head, q *Query) {
 	case f.HostLiteral != "":
 		setHost(f, h, q, h.A.PutString(f.HostLiteral))
 	case f.HostHeader != nil:
-		if v, ok := h.GetKey(*f.HostHeader); ok && len(v) > 0 {
+		if v, ok := match.FieldValue(h, *f.HostHeader); ok && len(v) > 0 {
 			setHost(f, h, q, h.A.Put(v))
 		}
 	case f.HostFormat != nil:
@@ -221,6 +222,9 @@ func (r *Redirect) appendPath(b, old []byte, q *Query) []byte {
 		at := len(b)
 		if b = r.PathFormat.AppendHeader(b, q.Rec); len(b) > at {
 			oneLine(b[at:])
+			if bytes.IndexByte(b[at:], '?') >= 0 {
+				return b // its own query counts
+			}
 			return append(b, query...)
 		}
 	}

@@ -4,6 +4,7 @@ package route
 
 import (
 	"sidecar/dataplane/httpmsg"
+	"sidecar/dataplane/match"
 	"sidecar/internal/telemetry/accesslog"
 )
 
@@ -20,7 +21,7 @@ func (m *Mirror) Target(h *httpmsg.Head) (ref *ClusterRef, name []byte, ok bool)
 	if m.ClusterHeader == nil {
 		return nil, nil, false
 	}
-	v, ok := h.GetKey(*m.ClusterHeader)
+	v, ok := match.FieldValue(h, *m.ClusterHeader)
 	return nil, v, ok && len(v) > 0
 }
 

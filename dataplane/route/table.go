@@ -192,7 +192,7 @@ func (t *Table) FindVirtualHost(q *Query) *VirtualHost {
 	}
 	host := q.Head.Host()
 	if t.VHostHeader != nil {
-		v, ok := q.Head.GetKey(*t.VHostHeader)
+		v, ok := match.FieldValue(q.Head, *t.VHostHeader)
 		if !ok {
 			return nil
 		}

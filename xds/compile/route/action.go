@@ -29,7 +29,6 @@ func (s *state) forward(c *registry.Ctx, a *routev3.RouteAction, e *route.Entry,
 	f := &route.Forward{
 		NotFoundStatus: 503, HostAuto: a.GetAutoHostRewrite().GetValue(), AppendXFH: a.GetAppendXForwardedHost(),
 		Timeout: s.nanos(c, "timeout", a.GetTimeout(), defaultTimeout), IdleTimeout: s.nanos(c, "idle_timeout", a.GetIdleTimeout(), route.Unset),
-		FlushTimeout:  s.nanos(c, "flush_timeout", a.GetFlushTimeout(), route.Unset),
 		MetadataMatch: s.metadata(c, "metadata_match", a.GetMetadataMatch()),
 		//nolint:staticcheck // deprecated, still honoured
 		MaxGrpcTimeout: s.nanos(c, "max_grpc_timeout", a.GetMaxGrpcTimeout(), route.Unset),

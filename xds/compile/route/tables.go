@@ -66,7 +66,7 @@ var Messages = registry.Messages{
 		"path_rewrite": registry.Supported, "host_rewrite_literal": registry.Supported, "auto_host_rewrite": registry.Supported,
 		"host_rewrite_header": registry.Supported, "host_rewrite_path_regex": registry.Whole, "host_rewrite": registry.Supported,
 		"append_x_forwarded_host": registry.Supported, "timeout": registry.Supported, "idle_timeout": registry.Supported,
-		"flush_timeout": registry.Supported, "early_data_policy": registry.Warn("there is no TLS early data to decide about"),
+		"flush_timeout": registry.Warn("the idle timeout of the stream bounds flushing too"), "early_data_policy": registry.Warn("there is no TLS early data to decide about"),
 		"retry_policy":              registry.Supported,
 		"retry_policy_typed_config": registry.Refuse("retry policy extensions are not supported; use retry_policy"),
 		"request_mirror_policies":   registry.Supported, "priority": registry.Supported, "rate_limits": registry.Warn(noRateLimit),
