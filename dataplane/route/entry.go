@@ -68,14 +68,12 @@ type Entry struct {
 	Path PathMatch   // what the path must be
 	Cond *Conditions // what else must hold; nil = nothing
 
-	Mutations          Mutations // this level only; FinalizeRequest applies all four levels in the right order
-	PerFilter          []PerFilter
-	Metadata           map[string]any
-	Decorator          string
-	DecoratorPropagate bool
-	StatPrefix         string
-	Stats              *stats.Scope // vhost.NAME.route.STAT_PREFIX., nil when not asked for
-	RequestBodyLimit   int64        // per_request_buffer_limit_bytes; < 0 = unset
+	Mutations        Mutations // this level only; FinalizeRequest applies all four levels in the right order
+	PerFilter        []PerFilter
+	Metadata         map[string]any
+	StatPrefix       string
+	Stats            *stats.Scope // vhost.NAME.route.STAT_PREFIX., nil when not asked for
+	RequestBodyLimit int64        // per_request_buffer_limit_bytes; < 0 = unset
 
 	// Set by Freeze
 	order     int32 // index in VHost.Routes
@@ -251,20 +249,19 @@ const (
 
 // Retry is RetryPolicy.
 type Retry struct {
-	On                 RetryOn
-	Num                uint32 // num_retries, default 1
-	PerTry             sys.Nanos
-	PerTryIdle         sys.Nanos
-	Base, Max          sys.Nanos // back-off, default 25 ms and 10 × base
-	Codes              []uint32
-	Headers            []match.Header // retriable_headers
-	RequestHeaders     []match.Header // retriable_request_headers
-	PreviousHosts      bool
-	OmitCanary         bool
-	PreviousPriorities int // update frequency; 0 = off
-	MaxSelect          int // host_selection_retry_max_attempts, default 1
-	RateLimited        []ResetHeader
-	RateLimitedMax     sys.Nanos
+	On             RetryOn
+	Num            uint32 // num_retries, default 1
+	PerTry         sys.Nanos
+	PerTryIdle     sys.Nanos
+	Base, Max      sys.Nanos // back-off, default 25 ms and 10 × base
+	Codes          []uint32
+	Headers        []match.Header // retriable_headers
+	RequestHeaders []match.Header // retriable_request_headers
+	PreviousHosts  bool
+	OmitCanary     bool
+	MaxSelect      int // host_selection_retry_max_attempts, default 1
+	RateLimited    []ResetHeader
+	RateLimitedMax sys.Nanos
 }
 
 // ResetHeader is one rate_limited_retry_back_off.reset_headers entry.

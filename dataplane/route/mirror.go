@@ -4,25 +4,12 @@ package route
 
 import (
 	"sidecar/dataplane/httpmsg"
-	"sidecar/dataplane/match"
 	"sidecar/internal/telemetry/accesslog"
 )
 
 // Active reports whether this request is mirrored by m, by the request's random value.
 func (m *Mirror) Active(q *Query) bool {
 	return m.Fraction == nil || q.Runtime.Fraction(*m.Fraction).Hit(q.Rand)
-}
-
-// Target is the cluster of the mirror; false when cluster_header names none. The name is a view into the request head.
-func (m *Mirror) Target(h *httpmsg.Head) (ref *ClusterRef, name []byte, ok bool) {
-	if m.Cluster != nil {
-		return m.Cluster, nil, true
-	}
-	if m.ClusterHeader == nil {
-		return nil, nil, false
-	}
-	v, ok := match.FieldValue(h, *m.ClusterHeader)
-	return nil, v, ok && len(v) > 0
 }
 
 // Finalize turns the copy of a request head into that of the mirrored request: header mutations, then the host, which gets "-shadow" behind its

@@ -108,10 +108,8 @@ type ListenerFilter struct {
 	DisallowV1, DisallowV2    bool
 	Rules                     []TLVRule
 	StatPrefix                string
-	// tls_inspector
-	InitialRead int
-	Scope       *stats.Scope
-	ErrScope    *stats.Scope // stats.ProxyProtoErrorDef, without prefix; proxy_protocol only
+	Scope                     *stats.Scope
+	ErrScope                  *stats.Scope // stats.ProxyProtoErrorDef, without prefix; proxy_protocol only
 }
 
 // TLVRule stores one PROXY v2 TLV as dynamic metadata.

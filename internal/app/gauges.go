@@ -93,6 +93,9 @@ func residentBytes() int64 {
 
 // Bounds of giving memory back.
 const (
+	// firstRest is when what starting up has left is given back, after the process is live: there is 20 MiB of it, and the first traffic comes in about
+	// this time at the earliest.
+	firstRest = 200 * time.Millisecond
 	// restGrowth is how far the resident set grows over the last rest before another one is worth its collection, after a change of
 	// configuration.
 	restGrowth = 6 << 20

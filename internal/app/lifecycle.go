@@ -110,7 +110,7 @@ func (a *App) setState(s controller.State) {
 		a.server.Record(stats.ServerInitializationTimeMs, uint64(time.Since(a.started).Milliseconds()))
 		a.showState(controller.Live)
 		close(a.live)
-		time.AfterFunc(time.Second, func() { a.rest(tired) })
+		time.AfterFunc(firstRest, func() { a.rest(tired) })
 	}()
 }
 

@@ -28,10 +28,9 @@ var ListenerFilters = registry.MustTable("listener filters", []registry.Row[snap
 	{Name: "envoy.filters.listener.original_dst", Message: &odv3.OriginalDst{}, Compile: func(*registry.Ctx, proto.Message) (snapshot.ListenerFilter, error) {
 		return snapshot.ListenerFilter{Kind: snapshot.FilterOriginalDst}, nil
 	}},
-	{Name: "envoy.filters.listener.tls_inspector", Message: &tiv3.TlsInspector{}, Compile: func(c *registry.Ctx, m proto.Message) (snapshot.ListenerFilter, error) {
+	{Name: "envoy.filters.listener.tls_inspector", Message: &tiv3.TlsInspector{}, Compile: func(c *registry.Ctx, _ proto.Message) (snapshot.ListenerFilter, error) {
 		env := registry.EnvOf[*Env](c)
-		return snapshot.ListenerFilter{Kind: snapshot.FilterTLSInspector, Scope: env.Stats.Scope("tls_inspector.", tlsInspectorDef),
-			InitialRead: int(m.(*tiv3.TlsInspector).GetInitialReadBufferSize().GetValue())}, nil
+		return snapshot.ListenerFilter{Kind: snapshot.FilterTLSInspector, Scope: env.Stats.Scope("tls_inspector.", tlsInspectorDef)}, nil
 	}},
 	{Name: "envoy.filters.listener.http_inspector", Message: &hiv3.HttpInspector{}, Compile: func(c *registry.Ctx, _ proto.Message) (snapshot.ListenerFilter, error) {
 		env := registry.EnvOf[*Env](c)

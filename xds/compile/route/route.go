@@ -25,11 +25,8 @@ func (s *state) route(c *registry.Ctx, r *routev3.Route, vh *route.VirtualHost) 
 	}
 	e.Mutations = s.mutations(c, r)
 	e.PerFilter = s.perFilter(c, r.GetTypedPerFilterConfig())
-	if d := r.GetDecorator(); d != nil {
-		if d.GetOperation() == "" {
-			s.fail(c.Errorf("decorator.operation", "value length must be at least 1 characters"))
-		}
-		e.Decorator, e.DecoratorPropagate = d.GetOperation(), d.GetPropagate() == nil || d.GetPropagate().GetValue()
+	if d := r.GetDecorator(); d != nil && d.GetOperation() == "" { // it names spans, and nothing traces here
+		s.fail(c.Errorf("decorator.operation", "value length must be at least 1 characters"))
 	}
 	if e.StatPrefix != "" && s.ctx.Stats != nil {
 		e.Stats = s.ctx.Stats.Scope("vhost."+vh.Name+".route."+e.StatPrefix+".", stats.VirtualClusterDef)
