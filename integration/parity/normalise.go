@@ -27,6 +27,8 @@ var commonRules = []rule{
 	{regexp.MustCompile(`(?i)(x-envoy-upstream-service-time): \d+`), "$1: <ms>"},
 	{regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}`), "<uuid>"},
 	{regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z`), "<time>"},
+	// What is left of a certificate depends on the day; the day it ends is compared.
+	{regexp.MustCompile(`("days_until_expiration": ?)"\d+"`), `${1}"<days>"`},
 	// Any loopback port that has no name is the client's or an upstream connection's own.
 	{regexp.MustCompile(`(127\.0\.0\.\d+):\d{4,5}\b`), "$1:<ephemeral>"},
 }
